@@ -1,0 +1,1 @@
+"""Vision features that come with a mathematical guarantee against attack, served fast."""

@@ -1,0 +1,21 @@
+"""The errors that fsfast raises on purpose; each message says what was wanted, what came, and the remedy."""
+
+
+class FsfastError(Exception):
+    """Base class of all errors below."""
+
+
+class EngineError(FsfastError):
+    """An engine cannot be trusted or used: missing, truncated, altered, too new, or malformed."""
+
+
+class ImageError(FsfastError, ValueError):
+    """An input is not an image that can be put on the engine's grid without guessing."""
+
+
+class BackendUnavailable(FsfastError, ImportError):  # noqa: N818  (the name is part of the public interface)
+    """A back end was asked for that cannot run on this machine; the message says why."""
+
+
+class CertificateError(FsfastError, ValueError):
+    """A certificate file is malformed, or does not belong to the engine or the image at hand."""
