@@ -1,1 +1,59 @@
-"""Vision features that come with a mathematical guarantee against attack, served fast."""
+"""Vision features that come with a mathematical guarantee against attack, served fast.
+
+>>> import fsfast
+>>> enc = fsfast.SmoothedEncoder("demo")
+>>> features = enc.encode("photo.jpg").features
+>>> certificate = enc.certify("photo.jpg", n=1000, alpha=1e-3)
+>>> certificate.cosine(0.25)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fsfast._version import __version__
+from fsfast.errors import BackendUnavailable, CertificateError, EngineError, FsfastError, ImageError
+
+if TYPE_CHECKING:
+    from fsfast.arrays import from_pixel_values
+    from fsfast.encoder import SmoothedEncoder
+    from fsfast.features import SmoothedFeatures, load_features
+    from fsfast.record import Certificate, Verification, load_certificate
+
+__all__ = [
+    "BackendUnavailable",
+    "Certificate",
+    "CertificateError",
+    "EngineError",
+    "FsfastError",
+    "ImageError",
+    "SmoothedEncoder",
+    "SmoothedFeatures",
+    "Verification",
+    "__version__",
+    "from_pixel_values",
+    "load_certificate",
+    "load_features",
+]
+
+# Imported on first use: a server that only encodes never pays for SciPy.
+_HOME = {
+    "SmoothedEncoder": "encoder",
+    "SmoothedFeatures": "features",
+    "load_features": "features",
+    "from_pixel_values": "arrays",
+    "Certificate": "record",
+    "Verification": "record",
+    "load_certificate": "record",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fsfast' has no attribute {name!r}")
+    return getattr(import_module(f"fsfast.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,7 +13,7 @@ class ImageError(FsfastError, ValueError):
     """An input is not an image that can be put on the engine's grid without guessing."""
 
 
-class BackendUnavailable(FsfastError, ImportError):  # noqa: N818  (the name is part of the public interface)
+class BackendUnavailable(FsfastError, ImportError):
     """A back end was asked for that cannot run on this machine; the message says why."""
 
 

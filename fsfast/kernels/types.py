@@ -59,11 +59,13 @@ class NoiseTables:
         guide: look-up acceleration derived from `thresholds` for the C++ kernel (see `noise_tables`).
         values: [3, 256 + 2K] float32, float16 or uint16 (bfloat16 bits): the float of v = x + N is
             values[channel, v + K].
+        tail: the guide is not exact for high words nearer than this to an end of [0, 2^32).
     """
 
     thresholds: np.ndarray
     guide: np.ndarray
     values: np.ndarray
+    tail: int = 1 << 31
 
     @property
     def reach(self) -> int:

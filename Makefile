@@ -1,0 +1,40 @@
+# Two commands: `make demo` shows the runtime at work, `make test` proves it.
+PYTHON ?= python3
+
+.PHONY: demo test test-fast lint bench engine clean
+
+demo: .venv/installed
+	.venv/bin/fsfast demo
+
+# The CPU runtime alone: no torch.
+.venv/installed: pyproject.toml setup.py $(wildcard csrc/*) $(shell find fsfast -name '*.py' -o -name '*.json')
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check ".[cpu]"
+	touch $@
+
+test: .venv-dev/installed lint
+	.venv-dev/bin/python -m pytest
+
+test-fast: .venv-dev/installed
+	.venv-dev/bin/python -m pytest -m "not slow"
+
+lint: .venv-dev/installed
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/mypy
+
+.venv-dev/installed: pyproject.toml setup.py constraints-dev.txt $(wildcard csrc/*)
+	$(PYTHON) -m venv .venv-dev
+	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt -e ".[dev]"
+	touch $@
+
+# Writes benchmarks/results/<machine>/*.csv.
+bench: .venv-dev/installed
+	.venv-dev/bin/python -m benchmarks
+
+# Builds the built-in engine again from its recipe.
+engine: .venv-dev/installed
+	.venv-dev/bin/python -m export demo --out fsfast/engines/demo --force
+
+clean:
+	rm -rf .venv .venv-dev build dist *.egg-info fsfast/kernels/_cpu*.so

@@ -1,0 +1,40 @@
+"""Run benchmarks and write their results: `python -m benchmarks [kernels] [serving]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from benchmarks import kernels, serving, vit
+from benchmarks.harness import Row, show, write_csv
+
+# One results file each.
+REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
+    "kernels": (kernels.noise, kernels.resize, kernels.reduction),
+    "serving": (serving.latency, serving.steps, serving.certification, serving.cold_start),
+    "vit": (vit.threads, vit.latency, vit.steps),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the named groups, or all; print tables and write one CSV file per group."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(REGISTRY)} (default: all)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results (default: benchmarks/results/<machine>)"
+    )
+    args = parser.parse_args(argv)
+    if unknown := [group for group in args.groups if group not in REGISTRY]:
+        parser.error(f"wanted groups of {', '.join(REGISTRY)}, got {unknown[0]!r}")
+    for group in args.groups or REGISTRY:
+        rows = list(chain.from_iterable(case() for case in REGISTRY[group]))
+        print(show(rows))
+        print(f"→ {write_csv(group, rows, args.out)}\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Measure a call, say where it ran, write rows to CSV."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from fsfast.files import write_whole
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Percentiles of the seconds that a call takes."""
+
+    p20: float
+    p50: float
+    p80: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a results file.
+
+    Attributes:
+        case: what was measured: the operation, or the study.
+        variant: ours or which baseline, with its parameters.
+        threads: processors that it may use.
+        p20_ms, p50_ms, p80_ms: percentiles of one call.
+        rate: amount per second at the median.
+        unit: of the rate, e.g. "G samples/s".
+        share: rate relative to `of`, or empty.
+        of: what the share is relative to.
+    """
+
+    case: str
+    variant: str
+    threads: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    rate: float
+    unit: str
+    share: float | None = None
+    of: str = ""
+
+
+def measure(call: Callable[[], object], *, seconds: float = 1.0, runs: int = 9) -> Timing:
+    """Time a call: at least `runs` runs and `seconds` in all, after one run that warms up."""
+    call()
+    times = []
+    start = time.perf_counter()
+    while len(times) < runs or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - before)
+    p20, p50, p80 = np.percentile(times, (20, 50, 80))
+    return Timing(float(p20), float(p50), float(p80))
+
+
+def row(
+    case: str, variant: str, threads: int, timing: Timing, amount: float, unit: str, **share: object
+) -> Row:
+    """Make a row; `amount` per call is in the unit's numerator (1e9 samples for "G samples/s" is 1.0)."""
+    milliseconds = (timing.p20 * 1e3, timing.p50 * 1e3, timing.p80 * 1e3)
+    return Row(case, variant, threads, *milliseconds, amount / timing.p50, unit, **share)  # type: ignore[arg-type]
+
+
+def machine() -> str:
+    """Return a folder name for this machine: the processor's name and the number of usable cores."""
+    name = platform.processor() or platform.machine()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if found := re.search(r"model name\s*:\s*(.+)", text):
+            name = found.group(1)
+    except OSError:
+        pass
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{slug}-{len(os.sched_getaffinity(0))}-cores"
+
+
+def circumstances() -> dict[str, str]:
+    """Return commit, date, device and versions, which stand in every line of a results file."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    found = {
+        "commit": commit or "unknown",
+        "date": datetime.date.today().isoformat(),
+        "device": machine(),
+        "python": platform.python_version(),
+    }
+    for package in ("numpy", "onnxruntime", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+def write_csv(name: str, rows: Sequence[Row], folder: Path | None = None) -> Path:
+    """Write a results file for this machine, whole or not at all, and return its path."""
+    target = (RESULTS / machine() if folder is None else folder) / f"{name}.csv"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    where = circumstances()
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [*Row.__dataclass_fields__, *where], lineterminator="\n")
+    writer.writeheader()
+    for item in rows:
+        values = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in asdict(item).items()}
+        writer.writerow({**values, **where})
+    write_whole(target, buffer.getvalue().encode())
+    return target
+
+
+def show(rows: Sequence[Row]) -> str:
+    """Return the rows as a table for people."""
+    from fsfast.commands.common import table
+
+    header = ("case", "variant", "threads", "ms", "p20", "p80", "rate", "unit", "share", "of")
+    cells = [
+        (
+            r.case,
+            r.variant,
+            str(r.threads),
+            f"{r.p50_ms:.3f}",
+            f"{r.p20_ms:.3f}",
+            f"{r.p80_ms:.3f}",
+            f"{r.rate:.4g}",
+            r.unit,
+            "" if r.share is None else f"{r.share:.2f}",
+            r.of,
+        )
+        for r in rows
+    ]
+    return table(cells, header)

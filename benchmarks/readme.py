@@ -1,0 +1,83 @@
+"""Copy the tables of a machine's results into README.md: `python -m benchmarks.readme [FOLDER]`."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness import RESULTS, machine
+from fsfast.files import write_whole
+
+README = Path(__file__).parent.parent / "README.md"
+TITLES = {
+    "kernels": "Kernels",
+    "serving": "The built-in engine",
+    "vit": "ViT-B/16 (random weights)",
+}
+_PLACE = re.compile(r"(<!-- results: (?P<folder>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a results file."""
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def render_file(path: Path) -> str:
+    """Return a results file as a Markdown table."""
+    cells = [
+        [
+            r["case"],
+            r["variant"],
+            r["threads"],
+            f"{float(r['p50_ms']):.3g}",
+            f"{float(r['rate']):.3g} {r['unit']}",
+            f"{float(r['share']):.0%} of {r['of']}" if r["share"] else "",
+        ]
+        for r in read(path)
+    ]
+    return markdown(("case", "variant", "threads", "ms (median)", "rate", "share"), cells)
+
+
+def render(folder: Path) -> str:
+    """Return the README's section on speed from the results files in a folder."""
+    parts = [
+        f"### {title}\n\n{render_file(folder / f'{name}.csv')}"
+        for name, title in TITLES.items()
+        if (folder / f"{name}.csv").exists()
+    ]
+    if not parts:
+        return ""
+    first = read(next(folder / f"{name}.csv" for name in TITLES if (folder / f"{name}.csv").exists()))[0]
+    parts.append(
+        f"Measured on {first['device']} at {first['date']} with ONNX Runtime {first['onnxruntime']}, "
+        f"torch {first['torch']}, NumPy {first['numpy']}; p20 and p80 stand in `benchmarks/results/{folder.name}/`.\n"
+    )
+    return "\n".join(parts)
+
+
+def updated(text: str) -> str:
+    """Return the README with its tables made anew from the folder that it names."""
+    return _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
+
+
+def main() -> int:
+    """Update README.md from this machine's results, or those of the folder that is named."""
+    folder = sys.argv[1] if len(sys.argv) > 1 else machine()
+    text = README.read_text(encoding="utf-8")
+    text = re.sub(r"<!-- results.*? -->", f"<!-- results: {folder} -->", text)
+    write_whole(README, updated(text).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The runtime around the networks: latency against n0, certification, cold start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import fsfast
+from benchmarks.harness import Row, Timing, measure, row
+from fsfast.backends import available_threads
+from fsfast.pipeline import STEPS
+
+N0 = (1, 2, 4, 8, 16)
+_GRAPHS = ("purifier", "encoder", "mapper")
+
+
+def picture(encoder: fsfast.SmoothedEncoder) -> np.ndarray:
+    """Return a picture on the engine's grid, [H, W, 3] uint8."""
+    grid = encoder.manifest.grid
+    return np.random.default_rng(0).integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
+
+
+def latency(engine: str = "demo", numbers: tuple[int, ...] = N0) -> Iterator[Row]:
+    """Encode one image with n0 samples, for every n0 and for one and all threads."""
+    for threads in sorted({1, available_threads()}):
+        with fsfast.SmoothedEncoder(engine, threads=threads) as encoder:
+            image = picture(encoder)
+            for n0 in numbers:
+                timing = measure(partial(encoder.encode, image, n0))
+                yield row("encode", f"{engine}, n0={n0}", threads, timing, n0, "samples/s")
+
+
+def steps(engine: str = "demo", n0: int = 16) -> Iterator[Row]:
+    """Where the time of one sample goes, on one thread; the share is of the sum."""
+    with fsfast.SmoothedEncoder(engine, threads=1) as encoder:
+        image = picture(encoder)
+        encoder.encode(image, n0)
+        runs = []
+        for _ in range(15):
+            seconds: dict[str, float] = {}
+            encoder.encode(image, n0, seconds=seconds)
+            runs.append([seconds[step] / n0 for step in STEPS])
+    percentiles = np.percentile(np.array(runs), (20, 50, 80), axis=0)
+    total = percentiles[1].sum()
+    for i, step in enumerate(STEPS):
+        timing = Timing(*(float(p[i]) for p in percentiles))
+        if timing.p50 > 0:
+            share = {"share": timing.p50 / total, "of": "the sum of the steps"}
+            yield row("step", f"{engine}, {step}", 1, timing, 1, "samples/s", **share)
+
+
+def certification(engine: str = "demo", n: int = 500) -> Iterator[Row]:
+    """Certify one image with n samples."""
+    threads = available_threads()
+    with fsfast.SmoothedEncoder(engine, threads=threads) as encoder:
+        image = picture(encoder)
+        timing = measure(lambda: encoder.certify(image, n), runs=5)
+    yield row("certify", f"{engine}, n={n}", threads, timing, n, "samples/s")
+
+
+def cold_start(engine: str = "demo") -> Iterator[Row]:
+    """Start Python, import fsfast, load an engine, encode one photograph; the engine's self-test is cached."""
+    photograph = Path(fsfast.__file__).parent / "assets" / "cat.jpg"
+    code = f"import fsfast; fsfast.SmoothedEncoder({engine!r}).encode({str(photograph)!r})"
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"PATH": "", "FSFAST_CACHE": folder}
+        timing = measure(lambda: subprocess.run([sys.executable, "-c", code], check=True, env=environment))
+    yield row(
+        "cold start", f"{engine}: process start to first feature", available_threads(), timing, 1, "starts/s"
+    )

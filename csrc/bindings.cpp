@@ -1,0 +1,215 @@
+// fsfast.kernels._cpu: the kernels on plain arrays. fsfast.kernels.cpu checks arguments and explains errors;
+// the checks here only make sure that a wrong call cannot read or write out of bounds.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "cosine_mean.h"
+#include "denoise_resize_normalise.h"
+#include "noisy_batch.h"
+#include "philox.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace fsfast;
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(std::string("fsfast.kernels._cpu: ") + what);
+}
+
+template <typename T>
+const T* packed(const py::array& array, int64_t count, const char* what) {
+  require(py::isinstance<py::array_t<T>>(array), what);
+  require((array.flags() & py::array::c_style) && array.size() == count, what);
+  return static_cast<const T*>(array.data());
+}
+
+template <typename T>
+T* packed_out(py::array& array, int64_t count, const char* what) {
+  packed<T>(array, count, what);
+  return static_cast<T*>(array.mutable_data());
+}
+
+// Either a null pointer for None, or the elements.
+template <typename T>
+T* optional_out(const py::object& object, int64_t count, const char* what) {
+  if (object.is_none()) return nullptr;
+  py::array array = py::cast<py::array>(object);
+  return packed_out<T>(array, count, what);
+}
+
+// The bits of bfloat16 are carried as uint16.
+Dtype dtype_of(const py::array& array) {
+  if (py::isinstance<py::array_t<float>>(array)) return Dtype::FLOAT32;
+  if (py::isinstance<py::array_t<uint16_t>>(array)) return Dtype::BFLOAT16;
+  require(array.dtype().kind() == 'f' && array.itemsize() == 2, "wanted float32, float16 or uint16");
+  return Dtype::FLOAT16;
+}
+
+py::array philox(uint64_t seed, const py::array& counters) {
+  require(counters.ndim() == 2 && counters.shape(1) == 4, "counters");
+  const uint32_t* from = packed<uint32_t>(counters, counters.size(), "counters");
+  py::array_t<uint32_t> words({counters.shape(0), py::ssize_t{4}});
+  for (py::ssize_t i = 0; i < counters.shape(0); ++i) {
+    const std::array<uint32_t, 4> counter{from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]};
+    const auto block = philox4x32(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    std::copy(block.begin(), block.end(), words.mutable_data(i, 0));
+  }
+  return words;
+}
+
+// Words of half 0 from one variant: [count, 4].
+py::array philox_blocks(uint64_t seed, uint32_t first, uint32_t sample, uint32_t stream, int count, size_t variant) {
+  // Whole vectors are written.
+  std::vector<uint32_t> buffer(4 * count + 128);
+  noise_functions<uint32_t, 1>().at(variant).philox_blocks(PhiloxStream(seed, sample, stream), first, count,
+                                                           buffer.data());
+  py::array_t<uint32_t> words({py::ssize_t{count}, py::ssize_t{4}});
+  std::copy_n(buffer.begin(), 4 * count, words.mutable_data());
+  return words;
+}
+
+Noise noise_of(const py::array& thresholds, const py::array& guide, uint32_t tail) {
+  Noise noise{};
+  noise.count = thresholds.size();
+  noise.thresholds = packed<uint64_t>(thresholds, noise.count, "thresholds");
+  noise.guide = packed<uint64_t>(guide, guide.size(), "guide");
+  noise.tail = tail;
+  while (noise.fraction_bits < 10 && (64 << noise.fraction_bits) < guide.size()) ++noise.fraction_bits;
+  require(guide.size() == (64 << noise.fraction_bits), "guide size");
+  const uint64_t largest = *std::max_element(noise.guide, noise.guide + guide.size());
+  require(largest <= static_cast<uint64_t>(noise.count) << 32, "guide entries");
+  return noise;
+}
+
+void noisy_batch_binding(const py::array& images, const py::array& row_image, const py::array& row_seed,
+                         const py::array& row_sample, uint32_t stream, const py::array& thresholds,
+                         const py::array& guide, uint32_t tail, const py::array& values, bool channels_last,
+                         py::array& out, int threads, size_t variant) {
+  require(images.ndim() == 4 && images.shape(3) == 3 && py::isinstance<py::array_t<uint8_t>>(images), "images");
+  const Images view{static_cast<const uint8_t*>(images.data()), images.shape(1),   images.shape(2),
+                    images.strides(0),  images.strides(1), images.strides(2), images.strides(3)};
+  const int64_t rows = row_image.size();
+  const RowView row_view{packed<int32_t>(row_image, rows, "rows.image"), packed<uint64_t>(row_seed, rows, "rows.seed"),
+                         packed<uint32_t>(row_sample, rows, "rows.sample"), rows};
+  for (int64_t i = 0; i < rows; ++i) require(row_view.image[i] < images.shape(0), "rows.image range");
+  const Noise noise = noise_of(thresholds, guide, tail);
+  require(values.size() == 3 * (256 + noise.count) && values.dtype().equal(out.dtype()), "values");
+  require((values.flags() & py::array::c_style) && (out.flags() & py::array::c_style), "contiguity");
+  require(out.size() == rows * 3 * view.height * view.width, "out size");
+  const void* table = values.data();
+  void* to = out.mutable_data();
+  const bool wide = dtype_of(out) == Dtype::FLOAT32;
+  const auto run = [&](auto kernel, auto word) {
+    using Word = decltype(word);
+    kernel(view, row_view, stream, noise, static_cast<const Word*>(table), static_cast<Word*>(to), threads, variant);
+  };
+  const py::gil_scoped_release release;
+  if (wide && channels_last) run(noisy_batch<uint32_t, 3>, uint32_t{});
+  if (wide && !channels_last) run(noisy_batch<uint32_t, 1>, uint32_t{});
+  if (!wide && channels_last) run(noisy_batch<uint16_t, 3>, uint16_t{});
+  if (!wide && !channels_last) run(noisy_batch<uint16_t, 1>, uint16_t{});
+}
+
+// `array` is [M, C, H, W], or [M, H, W, C] if `channels_last`.
+Tensor4 tensor_of(const py::array& array, const void* data, bool channels_last) {
+  require(array.ndim() == 4, "wanted four axes");
+  const int channel = channels_last ? 3 : 1, y = channels_last ? 1 : 2, x = channels_last ? 2 : 3;
+  return {static_cast<char*>(const_cast<void*>(data)), dtype_of(array), array.strides(0), array.strides(channel),
+          array.strides(y), array.strides(x)};
+}
+
+Axis axis_of(const py::array& start, const py::array& weights, int64_t size) {
+  require(weights.ndim() == 2 && weights.shape(0) == start.size() && weights.shape(1) > 0, "resize table");
+  const Axis axis{packed<int32_t>(start, start.size(), "resize starts"),
+                  packed<float>(weights, weights.size(), "resize weights"), start.size(), weights.shape(1), size};
+  for (int64_t i = 0; i < axis.out; ++i) require(axis.start[i] >= 0 && axis.start[i] < size, "resize starts");
+  return axis;
+}
+
+void denoise_resize_normalise_binding(const py::array& x_t, const py::object& eps_hat, double a, double b,
+                                      const py::array& row_start, const py::array& row_weights,
+                                      const py::array& column_start, const py::array& column_weights,
+                                      const std::array<double, 3>& mean, const std::array<double, 3>& std,
+                                      bool channels_last, py::array& out, int threads) {
+  DenoiseArguments arguments{};
+  arguments.x_t = tensor_of(x_t, x_t.data(), false);
+  require(x_t.shape(1) == 3, "x_t channels");
+  arguments.rows = axis_of(row_start, row_weights, x_t.shape(2));
+  arguments.columns = axis_of(column_start, column_weights, x_t.shape(3));
+  if (!eps_hat.is_none()) {
+    const py::array eps = py::cast<py::array>(eps_hat);
+    arguments.eps_hat = tensor_of(eps, eps.data(), false);
+    require(eps.shape(0) == x_t.shape(0) && eps.shape(1) >= 3 && eps.shape(2) == x_t.shape(2) &&
+                eps.shape(3) == x_t.shape(3),
+            "eps_hat shape");
+  }
+  arguments.out = tensor_of(out, out.mutable_data(), channels_last);
+  require((out.flags() & py::array::c_style) && out.shape(channels_last ? 3 : 1) == 3 &&
+              out.size() == x_t.shape(0) * 3 * arguments.rows.out * arguments.columns.out,
+          "out");
+  arguments.a = static_cast<float>(a);
+  arguments.b = static_cast<float>(b);
+  for (int c = 0; c < 3; ++c) {
+    arguments.mean[c] = static_cast<float>(mean[c]);
+    arguments.inverse_std[c] = static_cast<float>(1.0 / std[c]);
+  }
+  const int64_t images = x_t.shape(0);
+  const py::gil_scoped_release release;
+  DenoiseResizeNormalise(arguments, images, threads);
+}
+
+// Stable: the rows of an image stay in order.
+std::vector<ImageRows> rows_by_image(const int32_t* image, int64_t rows, int64_t images) {
+  std::vector<ImageRows> groups(images);
+  for (int64_t row = 0; row < rows; ++row) {
+    require(image[row] < images, "rows.image range");
+    if (image[row] >= 0) groups[image[row]].rows.push_back(row);
+  }
+  for (int64_t i = 0; i < images; ++i) groups[i].image = i;
+  groups.erase(std::remove_if(groups.begin(), groups.end(), [](const ImageRows& group) { return group.rows.empty(); }),
+               groups.end());
+  return groups;
+}
+
+void cosine_mean_binding(const py::array& features, const py::array& row_image, int64_t images,
+                         const py::object& anchor, const py::object& unit, const py::object& norm,
+                         const py::object& raw, const py::object& dots, int threads) {
+  require(features.ndim() == 3 && (features.flags() & py::array::c_style), "features");
+  const int64_t rows = features.shape(0);
+  CosineArguments a{};
+  a.features = static_cast<const char*>(features.data());
+  a.dtype = dtype_of(features);
+  a.tokens = features.shape(1);
+  a.dim = features.shape(2);
+  const int64_t size = images * a.tokens * a.dim;
+  if (!anchor.is_none()) a.anchor = packed<double>(py::cast<py::array>(anchor), size, "anchor");
+  a.unit = optional_out<double>(unit, size, "sums.unit");
+  a.norm = optional_out<double>(norm, images * a.tokens, "sums.norm");
+  a.raw = optional_out<double>(raw, size, "sums.raw");
+  a.dots = optional_out<double>(dots, rows * a.tokens, "dots");
+  require((a.unit == nullptr) == (a.norm == nullptr), "sums");
+  require((a.anchor == nullptr) == (a.dots == nullptr), "anchor and dots");
+  const auto groups = rows_by_image(packed<int32_t>(row_image, rows, "rows.image"), rows, images);
+  const py::gil_scoped_release release;
+  cosine_mean(a, groups, threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, module) {
+  module.doc() = "C++ kernels; call them through fsfast.kernels.cpu.";
+  module.def("philox", &philox, py::arg("seed"), py::arg("counters"));
+  module.def("philox_blocks", &philox_blocks, py::arg("seed"), py::arg("first"), py::arg("sample"),
+             py::arg("stream"), py::arg("count"), py::arg("variant"));
+  module.attr("NOISE_VARIANTS") = noise_functions<uint32_t, 1>().size();
+  module.def("noisy_batch", &noisy_batch_binding);
+  module.def("denoise_resize_normalise", &denoise_resize_normalise_binding);
+  module.def("cosine_mean", &cosine_mean_binding);
+}

@@ -1,0 +1,44 @@
+"""The model card that travels with an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from export.networks import Network
+
+
+def model_card(record: dict[str, Any], networks: dict[str, Network]) -> str:
+    """Return the engine's model card in Markdown."""
+    warning = (
+        "**The weights are random: these networks were never trained.** The engine shows that the machinery "
+        "works; its features mean nothing.\n\n"
+        if record["random_weights"]
+        else ""
+    )
+    grid, output = record["grid"], record["output"]
+    lines = [
+        f"# {record['name']}\n",
+        f"{warning}An engine of fsfast {record['version']}: Feature-space Smoothing (arXiv 2601.16200) at "
+        f"σ = {record['sigma']:g} on a {grid['height']}×{grid['width']} grid.\n",
+        "| stage | parameters | input | output | worst deviation from torch |",
+        "|---|---|---|---|---|",
+    ]
+    for stage, variants in record["stages"].items():
+        (precision, variant), *_ = variants.items()
+        parameters = sum(p.numel() for p in networks[stage].module.parameters())
+        shapes = ("×".join(map(str, variant[key]["shape"])) for key in ("input", "output"))
+        worst = max(row["max_abs"] for row in variant["parity"])
+        lines.append(f"| {stage} | {parameters:,} | {' | '.join(shapes)} | {worst:.1e} ({precision}) |")
+    lines += [
+        "",
+        f"Features: {output['kind']}, {output['tokens']} × {output['dim']}. Serving samples: n0 = {record['n0']}.",
+        "",
+        "What a certificate from this engine says, and what it does not say, stands in fsfast's README and in",
+        "docs/certificates.md. It speaks about images on the grid above, not about files before resizing.",
+        "",
+        "| stage | weights | licence |",
+        "|---|---|---|",
+        *(f"| {p['stage']} | {p['source']} | {p['licence']} |" for p in record["provenance"]),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""A torch module becomes an ONNX graph whose weights live outside it, under the module's own names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from onnxscript import opset21 as op
+
+# Smaller constants (shapes, epsilons) stay inside the graph, where a reader finds them.
+_INLINE_BYTES = 256
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """One stage.
+
+    Attributes:
+        model: the graph; its large initialisers are empty, `weights` has their values.
+        weights: state-dict name (or the graph's own, for constants of the export) → array.
+        source: initialiser name → key in `weights`.
+    """
+
+    model: onnx.ModelProto
+    weights: dict[str, np.ndarray]
+    source: dict[str, str]
+
+
+def _attention(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale=None,
+    enable_gqa: bool = False,
+):  # type: ignore[no-untyped-def]
+    """Scaled dot-product attention as five nodes; the exporter's own translation needs fourteen at opset 21."""
+    if attn_mask is not None or is_causal or enable_gqa or scale is not None:
+        raise ValueError("the export of attention knows no mask, no grouped heads and no scale of its own")
+    factor = op.CastLike(op.Constant(value_float=float(query.shape[-1]) ** -0.5), query)
+    scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[0, 1, 3, 2]))
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+_TRANSLATIONS = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
+
+
+def export_graph(
+    module: torch.nn.Module, example: torch.Tensor, input_name: str, output_name: str, opset: int
+) -> ExportedGraph:
+    """Export `module` with a dynamic batch axis "M".
+
+    Args:
+        module: in evaluation mode; one tensor in, one tensor out.
+        example: [2, …] float32 input.
+        input_name, output_name: tensor names of the graph.
+        opset: ONNX operator set.
+    """
+    batch = torch.export.Dim("M", min=1, max=65536)
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=({0: batch},),
+            custom_translation_table=_TRANSLATIONS,
+            verbose=False,
+        )
+    model = program.model_proto
+    _strip(model)
+    state = {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}
+    weights, source = _externalise(model.graph, state)
+    onnx.checker.check_model(model)
+    return ExportedGraph(model, weights, source)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silence the exporter's progress and its notes about optional packages."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove stack traces and local paths; keep what a runtime needs."""
+    model.doc_string = ""
+    model.producer_name, model.producer_version = "fsfast", ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    model.graph.doc_string = ""
+    for item in [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]:
+        item.doc_string = ""
+        del item.metadata_props[:]
+    for function in model.functions:
+        raise ValueError(f"the exporter left a local function ({function.name}) in the graph")
+
+
+def _externalise(
+    graph: onnx.GraphProto, state: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tie every initialiser to a tensor of the state dict; large constants that are none are stored beside it.
+
+    The exporter merges initialisers with the same content, so a name may be missing in the graph; never here.
+    """
+    weights = dict(state)
+    source: dict[str, str] = {}
+    for tensor in graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if tensor.name in state:
+            if not np.array_equal(value, state[tensor.name]):
+                raise ValueError(f"the exporter changed the values of {tensor.name}")
+            source[tensor.name] = tensor.name
+        elif value.nbytes > _INLINE_BYTES:
+            source[tensor.name] = f"onnx.{tensor.name}"
+            weights[source[tensor.name]] = value
+    return weights, source

@@ -1,0 +1,96 @@
+"""How far the exported graphs lie from torch, on the inputs that they meet in production."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from export.networks import Network
+from fsfast.backends.onnxruntime import open_session
+from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
+from fsfast.kernels.types import Rows
+from fsfast.schedule import Denoise
+
+
+def sample_image(height: int, width: int) -> np.ndarray:
+    """Return a smooth colour picture with edges, [H, W, 3] uint8: every export measures on the same one."""
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    channels = [
+        0.5 + 0.5 * np.sin(9 * x + 3 * y),
+        0.5 + 0.5 * np.cos(7 * y * x + 1),
+        ((4 * x + 3 * y) % 1 > 0.5) * 0.8 + 0.1,
+    ]
+    return np.round(255 * np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+class Chain:
+    """Inputs and torch outputs of every stage on noisy samples of one picture.
+
+    Args:
+        networks: stage → network.
+        thresholds: the noise table.
+        denoise: the purifier's step, or None.
+        grid: (height, width) of the smoothing grid.
+        size: (height, width) of the encoder's input.
+        mean, std: the encoder's normalisation.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, Network],
+        thresholds: np.ndarray,
+        denoise: Denoise | None,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ):
+        self._networks = networks
+        self._denoise = denoise
+        self._image = sample_image(*grid)[None]
+        self._mean, self._std = np.array(mean), np.array(std)
+        self._resize = resize_tables(grid, size)
+        scale = np.full(3, denoise.scale) if denoise else 1 / (255 * self._std)
+        offset = np.full(3, denoise.offset) if denoise else -self._mean / self._std
+        self._noise = noise_tables(thresholds, scale, offset, "float32")
+
+    def run(self, batch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return stage → (input, torch output) for `batch` noisy samples."""
+        rows = Rows(np.zeros(batch, np.int32), np.zeros(batch, np.uint64), np.arange(batch, dtype=np.uint32))
+        x = noisy_batch(self._image, rows, 0, self._noise)
+        steps = {}
+        if self._denoise:
+            eps_hat = self._torch("purifier", x)
+            steps["purifier"] = (x, eps_hat)
+            ab = (self._denoise.a, self._denoise.b)
+            x = denoise_resize_normalise(x, eps_hat, ab, self._resize, self._mean, self._std)
+        steps["encoder"] = (x, self._torch("encoder", x))
+        if "mapper" in self._networks:
+            tokens = steps["encoder"][1]
+            steps["mapper"] = (tokens, self._torch("mapper", tokens))
+        return steps
+
+    @torch.inference_mode()
+    def _torch(self, stage: str, x: np.ndarray) -> np.ndarray:
+        return self._networks[stage].module(torch.from_numpy(x)).numpy()
+
+
+def measure(
+    graph: bytes, weights_name: str, weights: bytes, pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> list[dict[str, float]]:
+    """Return per (input, torch output) the batch size, the largest deviation and the smallest row cosine.
+
+    Args:
+        graph: serialised ONNX graph.
+        weights_name, weights: the file that its external data points into.
+        pairs: inputs and torch outputs, [M, …] float32.
+    """
+    session = open_session(graph, weights_name, weights)
+    name = session.get_inputs()[0].name
+    rows = []
+    for x, wanted in pairs:
+        got = session.run(None, {name: x})[0]
+        a, b = (v.reshape(len(v), -1).astype(np.float64) for v in (got, wanted))
+        cosine = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-300)
+        rows.append({"batch": len(x), "max_abs": float(np.abs(a - b).max()), "cosine": float(cosine.min())})
+    return rows

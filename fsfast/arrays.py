@@ -1,0 +1,146 @@
+"""Arrays and tensors become [..., 3] uint8: levels as they are, floats where they lie on the 1/255 grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fsfast.decoding import refusal
+
+# Floats must lie this close to a multiple of 1/255, in levels.
+GRID_TOLERANCE = 1e-3
+
+
+def from_pixel_values(x: Any, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Undo the normalisation of an image processor: v = 255(x·std + mean), which must be whole numbers.
+
+    Args:
+        x: [B, 3, H, W] or [3, H, W] array or tensor, float32 or float64: (v/255 − mean)/std.
+        mean: 3 numbers, in [0, 1] units.
+        std: 3 positive numbers.
+
+    Returns:
+        uint8 [B, H, W, 3], or [H, W, 3] for [3, H, W].
+
+    Raises:
+        ImageError: wrong dtype (float16 and bfloat16 cannot hold the grid), wrong shape, NaN, outside
+            0 … 255, or more than 1e-3 levels off the grid (a wrong mean or std, or a resize in floats).
+        TypeError: not an array or tensor.
+        ValueError: mean or std is not 3 finite numbers, or std is not positive.
+
+    Float32 inputs are off the grid by less than 1e-4 levels (all 256 levels with CLIP's constants; tested).
+    """
+    values, _ = _as_numpy(x)
+    _check_float(values, "pixel values")
+    shift, scale = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    if not (shift.shape == scale.shape == (3,) and np.isfinite([shift, scale]).all() and scale.min() > 0.0):
+        raise ValueError(f"wanted mean and std as 3 finite numbers each, std > 0; got mean {mean}, std {std}")
+    if values.ndim not in (3, 4) or values.shape[-3] != 3 or 0 in values.shape:
+        raise refusal(
+            "pixel values [B, 3, H, W] or [3, H, W] with no axis of length 0",
+            f"shape {list(values.shape)}",
+            "channels come first here; images [H, W, 3] need no undoing if they are uint8",
+        )
+    levels = 255.0 * (np.moveaxis(values, -3, -1).astype(np.float64) * scale + shift)
+    return _whole_levels(
+        levels, "pass the mean and std that the image processor used, or the original images in place of x"
+    )
+
+
+def decode_array(image: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the pixels [h, w, 3] uint8 of an array or tensor, and the source record.
+
+    Raises:
+        ImageError: wrong dtype, shape or range, NaN, or floats off the 1/255 grid.
+        TypeError: not a kind of object that holds an image.
+    """
+    values, kind = _as_numpy(image)
+    shape = list(values.shape)
+    if len(shape) != 3 or shape[-1] != 3:
+        raise refusal("an image [H, W, 3]", f"shape {shape}", shape_remedy(values.shape, 0))
+    if 0 in shape:
+        raise refusal("an image with pixels", f"shape {shape}", "check how it was made")
+    steps: list[str] = []
+    source: dict[str, Any] = {"kind": kind, "size": shape[:2], "mode": str(values.dtype), "steps": steps}
+    if values.dtype == np.uint8:
+        return values, source
+    _check_float(values, "uint8 pixels, or floats")
+    low, high = float(values.min()), float(values.max())
+    if low < -0.5 or high > 1.5:
+        remedy = "pass levels 0 … 255 as uint8, normalised pixels through fsfast.from_pixel_values"
+        raise refusal("floats in [0, 1]", f"{low:g} … {high:g}", remedy)
+    steps.append("floats read as multiples of 1/255")
+    remedy = "round them yourself and pass uint8: np.rint(255 * x).astype(np.uint8)"
+    return _whole_levels(255.0 * values.astype(np.float64), remedy), source
+
+
+def _as_numpy(x: Any) -> tuple[np.ndarray, str]:
+    """Return the values as a NumPy array, and "array" or "tensor"; torch is recognised, never imported."""
+    if isinstance(x, np.ndarray):
+        return x, "array"
+    try:
+        if all(hasattr(x, method) for method in ("detach", "cpu", "numpy")):
+            if "float16" in str(x.dtype):
+                # NumPy has no bfloat16; the check of the dtype refuses this stand-in in the same words.
+                return np.empty(tuple(x.shape), np.float16), "tensor"
+            return x.detach().cpu().numpy(), "tensor"
+        if hasattr(x, "__array__"):
+            return np.asarray(x), "array"
+        if hasattr(x, "__dlpack__"):
+            return np.from_dlpack(x), "array"
+    except (TypeError, RuntimeError, BufferError) as error:
+        raise TypeError(f"wanted a dense array or tensor, got one that NumPy cannot read: {error}") from error
+    remedy = {bytes: "; open encoded bytes with PIL.Image.open(io.BytesIO(data))"}.get(type(x), "")
+    remedy = "; pass list(images)" if isinstance(x, (Iterator, set, dict)) else remedy
+    raise TypeError(
+        f"wanted a path, a PIL image, an array or tensor, or a list of these; got {type(x).__name__}{remedy}"
+    )
+
+
+def _check_float(values: np.ndarray, wanted: str) -> None:
+    """Refuse arrays [..., ] that are not float32 or wider, or not finite."""
+    if values.dtype.kind != "f" or values.dtype.itemsize < 4:
+        if "float16" in str(values.dtype):
+            remedy = "half precision cannot hold multiples of 1/255; keep the float32 or uint8 original"
+        elif values.dtype == np.bool_:
+            remedy = "for a black and white image pass 255 * x.astype(np.uint8)"
+        else:
+            remedy = "if the levels are 0 … 255, convert with .astype(np.uint8)"
+        raise refusal(f"{wanted} as float32 or float64", str(values.dtype), remedy)
+    wrong = int((~np.isfinite(values)).sum())
+    if wrong:
+        raise refusal("finite pixels", f"{wrong} of {values.size} NaN or infinite", "repair their source")
+
+
+def shape_remedy(shape: tuple[int, ...], batch: int) -> str:
+    """Say what to do about an image of this shape; `batch` leading axes are left alone."""
+    if len(shape) == 2:
+        return "for a grey image repeat the channel: np.stack([x] * 3, axis=-1)"
+    if len(shape) != 3:
+        return "pass one image [H, W, 3] or a batch [B, H, W, 3]"
+    if shape[-1] == 1:
+        return "for a grey image repeat the channel: np.repeat(x, 3, axis=-1)"
+    if shape[-1] == 4:
+        return (
+            "drop the alpha channel with x[..., :3], or pass PIL.Image.fromarray(x), composed on white here"
+        )
+    if shape[0] == 3:
+        order = (0, 2, 3, 1) if batch else (1, 2, 0)
+        return f"channels come last: x.permute{order} for a tensor, np.transpose(x, {order}) for an array"
+    return "the last axis holds red, green and blue"
+
+
+def _whole_levels(levels: np.ndarray, remedy: str) -> np.ndarray:
+    """Return finite `levels` [..., 3] as uint8; all must be whole numbers in 0 … 255 within the tolerance."""
+    nearest = np.clip(np.rint(levels), 0.0, 255.0)
+    deviation = np.abs(levels - nearest)
+    off = int((deviation > GRID_TOLERANCE).sum())
+    if off:
+        raise refusal(
+            f"multiples of 1/255 in [0, 1], within {GRID_TOLERANCE} levels",
+            f"{off} of {levels.size} values off the grid, the worst by {deviation.max():.3g} levels",
+            remedy,
+        )
+    return nearest.astype(np.uint8)

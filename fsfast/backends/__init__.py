@@ -1,0 +1,93 @@
+"""Back ends run one neural graph on one micro-batch; the kernels around them are ours."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+
+from fsfast.errors import BackendUnavailable
+
+BACKENDS = ("onnxruntime",)
+DEFAULT_MICRO_BATCH = {"cpu": 1}
+
+
+class Graph(Protocol):
+    """A network at a fixed precision; safe to call from several threads at once."""
+
+    def run(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Compute the graph on `x` [M, …] into `out` [M, …], both contiguous."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything besides the engine that decides the bits of a feature.
+
+    Attributes:
+        backend, backend_version: what runs the graphs.
+        precision: which variant of the stages.
+        micro_batch: M, rows per run of a graph.
+        device: device class; on a CPU the architecture and its vector extensions.
+        stages: the stages in use, in their order.
+    """
+
+    backend: str
+    backend_version: str
+    precision: str
+    micro_batch: int
+    device: str
+    stages: tuple[str, ...]
+
+    def function_id(self, engine_digest: str) -> str:
+        """Return the name of the fixed function f: sha256 over the engine's digest and this profile, hex."""
+        fields = "".join(f"{key}={value}\n" for key, value in sorted(asdict(self).items()))
+        return sha256(f"engine={engine_digest}\n{fields}".encode()).hexdigest()
+
+
+def load_backend(name: str) -> ModuleType:
+    """Return the module of a back end: `version()` and `open_graphs(engine, precision, stages)`.
+
+    Raises:
+        BackendUnavailable: there is no such back end, or it cannot run on this machine.
+    """
+    if name not in BACKENDS:
+        raise BackendUnavailable(f"wanted a back end of {', '.join(BACKENDS)}, got {name!r}")
+    return import_module(f"fsfast.backends.{name}")
+
+
+@cache
+def device_class() -> str:
+    """Return the class of CPUs that give the same bits: architecture and vector extensions in use."""
+    interesting = (
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512_vnni",
+        "avx512_bf16",
+        "amx_tile",
+        "asimd",
+        "sve",
+    )
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as handle:
+            lines = [line for line in handle if line.lower().startswith(("flags", "features"))]
+    except OSError:
+        lines = []
+    flags = set(lines[0].split(":", 1)[1].split()) if lines else set()
+    return "+".join(["cpu", platform.machine(), *(name for name in interesting if name in flags)])
+
+
+def available_threads() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

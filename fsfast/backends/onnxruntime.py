@@ -1,0 +1,95 @@
+"""ONNX Runtime on the CPU: one session per stage, one thread per run, runs side by side.
+
+Threads are spent on micro-batches, not inside a graph: the order of every sum is then the same whatever the
+number of threads, and two cores are used as well or better (see docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from fsfast.engine import Engine
+from fsfast.errors import BackendUnavailable, EngineError
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise BackendUnavailable(
+        f"the back end onnxruntime needs the package onnxruntime ({error}); pip install 'fsfast[cpu]'"
+    ) from None
+
+
+def version() -> str:
+    """Return ONNX Runtime's version."""
+    return str(onnxruntime.__version__)
+
+
+class OnnxGraph:
+    """One stage; `run` computes in place and may be called from several threads."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, input_name: str, output_name: str):
+        self._session = session
+        self._input = input_name
+        self._output = output_name
+
+    def run(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Compute the graph on `x` [M, …] float32 into `out` [M, …] float32; no copy is made."""
+        binding = self._session.io_binding()
+        binding.bind_input(self._input, "cpu", 0, x.dtype, x.shape, x.ctypes.data)
+        binding.bind_output(self._output, "cpu", 0, out.dtype, out.shape, out.ctypes.data)
+        self._session.run_with_iobinding(binding)
+
+
+def open_graphs(engine: Engine, precision: str, stages: tuple[str, ...]) -> dict[str, OnnxGraph]:
+    """Make one session per stage from verified bytes only: the graphs, and the weights file that they point into.
+
+    Raises:
+        EngineError: ONNX Runtime cannot read a graph.
+    """
+    name = engine.manifest.weights[precision]
+    weights = engine.read(name)
+    graphs = {}
+    for stage in stages:
+        variant = engine.manifest.stages[stage][precision]
+        try:
+            session = open_session(engine.graph(stage, precision), name, weights)
+        except RuntimeError as error:
+            raise EngineError(f"{engine.path}: {variant.file}: {error}") from error
+        graphs[stage] = OnnxGraph(session, variant.input, variant.output)
+    return graphs
+
+
+def open_session(
+    graph: bytes, weights_name: str, weights: bytes, threads: int = 1
+) -> onnxruntime.InferenceSession:
+    """Make a session whose external data comes from memory, never from a path.
+
+    More than one thread inside a run is for benchmarks: it may change the order of sums.
+
+    Raises:
+        RuntimeError: ONNX Runtime refuses the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_external_initializers_from_files_in_memory([weights_name], [weights], [len(weights)])
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        raise RuntimeError(f"ONNX Runtime {version()} cannot open the graph: {error}") from error
+
+
+def problems() -> list[str]:
+    """Return what is wrong with the installation, for `fsfast doctor`."""
+    from importlib.metadata import packages_distributions
+
+    owners = packages_distributions().get("onnxruntime", [])
+    if len(set(owners)) > 1:
+        names = " and ".join(sorted(set(owners)))
+        return [
+            f"{names} overwrite each other's files; keep one and reinstall it ({os.path.dirname(onnxruntime.__file__)})"
+        ]
+    return []

@@ -1,0 +1,110 @@
+"""Show everything once, on a photograph: features, certificate, replay, timings.
+
+Uses the built-in engine and a photograph from the package, or one of yours (--image).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fsfast.commands.common import RANDOM_WEIGHTS, engine_arguments, open_encoder, show_bound, table
+
+PHOTOGRAPH = Path(__file__).parent.parent / "assets" / "cat.jpg"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("--image", metavar="FILE", default=str(PHOTOGRAPH), help="a photograph of yours")
+    parser.add_argument("--engine", default="demo", help='engine to use (default: "demo")')
+    parser.add_argument("--n", type=int, default=1000, help="certification samples (default 1000)")
+    parser.add_argument(
+        "--alpha", type=float, default=1e-3, help="probability of a wrong certificate (default 0.001)"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="keep the features and the certificate in this folder"
+    )
+    engine_arguments(parser, positional=False)
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode, certify, replay; print what came out."""
+    clock = time.perf_counter()
+    with open_encoder(args) as encoder:
+        seconds: dict[str, float] = {}
+        served = encoder.encode(args.image, seconds=seconds)
+        first_feature = time.perf_counter() - clock
+        again = encoder.encode(args.image, seeds=served.seeds)
+        clean = encoder.clean(args.image)
+        start = time.perf_counter()
+        certificate = encoder.certify(args.image, args.n, args.alpha, served=served)
+        assert not isinstance(certificate, list)
+        rate = args.n / (time.perf_counter() - start)
+        found = encoder.verify(certificate, args.image)
+        sigma, manifest = encoder.sigma, encoder.manifest
+    kept = _keep(args.output, served, certificate) if args.output else []
+    cosine = _cosine(served.unit, clean)
+    radii = [0.5 * sigma, sigma, 1.5 * sigma]
+    if args.json:
+        result = {
+            "image": args.image,
+            "features": list(served.features.shape),
+            "bit_equal_replay": bool(np.array_equal(again.features, served.features)),
+            "cosine_to_clean": cosine,
+            "bounds": [{"epsilon": r, "cosine": certificate.cosine(r)} for r in radii],
+            "radius_cosine_0.5": certificate.radius(0.5),
+            "verify": found.verdict,
+            "samples_per_s": rate,
+            "steps_ms": {step: value / served.n0 * 1e3 for step, value in seconds.items()},
+            "random_weights": served.random_weights,
+            "kept": kept,
+        }
+        print(json.dumps(result))
+        return 0 if found else 1
+    print(f"{args.image} → {manifest.grid.height}×{manifest.grid.width} grid, engine {manifest.name}\n")
+    equal = "bit-equal" if np.array_equal(again.features, served.features) else "DIFFERENT"
+    shape = " × ".join(map(str, served.features.shape[1:]))
+    facts = {
+        "smoothed features": f"{shape}, mean of n0 = {served.n0} noisy passes at σ = {sigma:g}",
+        "same seed again": equal,
+        "cosine to clean": f"{cosine:.3f} (encoder alone on the clean image; no guarantee)",
+        "certificate": f"n = {args.n}, α = {args.alpha:g}: mean score ≥ {certificate.score_lower_bound:.4f}",
+        "radius for cos ≥ 0.5": f"{certificate.radius(0.5):.3f}",
+        "replay": found.verdict,
+    }
+    for key, value in facts.items():
+        print(f"{key + ':':<23}{value}")
+    rows = [[f"{r:g}", show_bound(certificate.cosine(r))] for r in radii]
+    print("\n" + table(rows, ("ℓ2 radius ε", "certified cosine ≥")))
+    steps = [[step, f"{value / served.n0 * 1e3:.2f}"] for step, value in seconds.items() if value]
+    print("\n" + table(steps, ("step", "ms per sample")))
+    print(
+        f"\nfirst feature {first_feature:.2f} s after start of the engine; certification {rate:.0f} samples/s"
+    )
+    if kept:
+        print("kept: " + ", ".join(kept))
+    if served.random_weights:
+        print(RANDOM_WEIGHTS)
+    print("\nnext: fsfast certify demo YOUR-PHOTO.jpg")
+    return 0 if found else 1
+
+
+def _keep(folder: str, served, certificate) -> list[str]:  # type: ignore[no-untyped-def]
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    features, record = target / "features.safetensors", target / "certificate.json"
+    served.save(features)
+    certificate.save(record)
+    return [str(features), str(record)]
+
+
+def _cosine(unit: np.ndarray, clean: np.ndarray) -> float:
+    """Mean over tokens of the cosine between the served direction and the clean features."""
+    wide = clean.astype(np.float64)
+    norm = np.maximum(np.linalg.norm(wide, axis=-1), 1e-300)
+    return float(((unit * wide).sum(-1) / norm).mean())

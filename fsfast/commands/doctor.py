@@ -1,0 +1,82 @@
+"""Say what works on this machine, and why the rest does not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from fsfast import __version__
+from fsfast.errors import FsfastError
+
+# What this release cannot do at all, so that nobody searches for a missing package.
+_LATER = {"cuda": "this release runs on the CPU only"}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings; exit code 1 when no engine can be served."""
+    findings = examine()
+    if args.json:
+        print(json.dumps(findings, indent=1))
+    else:
+        for part, (usable, text) in findings.items():
+            print(f"{'ok  ' if usable else 'no  '} {part + ':':<20}{text}")
+    return 0 if findings["kernels"][0] and findings["onnxruntime"][0] and findings["demo engine"][0] else 1
+
+
+def examine() -> dict[str, tuple[bool, str]]:
+    """Return part → (usable, remark)."""
+    from fsfast.backends import available_threads, device_class
+
+    findings = {
+        "fsfast": (True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
+        "processor": (True, f"{device_class()}, {available_threads()} usable"),
+        "kernels": _kernels(),
+        "onnxruntime": _onnxruntime(),
+        "demo engine": _engine(),
+        "torch": _package("torch", "only needed to export engines: pip install 'fsfast[export]'"),
+    }
+    return findings | {part: (False, why) for part, why in _LATER.items()}
+
+
+def _kernels() -> tuple[bool, str]:
+    try:
+        from fsfast.kernels import _cpu  # noqa: F401
+    except ImportError as error:
+        return False, f"the C++ extension does not load ({error}); reinstall fsfast with a C++ compiler"
+    return True, "C++ extension loads"
+
+
+def _onnxruntime() -> tuple[bool, str]:
+    from fsfast.backends import load_backend
+
+    try:
+        backend = load_backend("onnxruntime")
+    except FsfastError as error:
+        return False, str(error)
+    if problems := backend.problems():
+        return False, "; ".join(problems)
+    return True, str(backend.version())
+
+
+def _engine() -> tuple[bool, str]:
+    from fsfast.engine import load_engine
+
+    try:
+        engine = load_engine("demo")
+    except FsfastError as error:
+        return False, str(error)
+    return True, f"digest {engine.digest[:16]}…"
+
+
+def _package(name: str, remark: str) -> tuple[bool, str]:
+    try:
+        return True, version(name)
+    except PackageNotFoundError:
+        return False, f"not installed; {remark}"

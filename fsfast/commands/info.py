@@ -1,0 +1,58 @@
+"""Show what an engine is: networks, grid, noise level, sizes, provenance, digest.
+
+The engine is verified whole before anything is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from fsfast.commands.common import RANDOM_WEIGHTS, table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "engine", metavar="ENGINE", nargs="?", default="demo", help='directory of an engine (default: "demo")'
+    )
+    parser.add_argument("--json", action="store_true", help="print the manifest and the digest as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the description of an engine."""
+    from fsfast.engine import load_engine
+
+    engine = load_engine(args.engine)
+    manifest = engine.manifest
+    if args.json:
+        print(
+            json.dumps(
+                {"path": str(engine.path), "digest": engine.digest, "manifest": manifest.record}, indent=1
+            )
+        )
+        return 0
+    grid, total = manifest.grid, sum(entry.bytes for entry in manifest.files.values())
+    tokens = f"{manifest.tokens} × {manifest.dim}" if not manifest.pooled else str(manifest.dim)
+    facts = {
+        "engine": f"{manifest.name} (written by fsfast {manifest.version})",
+        "path": str(engine.path),
+        "digest": engine.digest,
+        "noise": f"σ = {manifest.sigma:g} ([0,1] pixel units), n0 = {manifest.n0} samples by default",
+        "grid": f"{grid.height}×{grid.width}, other sizes: {grid.fit}, {grid.filter}",
+        "features": f"{manifest.output}, {tokens}",
+        "precisions": ", ".join(manifest.precisions),
+        "size": f"{total / 1e6:.1f} MB",
+    }
+    for key, value in facts.items():
+        print(f"{key + ':':<12}{value}")
+    rows = []
+    for stage, variants in manifest.stages.items():
+        for precision, variant in variants.items():
+            worst = max((row["max_abs"] for row in variant.parity), default=0.0)
+            source = next((p["source"] for p in manifest.record["provenance"] if p["stage"] == stage), "")
+            rows.append((stage, precision, variant.file, f"{worst:.1e}", source))
+    print("\n" + table(rows, ("stage", "precision", "graph", "max |Δ| to torch", "weights")))
+    if manifest.random_weights:
+        print(f"\n{RANDOM_WEIGHTS}")
+    return 0

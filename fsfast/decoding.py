@@ -1,0 +1,171 @@
+"""Files and PIL images become [h, w, 3] uint8: first frame, EXIF rotation, 8 bits, alpha over white, RGB."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from fsfast.errors import ImageError
+
+# Larger images are refused by their header, before a pixel is decoded. Pillow refuses at the same size.
+MAX_PIXELS = 178_956_970
+# Files are read at once, so that the recorded sha256 is that of the bytes that were decoded.
+MAX_FILE_BYTES = 1 << 30
+# Raster formats only: others (EPS, WMF) would be rendered by outside programs.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+
+_ORIENTATION = 0x0112
+_GREY16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def decode_file(path: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the pixels [h, w, 3] uint8 of a file's first frame, and the source record.
+
+    Raises:
+        ImageError: missing, not a regular file, too large, of an unknown format, truncated or damaged.
+    """
+    data = _read(path)
+    with _translated(path):
+        image = Image.open(io.BytesIO(data))
+    if image.format not in FORMATS:
+        raise refusal(f"one of {', '.join(FORMATS)}", f"{path}: {image.format}", "convert it to PNG")
+    pixels, source = decode_pil(image, path)
+    return pixels, source | {"kind": "file", "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def decode_pil(image: Image.Image, label: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the pixels [h, w, 3] uint8 of the frame that a PIL image stands at, and the source record.
+
+    Raises:
+        ImageError: no pixels, too many, or damaged; `label` names the image.
+    """
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise refusal("an image with pixels", f"{label}: {height}×{width}", "check how it was made")
+    if width * height > MAX_PIXELS:
+        raise refusal(f"at most {MAX_PIXELS} pixels", f"{label}: {height}×{width}", "scale it down first")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        remedy = "set it to False: damaged files would be filled up with grey"
+        raise refusal("PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False", "True", remedy)
+    steps: list[str] = []
+    source: dict[str, Any] = {"kind": "pil", "size": [height, width], "mode": image.mode, "steps": steps}
+    if image.format:
+        source["format"] = image.format
+    with _translated(label):
+        if getattr(image, "is_animated", False):
+            steps.append(f"frame {image.tell()} only")
+        image.load()
+        return _to_rgb(_rotated(image, steps), label, steps), source
+
+
+def refusal(wanted: str, got: str, remedy: str) -> ImageError:
+    """Return an error that says what was wanted, what came, and the remedy."""
+    return ImageError(f"wanted {wanted}, got {got}; {remedy}")
+
+
+def _read(path: str) -> bytes:
+    """Return the bytes of a regular file of sensible size."""
+    try:
+        status = os.stat(path)
+        regular = stat.S_ISREG(status.st_mode)
+        # Opening anything else could wait for ever (a pipe) or never end (a device).
+        data = Path(path).read_bytes() if regular and status.st_size <= MAX_FILE_BYTES else b""
+    except FileNotFoundError as error:
+        raise refusal("the path of an image file", f"{path}: no such file", "check the path") from error
+    except (OSError, ValueError) as error:
+        raise refusal("a readable image file", f"{path!r}: {error}", "check the path and its mode") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise refusal("the path of an image file", f"{path}: a directory", "name the files in it")
+    if not regular:
+        raise refusal("the path of an image file", f"{path}: not a regular file", "copy it to a file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise refusal(
+            f"a file of at most {MAX_FILE_BYTES} bytes", f"{path}: {status.st_size}", "scale the image down"
+        )
+    return data
+
+
+@contextmanager
+def _translated(label: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError: damaged files raise nearly every kind of exception."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise refusal(f"at most {MAX_PIXELS} pixels", f"{label}: {error}", "scale it down first") from error
+    except UnidentifiedImageError as error:
+        wanted = f"an image ({', '.join(FORMATS)})"
+        raise refusal(wanted, f"{label}: Pillow cannot identify it", "convert it to PNG") from error
+    except Exception as error:
+        what = f"{label}: truncated or damaged ({type(error).__name__}: {error})"
+        raise refusal("a complete image", what, "fetch or export it again") from error
+
+
+def _rotated(image: Image.Image, steps: list[str]) -> Image.Image:
+    """Apply the EXIF orientation, if there is one."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # Viewers show such images as they are stored; so do we, and say so.
+        steps.append("exif unreadable: not rotated")
+        return image
+    if orientation not in range(2, 9):
+        return image
+    steps.append(f"exif orientation {orientation} applied")
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image, label: str, steps: list[str]) -> np.ndarray:
+    """Return [h, w, 3] uint8: 16 bits to 8, alpha over white, every colour model to RGB."""
+    mode = image.mode
+    if mode == "F":
+        what = f"{label} with floating-point pixels (mode F), whose range is unknown"
+        raise refusal("8- or 16-bit pixels", what, "scale them to 0 … 255 and convert to mode L")
+    if mode in _GREY16:
+        return _from_grey16(image, label, steps)
+    transparent = mode in ("1", "L", "RGB", "P") and image.has_transparency_data
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or transparent:
+        if max(np.atleast_1d(_transparent_level(image))) > 255:
+            what = f"{label}: 16-bit colour with one transparent colour"
+            raise refusal("8-bit colours or an alpha channel", what, "convert it to RGBA")
+        rgba = (image.convert("LA") if mode == "La" else image).convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+        steps.append("alpha composed on white")
+        return np.asarray(white)
+    if mode != "RGB":
+        steps.append(f"{mode} converted to RGB")
+        image = image.convert("RGB")
+    return np.asarray(image)
+
+
+def _transparent_level(image: Image.Image) -> Any:
+    """Return the levels of the colour that counts as transparent, or 0 where it is not given in levels."""
+    level = image.info.get("transparency", 0)
+    return 0 if isinstance(level, bytes) else level
+
+
+def _from_grey16(image: Image.Image, label: str, steps: list[str]) -> np.ndarray:
+    """Return [h, w, 3] uint8 from grey levels 0 … 65535: v/257, rounded (257 is odd: there are no ties)."""
+    values = np.asarray(image).astype(np.int32)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        what = f"{low} … {high} in {label}"
+        raise refusal("grey levels in 0 … 65535", what, "scale them to 0 … 255 and convert to mode L")
+    grey = ((values + 128) // 257).astype(np.uint8)
+    steps.append("16-bit grey scaled to 8 bits")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+        steps.append("alpha composed on white")
+    return np.repeat(grey[:, :, None], 3, axis=2)

@@ -1,0 +1,309 @@
+"""SmoothedEncoder: smoothed features and certificates from an engine on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from fsfast.backends import (
+    BACKENDS,
+    DEFAULT_MICRO_BATCH,
+    Profile,
+    available_threads,
+    device_class,
+    load_backend,
+)
+from fsfast.engine import load_engine
+from fsfast.errors import CertificateError
+from fsfast.features import SmoothedFeatures
+from fsfast.function import Function, stack
+from fsfast.images import GridImage, to_grid
+from fsfast.options import check_secret, choose_device, choose_precision, choose_stages
+from fsfast.pipeline import Pipeline
+from fsfast.progress import progress_bar
+from fsfast.sampling import SeedOrigin, check_samples, check_seed, seed_from_secret, seed_from_system
+from fsfast.selftest import check_golden_once
+
+if TYPE_CHECKING:
+    # Certification needs SciPy; who only encodes never imports it.
+    from fsfast.bounds import MeanMethod
+    from fsfast.record import Certificate, Verification
+
+AnchorKind = Literal["served", "clean"]
+# Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
+_GROUP = 16
+
+
+class SmoothedEncoder:
+    """Serves the smoothed features of an engine, and certificates about them.
+
+    May be used from several threads at once; use it as a context manager, or call `close`.
+
+    Args:
+        engine: directory of an engine, or the name of a built-in one ("demo").
+        device: "auto" or "cpu".
+        backend: "auto" or "onnxruntime".
+        precision: one of the engine's precisions; None: its first.
+        threads: micro-batches computed side by side; None: the processors that this process may use.
+            Never changes a bit of the result.
+        micro_batch: M, rows per run of a graph; part of the function's identity. None: 1 on a CPU.
+        stages: the stages to use, "encoder" among them; None: all that the engine has. Part of the
+            function's identity.
+        secret: at least 16 bytes (or a string of 16 characters) unknown to clients. Seeds are then derived
+            from it and the image, so that asking again gives no new draw; None: seeds from the system.
+
+    Raises:
+        EngineError: the engine cannot be trusted or used.
+        BackendUnavailable: the device or back end cannot be used on this machine.
+        ValueError, TypeError: another argument is off.
+    """
+
+    def __init__(
+        self,
+        engine: str | os.PathLike[str] = "demo",
+        *,
+        device: str = "auto",
+        backend: str = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
+        micro_batch: int | None = None,
+        stages: Sequence[str] | None = None,
+        secret: bytes | str | None = None,
+    ):
+        self._secret = check_secret(secret)
+        self.threads = available_threads() if threads is None else check_samples(threads, "threads")
+        m = DEFAULT_MICRO_BATCH[choose_device(device)] if micro_batch is None else micro_batch
+        backend = BACKENDS[0] if backend == "auto" else backend
+        module = load_backend(backend)
+        loaded = load_engine(engine)
+        self.manifest = loaded.manifest
+        self.engine_path = loaded.path
+        self.engine_digest = loaded.digest
+        self.profile = Profile(
+            backend=backend,
+            backend_version=module.version(),
+            precision=choose_precision(loaded.manifest, precision),
+            micro_batch=check_samples(m, "micro_batch"),
+            device=device_class(),
+            stages=choose_stages(loaded.manifest, stages),
+        )
+        self.function_id = self.profile.function_id(loaded.digest)
+        graphs = module.open_graphs(loaded, self.profile.precision, self.profile.stages)
+        check_golden_once(loaded, graphs, self.profile, self.function_id)
+        pipeline = Pipeline(loaded, graphs, self.profile.micro_batch, self.threads)
+        self._function = Function(loaded.manifest, loaded.digest, self.profile, pipeline)
+
+    def __enter__(self) -> SmoothedEncoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; the encoder cannot be used afterwards."""
+        self._function.pipeline.close()
+
+    @property
+    def sigma(self) -> float:
+        """Noise level in [0,1] pixel units; fixed by the engine."""
+        return self.manifest.sigma
+
+    def encode(
+        self,
+        images: Any,
+        n0: int | None = None,
+        *,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        raw_mean: bool = False,
+        progress: bool | None = None,
+        seconds: dict[str, float] | None = None,
+    ) -> SmoothedFeatures:
+        """Return the smoothed features of one or more images.
+
+        Args:
+            images: a path, PIL image, uint8 [H, W, 3] or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or
+                a list of these, of any sizes.
+            n0: samples per image; None: the engine's default.
+            seeds: one 64-bit seed per image, to replay an earlier result; None: fresh ones.
+            raw_mean: also return the mean of the raw features (no certificate speaks about it).
+            progress: show a progress bar on stderr; None: when that is a terminal and it takes long.
+            seconds: a dictionary to which the seconds spent in each step are added.
+
+        Returns:
+            SmoothedFeatures for B images, in their order. The same seeds give the same bits, alone or in a
+            batch, with any number of threads.
+
+        Raises:
+            ImageError: an input is not an image that can be put on the grid.
+            ValueError: n0 or seeds are off.
+        """
+        items, _ = to_grid(images, self.manifest.grid)
+        n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
+        chosen, origins = self._seeds(items, seeds, "encode")
+        parts = []
+        with progress_bar(progress, len(items) * n0, "encode") as advance:
+            for first in range(0, len(items), _GROUP):
+                group = slice(first, first + _GROUP)
+                parts.append(
+                    self._function.serve(
+                        items[group], chosen[group], n0, raw_mean=raw_mean, advance=advance, seconds=seconds
+                    )
+                )
+        return SmoothedFeatures(
+            features=self._shaped([part.features for part in parts]),
+            unit=self._shaped([part.unit for part in parts]),
+            raw_mean=self._shaped([part.raw for part in parts]) if raw_mean else None,
+            seeds=np.array(chosen, np.uint64),
+            seed_origins=tuple(origins),
+            grid_sha256=tuple(item.grid_sha256 for item in items),
+            n0=n0,
+            sigma=self.sigma,
+            engine=self.manifest.name,
+            engine_digest=self.engine_digest,
+            function_id=self.function_id,
+            random_weights=self.manifest.random_weights,
+        )
+
+    __call__ = encode
+
+    def clean(self, images: Any) -> np.ndarray:
+        """Return the vanilla encoder's features of the images on the grid, [B, L, D] or [B, D] float32.
+
+        No noise, no purifier, no mapper, and no guarantee.
+        """
+        items, _ = to_grid(images, self.manifest.grid)
+        return self._shaped([self._function.pipeline.clean(stack(items))])
+
+    def certify(
+        self,
+        images: Any,
+        n: int = 1000,
+        alpha: float = 1e-3,
+        *,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: bool | None = None,
+    ) -> Certificate | list[Certificate]:
+        """Certify the direction of an image's smoothed features.
+
+        Args:
+            images: as in `encode`.
+            n: certification samples per image.
+            alpha: probability that a certificate is wrong, per image, in (0, 1).
+            anchor: "served": the direction of n0 serving samples; "clean": the vanilla encoder's features.
+            method: confidence bound of the mean score: "mixture", "product" or "hoeffding".
+            n0: serving samples; None: the engine's default.
+            seeds: one 64-bit seed per image; None: fresh ones.
+            served: what `encode` returned for the same images: certify the directions handed out there.
+            progress: as in `encode`.
+
+        Returns:
+            A Certificate, or a list of them for a list or batch of images.
+
+        Raises:
+            ImageError: an input is not an image that can be put on the grid.
+            CertificateError: `served` belongs to other images or another function.
+            ValueError: another argument is off.
+        """
+        from fsfast.certification import certify_image, clean_anchor, handed_out_anchor, served_anchor
+
+        items, single = to_grid(images, self.manifest.grid)
+        check_samples(n, "n")
+        self._check_certify(items, alpha, anchor, method, served)
+        n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
+        chosen, origins = self._seeds(items, seeds, "certify")
+        certificates = []
+        with progress_bar(progress, len(items) * n, "certify") as advance:
+            for i, (item, seed, origin) in enumerate(zip(items, chosen, origins, strict=True)):
+                if anchor == "clean":
+                    about = clean_anchor(self._function, item)
+                elif served is not None:
+                    about = handed_out_anchor(self._function, served, i)
+                else:
+                    about = served_anchor(self._function, item, n0, seed, origin)
+                certificates.append(
+                    certify_image(self._function, item, about, n, alpha, method, seed, origin, advance)
+                )
+        return certificates[0] if single else certificates
+
+    def verify(self, certificate: Certificate, image: Any) -> Verification:
+        """Replay a certificate's noise and scores on this encoder and compare.
+
+        Args:
+            certificate: from `certify` or `fsfast.load_certificate`.
+            image: the image that it speaks about.
+
+        Returns:
+            A Verification: "same", "different" (and what), or "cannot be checked bit for bit here" when this
+            encoder computes another function (back end, version, precision, processor), with the deviation.
+            A replay proves the computation, not that the seed was drawn fairly.
+
+        Raises:
+            CertificateError: the certificate belongs to another engine.
+            ValueError: more than one image.
+        """
+        from fsfast.certification import replay
+
+        items, single = to_grid(image, self.manifest.grid)
+        if not single:
+            raise ValueError(f"wanted one image to verify, got {len(items)}")
+        if certificate.engine_digest != self.engine_digest:
+            raise CertificateError(
+                f"the certificate belongs to the engine {certificate.engine!r} with digest "
+                f"{certificate.engine_digest[:16]}…, this one has {self.engine_digest[:16]}…; open that engine"
+            )
+        return replay(self._function, certificate, items[0])
+
+    def _seeds(
+        self, items: list[GridImage], seeds: Sequence[int] | np.ndarray | None, purpose: str
+    ) -> tuple[list[int], list[SeedOrigin]]:
+        if seeds is not None:
+            given = list(seeds)
+            if len(given) != len(items):
+                raise ValueError(f"wanted one seed per image ({len(items)}), got {len(given)}")
+            return [check_seed(seed) for seed in given], ["replay"] * len(items)
+        if self._secret is not None:
+            return [
+                seed_from_secret(self._secret, purpose, self.engine_digest, self.sigma, item.pixels)
+                for item in items
+            ], ["secret"] * len(items)
+        return [seed_from_system() for _ in items], ["os"] * len(items)
+
+    def _check_certify(
+        self, items: list[GridImage], alpha: float, anchor: str, method: str, served: SmoothedFeatures | None
+    ) -> None:
+        from fsfast.bounds import MeanMethod as Methods
+
+        if not 0.0 < alpha < 1.0:
+            raise ValueError(f"wanted alpha in (0, 1), the probability of a wrong certificate, got {alpha!r}")
+        for name, value, allowed in (
+            ("anchor", anchor, get_args(AnchorKind)),
+            ("method", method, get_args(Methods)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"wanted {name} to be one of {', '.join(allowed)}; got {value!r}")
+        if served is None:
+            return
+        if anchor != "served":
+            raise ValueError("`served` gives the anchor itself; leave anchor at 'served'")
+        if served.function_id != self.function_id:
+            raise CertificateError(
+                "`served` was made by another engine or execution profile; certify it with the encoder that "
+                "served it"
+            )
+        if served.grid_sha256 != tuple(item.grid_sha256 for item in items):
+            raise CertificateError("`served` belongs to other images (or another order) than those given")
+
+    def _shaped(self, parts: Sequence[np.ndarray | None]) -> np.ndarray:
+        """Join groups of images; drop the token axis of pooled features."""
+        whole = np.concatenate([part for part in parts if part is not None])
+        return whole[:, 0] if self.manifest.pooled else whole

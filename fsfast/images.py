@@ -1,0 +1,213 @@
+"""What counts as an image, and how it is put on the engine's grid.
+
+Order: decode (first frame), EXIF rotation, 8 bits, alpha over white, RGB, fit. A step that is not needed is
+not taken: an image that already has the grid's size keeps every bit. ICC profiles are ignored: the numbers in
+the file are read as sRGB. Colour with 16 bits per channel is cut to its high byte by Pillow; 16-bit grey is
+rounded. A certificate speaks of the pixels on the grid, not of the original file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from fsfast.arrays import decode_array, shape_remedy
+from fsfast.decoding import MAX_PIXELS, decode_file, decode_pil, refusal
+from fsfast.errors import ImageError
+
+Fit = Literal["squash", "crop", "pad"]
+
+# Pillow antialiases with all of these; "nearest" would not be.
+FILTERS = {
+    name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "box", "hamming", "lanczos")
+}
+# Middle grey is nearly 0 after the normalisation of CLIP and on the purifier's scale of [−1, 1].
+PAD_VALUE = 128
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The smoothing grid of an engine: its size, and how other sizes are fitted to it.
+
+    Attributes:
+        height: pixels, ≥ 1.
+        width: pixels, ≥ 1.
+        fit: "squash" scales both sides independently; "crop" scales until the image covers the grid and keeps
+            the middle; "pad" scales until it fits inside and surrounds it with middle grey (128).
+        filter: a key of `FILTERS`; always antialiased.
+
+    Raises:
+        ValueError: a size below 1 or too large, or an unknown name.
+    """
+
+    height: int
+    width: int
+    fit: Fit = "squash"
+    filter: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not (self.height >= 1 and self.width >= 1 and self.height * self.width <= MAX_PIXELS):
+            raise ValueError(
+                f"wanted a grid of 1 to {MAX_PIXELS} pixels, got {self.height}×{self.width} (height×width)"
+            )
+        if self.fit not in get_args(Fit):
+            raise ValueError(f"wanted fit to be one of {', '.join(get_args(Fit))}; got {self.fit!r}")
+        if self.filter not in FILTERS:
+            raise ValueError(f"wanted filter to be one of {', '.join(FILTERS)}; got {self.filter!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class GridImage:
+    """An image on the grid, and where it came from.
+
+    Attributes:
+        pixels: [H, W, 3] uint8, C-contiguous, read-only, not shared with the input.
+        name: the path for files, else what the caller gave.
+        source: JSON-able. kind (file | pil | array | tensor), size [h, w] before rotation and fitting, mode
+            (Pillow's mode, or the dtype), steps (what was done, in order); format for files and PIL
+            images that have one; sha256 of the bytes for files.
+    """
+
+    pixels: np.ndarray
+    name: str | None
+    source: dict[str, Any]
+
+    @property
+    def grid_sha256(self) -> str:
+        """The sha256 of the H·W·3 bytes of `pixels` in row-major order, hexadecimal."""
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
+
+
+def to_grid(images: object, grid: Grid) -> tuple[list[GridImage], bool]:
+    """Put one image, or several, on the grid.
+
+    Args:
+        images: see `as_list`.
+        grid: the engine's grid.
+
+    Returns:
+        The images, and whether the input was a single one.
+
+    Raises:
+        ImageError, TypeError: as `to_grid_image`, naming the position in the list.
+    """
+    items, single = as_list(images)
+    if single:
+        return [to_grid_image(items[0], grid)], True
+    result = []
+    for position, item in enumerate(items):
+        try:
+            result.append(to_grid_image(item, grid))
+        except (ImageError, TypeError) as error:
+            raise type(error)(f"image {position} of {len(items)} (counted from 0): {error}") from error
+    return result, False
+
+
+def as_list(images: object) -> tuple[list[Any], bool]:
+    """Split the input into single images, without decoding any.
+
+    Args:
+        images: a path, a PIL image, an array or tensor [H, W, 3] or [B, H, W, 3] (the same as a list of B),
+            or a list or tuple of these; batches inside a list are spliced in.
+
+    Returns:
+        The images in order, and whether the input was a single one.
+
+    Raises:
+        ImageError: no images at all, or a batch whose last axis is not 3.
+        TypeError: a list inside a list.
+    """
+    if not isinstance(images, (list, tuple)):
+        return _split(images)
+    items: list[Any] = []
+    for item in images:
+        if isinstance(item, (list, tuple)):
+            raise TypeError(
+                f"wanted a list of images, got a {type(item).__name__} inside it; flatten it, or turn nested "
+                "numbers into an array with np.asarray(..., dtype=np.uint8)"
+            )
+        items += _split(item)[0]
+    if not items:
+        raise ImageError("wanted at least one image, got an empty list")
+    return items, False
+
+
+def _split(image: Any) -> tuple[list[Any], bool]:
+    if getattr(image, "ndim", 3) != 4:
+        return [image], True
+    shape = tuple(image.shape)
+    if shape[0] == 0:
+        raise ImageError(f"wanted at least one image, got an empty batch of shape {list(shape)}")
+    if shape[-1] != 3:
+        raise refusal("a batch [B, H, W, 3]", f"shape {list(shape)}", shape_remedy(shape[1:], 1))
+    return [image[i] for i in range(shape[0])], False
+
+
+def to_grid_image(image: Any, grid: Grid, name: str | None = None) -> GridImage:
+    """Decode one image and fit it to the grid.
+
+    Args:
+        image: a path; a PIL image (the frame it stands at); an array or tensor [H, W, 3], uint8, or float32
+            or float64 in [0, 1] that lies on the 1/255 grid within 1e-3 levels; a GridImage of this size, which
+            is returned as it is.
+        grid: the engine's grid.
+        name: what to call it; a path is its own name unless one is given.
+
+    Returns:
+        The grid image, with a record of what was done to it.
+
+    Raises:
+        ImageError: it cannot be put on the grid without guessing: unreadable, truncated, too large, empty,
+            wrong dtype, shape or range, or floats off the grid.
+        TypeError: not a kind of object that holds an image.
+    """
+    if isinstance(image, GridImage) and image.pixels.shape == (grid.height, grid.width, 3):
+        return image
+    if isinstance(image, GridImage):
+        image = image.pixels
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fsdecode(image)
+        pixels, source = decode_file(path)
+        name = path if name is None else name
+    elif isinstance(image, Image.Image):
+        pixels, source = decode_pil(image, "the PIL image")
+    else:
+        pixels, source = decode_array(image)
+    fitted, steps = _fit(pixels, grid)
+    source["steps"] += steps
+    # Always a copy: later writes to the caller's array must not reach the grid, nor the other way round.
+    fitted = np.array(fitted, dtype=np.uint8, order="C")
+    fitted.setflags(write=False)
+    return GridImage(fitted, name, source)
+
+
+def _fit(pixels: np.ndarray, grid: Grid) -> tuple[np.ndarray, list[str]]:
+    """Return [grid.height, grid.width, 3] uint8 and what was done; nothing where the size matches."""
+    height, width = pixels.shape[:2]
+    if (height, width) == (grid.height, grid.width):
+        return pixels, []
+    image, resample = Image.fromarray(pixels), FILTERS[grid.filter]
+    step = [f"{grid.fit} to {grid.height}x{grid.width}, {grid.filter}"]
+    scales = (grid.height / height, grid.width / width)
+    if grid.fit == "squash":
+        return np.asarray(image.resize((grid.width, grid.height), resample)), step
+    if grid.fit == "crop":
+        # Only the box that is kept is resized: a 1×100000 image costs no more than others. A whole-number
+        # corner makes a crop without scaling exact.
+        box_width = min(float(width), grid.width / max(scales))
+        box_height = min(float(height), grid.height / max(scales))
+        left, upper = (width - box_width) // 2, (height - box_height) // 2
+        box = (left, upper, left + box_width, upper + box_height)
+        return np.asarray(image.resize((grid.width, grid.height), resample, box=box)), step
+    inner_width = max(1, min(grid.width, round(width * min(scales))))
+    inner_height = max(1, min(grid.height, round(height * min(scales))))
+    canvas = np.full((grid.height, grid.width, 3), PAD_VALUE, np.uint8)
+    left, upper = (grid.width - inner_width) // 2, (grid.height - inner_height) // 2
+    inner = np.asarray(image.resize((inner_width, inner_height), resample))
+    canvas[upper : upper + inner_height, left : left + inner_width] = inner
+    return canvas, step

@@ -1,0 +1,72 @@
+"""The networks, in torch.
+
+Import them from here (`from fsfast.models import UNet`): torch is imported at that moment, and a
+missing torch is reported as BackendUnavailable.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fsfast.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from fsfast.models.mapper import FoldedMapper, SmoothnessMapper
+    from fsfast.models.purifier import OneStepPurifier
+    from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNet, UNetConfig
+    from fsfast.models.vit import (
+        VIT_B_16,
+        VIT_L_14,
+        VIT_L_14_336,
+        VIT_TINY,
+        VisionTransformer,
+        ViTConfig,
+        ViTFeatures,
+    )
+
+__all__ = [
+    "ADM256",
+    "UNET_LIGHT",
+    "UNET_TINY",
+    "VIT_B_16",
+    "VIT_L_14",
+    "VIT_L_14_336",
+    "VIT_TINY",
+    "FoldedMapper",
+    "FoldedUNet",
+    "OneStepPurifier",
+    "SmoothnessMapper",
+    "UNet",
+    "UNetConfig",
+    "ViTConfig",
+    "ViTFeatures",
+    "VisionTransformer",
+]
+
+_HOME = {
+    "mapper": ("FoldedMapper", "SmoothnessMapper"),
+    "purifier": ("OneStepPurifier",),
+    "unet": ("ADM256", "UNET_LIGHT", "UNET_TINY", "FoldedUNet", "UNet", "UNetConfig"),
+    "vit": (
+        "VIT_B_16",
+        "VIT_L_14",
+        "VIT_L_14_336",
+        "VIT_TINY",
+        "VisionTransformer",
+        "ViTConfig",
+        "ViTFeatures",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"fsfast.models.{name} needs torch, which cannot be imported here ({error}); "
+            "install it with: pip install 'fsfast[export]'"
+        ) from error
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

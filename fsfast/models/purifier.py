@@ -1,0 +1,45 @@
+"""One-step denoising as a torch module: for training and as the reference of the engine's kernels."""
+
+from torch import Tensor, nn
+
+from fsfast.models.unet import IMAGE_CHANNELS, FoldedUNet, UNet
+from fsfast.schedule import Denoise
+
+
+class OneStepPurifier(nn.Module):
+    """The purifier P: predict the noise at the timestep that matches sigma, subtract it, clamp.
+
+    x_t = √ᾱ·(2v/255 − 1);  x₀ = x_t/√ᾱ − √(1/ᾱ−1)·ε̂(x_t, t*);  P(v) = (clamp(x₀, −1, 1) + 1) / 2.
+    Source: Carlini et al. 2023, "(Certified!!) Adversarial Robustness for Free!", with noise on the grid.
+
+    Args:
+        unet: a UNet, or a FoldedUNet made by `UNet.at_sigma` with the same sigma.
+        sigma: standard deviation of the noise on pixels in [0, 1].
+
+    Raises:
+        ValueError: sigma is outside the schedule.
+    """
+
+    def __init__(self, unet: UNet | FoldedUNet, sigma: float) -> None:
+        super().__init__()
+        self.unet = unet
+        self.denoise = Denoise.at_sigma(sigma)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Purify noisy images.
+
+        Args:
+            v: [M, 3, H, W] float, grid levels 0..255 plus noise of standard deviation 255·sigma, not clamped.
+
+        Returns:
+            [M, 3, H, W] in [0, 1], of v's dtype.
+
+        Raises:
+            ValueError: v has another shape.
+        """
+        constants = self.denoise
+        x_t = constants.scale * v + constants.offset
+        folded = isinstance(self.unet, FoldedUNet)
+        noise = self.unet(x_t) if folded else self.unet(x_t, constants.t)[:, :IMAGE_CHANNELS]
+        x_0 = constants.a * x_t - constants.b * noise
+        return (x_0.clamp(-1.0, 1.0) + 1.0) / 2.0

@@ -1,0 +1,62 @@
+"""The options of SmoothedEncoder, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fsfast.errors import BackendUnavailable
+from fsfast.manifest import STAGES, Manifest
+
+MIN_SECRET_BYTES = 16
+
+
+def check_secret(secret: bytes | str | None) -> bytes | None:
+    """Return the secret as bytes; raises TypeError or ValueError."""
+    if secret is None:
+        return None
+    if not isinstance(secret, (bytes, str)):
+        raise TypeError(f"wanted a secret of bytes or str, got {type(secret).__name__}")
+    secret = secret.encode() if isinstance(secret, str) else secret
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ValueError(
+            f"wanted a secret of at least {MIN_SECRET_BYTES} bytes, got {len(secret)}; "
+            "secrets.token_bytes(32) makes one"
+        )
+    return secret
+
+
+def choose_device(device: str) -> str:
+    """Return the kind of device; raises BackendUnavailable or ValueError."""
+    if device in ("auto", "cpu"):
+        return "cpu"
+    if str(device).startswith("cuda"):
+        raise BackendUnavailable(f"wanted device {device!r}; this release runs on the CPU only: device='cpu'")
+    raise ValueError(f"wanted device 'auto' or 'cpu', got {device!r}")
+
+
+def choose_precision(manifest: Manifest, precision: str | None) -> str:
+    """Return a precision that the engine has; raises ValueError."""
+    if precision is None:
+        return manifest.precisions[0]
+    if precision not in manifest.precisions:
+        raise ValueError(
+            f"wanted a precision of this engine ({', '.join(manifest.precisions)}), got {precision!r}"
+        )
+    return precision
+
+
+def choose_stages(manifest: Manifest, stages: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the stages to use, in their order; raises ValueError."""
+    if stages is None:
+        return tuple(manifest.stages)
+    if unknown := [stage for stage in stages if stage not in manifest.stages]:
+        raise ValueError(f"wanted stages of this engine ({', '.join(manifest.stages)}), got {unknown[0]!r}")
+    if "encoder" not in stages:
+        raise ValueError("wanted stages with 'encoder' among them; without it there are no features")
+    grid = (manifest.grid.height, manifest.grid.width)
+    if "purifier" not in stages and grid != manifest.encoder_size:
+        raise ValueError(
+            f"without the purifier the grid {grid} must be the encoder's input {manifest.encoder_size}; "
+            "export an engine without a purifier instead"
+        )
+    return tuple(stage for stage in STAGES if stage in stages)

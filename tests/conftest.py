@@ -1,0 +1,68 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsfast.engine import engine_path
+
+RECIPES = Path(__file__).parent / "data" / "recipes"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Keep self-test marks out of the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("FSFAST_SECRET", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def demo_path() -> Path:
+    """The built-in engine: purifier, tokens, mapper."""
+    return engine_path("demo")
+
+
+def _build(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from export.build import build_engine
+    from export.recipe import load_recipe
+
+    path = tmp_path_factory.mktemp(recipe) / "engine"
+    build_engine(load_recipe(str(RECIPES / f"{recipe}.toml")), path, report=lambda line: None)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pooled_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of the encoder alone, with pooled features."""
+    return _build("pooled", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def resized_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine whose grid (40×56) is not the encoder's input (64×64): purifier and penultimate tokens."""
+    return _build("resized", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Path:
+    """The photograph in the package, 451×300 pixels."""
+    return engine_path("demo").parent.parent / "assets" / "cat.jpg"
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A colourful picture that fits no grid, [50, 90, 3] uint8."""
+    y, x = np.mgrid[0:50, 0:90]
+    return np.stack([x * 2 % 256, y * 5 % 256, (x + y) * 3 % 256], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def pictures(picture: np.ndarray) -> list[np.ndarray | Image.Image]:
+    """Three pictures of different sizes and types."""
+    return [picture, Image.fromarray(picture[::-1, ::-1][:40]), np.ascontiguousarray(picture[5:37, 10:80])]

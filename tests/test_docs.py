@@ -1,0 +1,36 @@
+"""The documents: numbers come from results files, commands exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import readme
+from benchmarks.__main__ import REGISTRY
+from fsfast.cli import _parser
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_readmes_numbers_come_from_the_results_files():
+    text = readme.README.read_text(encoding="utf-8")
+    folder = re.search(r"<!-- results: (\S+) -->", text)[1]
+    assert {p.stem for p in (readme.RESULTS / folder).glob("*.csv")} == set(REGISTRY)
+    assert readme.updated(text) == text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_exist(page):
+    commands = _parser()._subparsers._group_actions[0].choices
+    for name in re.findall(r"`fsfast ([a-z]+)", page.read_text(encoding="utf-8")):
+        assert name in commands, name

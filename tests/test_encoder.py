@@ -1,0 +1,347 @@
+"""SmoothedEncoder: what it computes, that its bits depend on nothing else, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fsfast
+from fsfast.errors import BackendUnavailable, CertificateError, EngineError, ImageError
+from fsfast.images import to_grid
+from fsfast.kernels import noisy_batch, reference
+from fsfast.kernels.types import FeatureSums, Rows
+from fsfast.sampling import micro_batches
+
+SEED = 0x123456789ABCDEF0
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with fsfast.SmoothedEncoder("demo", threads=2) as encoder:
+        yield encoder
+
+
+@pytest.fixture(scope="module")
+def pooled(pooled_path):
+    with fsfast.SmoothedEncoder(pooled_path) as encoder:
+        yield encoder
+
+
+def by_hand(encoder, pixels, seed, stream, samples):
+    """Raw and unit features of every sample by torch and the NumPy reference: [n, L, D] float64."""
+    from export.networks import build_networks
+    from export.recipe import load_recipe
+
+    networks = build_networks(load_recipe("demo"))
+    (rows,) = micro_batches([seed], samples, samples)
+    x_t = reference.noisy_batch(pixels[None], rows, stream, encoder._function.pipeline.noise)
+    with torch.inference_mode():
+        eps = networks["purifier"].module(torch.from_numpy(x_t)).numpy()
+        d = encoder.manifest.denoise
+        x0 = np.clip(d.a * x_t.astype(np.float64) - d.b * eps, -1, 1)
+        mean, std = (np.array(v).reshape(3, 1, 1) for v in (encoder.manifest.mean, encoder.manifest.std))
+        pixels_in = ((x0 + 1) / 2 - mean) / std
+        tokens = networks["encoder"].module(torch.from_numpy(pixels_in.astype(np.float32)))
+        raw = networks["mapper"].module(tokens).numpy().astype(np.float64)
+    return raw, raw / np.linalg.norm(raw, axis=-1, keepdims=True)
+
+
+def test_features_are_the_formula(demo, photograph):
+    """encode = mean raw norm × direction of the mean unit feature, over n0 samples of the serving stream."""
+    (item,), _ = to_grid(str(photograph), demo.manifest.grid)
+    raw, unit = by_hand(demo, item.pixels, SEED, 0, 5)
+    out = demo.encode(photograph, 5, seeds=[SEED], raw_mean=True)
+    direction = unit.mean(0) / np.linalg.norm(unit.mean(0), axis=-1, keepdims=True)
+    np.testing.assert_allclose(out.unit[0], direction, atol=2e-5)
+    norm = np.linalg.norm(raw, axis=-1).mean(0)[:, None]
+    np.testing.assert_allclose(out.features[0], direction * norm, atol=1e-4 * norm.max())
+    np.testing.assert_allclose(out.raw_mean[0], raw.mean(0), atol=1e-4 * norm.max())
+
+
+def test_scores_are_the_formula(demo, photograph):
+    """Scores compare samples of the certification stream with the served direction."""
+    (item,), _ = to_grid(str(photograph), demo.manifest.grid)
+    certificate = demo.certify(photograph, n=6, seeds=[SEED])
+    served = demo.encode(photograph, seeds=[SEED]).unit[0].astype(np.float64)
+    _, unit = by_hand(demo, item.pixels, SEED, 1, 6)
+    scores = (1 + (unit * served).sum(-1).mean(-1)) / 2
+    np.testing.assert_allclose(certificate.scores, scores, atol=1e-5)
+
+
+def test_bits_do_not_depend_on_threads_batches_or_neighbours(demo, pictures):
+    """The promise of the runtime: same seed, same bits, alone or in a batch, with 1 or 2 threads."""
+    seeds = [1, 2, 3]
+    together = demo.encode(pictures, 5, seeds=seeds)
+    with fsfast.SmoothedEncoder("demo", threads=1) as single:
+        assert single.function_id == demo.function_id
+        for i, picture in enumerate(pictures):
+            alone = single.encode(picture, 5, seeds=[seeds[i]])
+            np.testing.assert_array_equal(alone.features[0], together.features[i])
+        one = single.certify(pictures[1], 50, seeds=[2])
+    two = demo.certify(pictures, 50, seeds=seeds)[1]
+    np.testing.assert_array_equal(one.scores, two.scores)
+    assert one.to_record() | {"image": None} == two.to_record() | {"image": None}
+
+
+def test_rows_of_a_micro_batch_do_not_affect_each_other(pictures):
+    """With M = 3 rows of different images share a run of the graphs, and padding fills the last one."""
+    with fsfast.SmoothedEncoder("demo", micro_batch=3, threads=2) as encoder:
+        together = encoder.encode(pictures, 4, seeds=[1, 2, 3])
+        for i, picture in enumerate(pictures):
+            alone = encoder.encode(picture, 4, seeds=[i + 1])
+            np.testing.assert_array_equal(alone.features[0], together.features[i])
+
+
+def test_another_micro_batch_is_another_function(demo):
+    with fsfast.SmoothedEncoder("demo", micro_batch=2) as other:
+        assert other.function_id != demo.function_id
+
+
+def test_many_threads_may_share_an_encoder(demo, pictures):
+    wanted = demo.encode(pictures, 3, seeds=[1, 2, 3]).features
+    found: list[np.ndarray] = []
+
+    def serve():
+        for _ in range(4):
+            found.append(demo.encode(pictures, 3, seeds=[1, 2, 3]).features)
+
+    threads = [threading.Thread(target=serve) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert len(found) == 24
+    assert all(np.array_equal(features, wanted) for features in found)
+
+
+def test_a_large_batch_is_the_same_in_groups(pooled):
+    images = np.random.default_rng(0).integers(0, 256, (37, 64, 64, 3), dtype=np.uint8)
+    out = pooled.encode(images, 1, seeds=list(range(37)))
+    assert out.features.shape == (37, pooled.manifest.dim)
+    last = pooled.encode(images[36], 1, seeds=[36])
+    np.testing.assert_array_equal(last.features[0], out.features[36])
+
+
+def test_fresh_seeds_give_fresh_noise(demo, picture):
+    a, b = demo.encode(picture), demo.encode(picture)
+    assert a.seeds[0] != b.seeds[0]
+    assert not np.array_equal(a.features, b.features)
+    assert a.seed_origins == ("os",)
+    assert np.array_equal(demo.encode(picture, seeds=a.seeds).features, a.features)
+
+
+def test_a_secret_gives_no_free_redraw(picture, tmp_path):
+    """The same pixels get the same noise, however the file is encoded; other pixels get other noise."""
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(picture).save(tmp_path / "b.bmp")
+    with fsfast.SmoothedEncoder("demo", secret="correct horse battery") as encoder:
+        a, b, c = (encoder.encode(x) for x in (tmp_path / "a.png", tmp_path / "b.bmp", picture[::-1]))
+        certificate = encoder.certify(picture, 5)
+    assert a.seeds[0] == b.seeds[0] != c.seeds[0]
+    assert a.seed_origins == ("secret",)
+    assert certificate.seed != int(a.seeds[0])
+    assert certificate.seed_origin == "secret"
+
+
+def test_shapes_of_all_kinds_of_input(demo, pooled, picture):
+    tokens, dim = demo.manifest.tokens, demo.manifest.dim
+    batch = np.stack([picture, picture])
+    assert demo.encode(picture, 1).features.shape == (1, tokens, dim)
+    assert demo.encode(batch, 1).features.shape == (2, tokens, dim)
+    assert demo.encode([picture, picture[:20]], 1).unit.shape == (2, tokens, dim)
+    assert demo(torch.from_numpy(picture), 1).features.dtype == np.float32
+    assert pooled.encode(picture).features.shape == (1, pooled.manifest.dim)
+    assert pooled.clean(batch).shape == (2, pooled.manifest.dim)
+    assert (
+        demo.encode(picture.astype(np.float32) / 255, 1, seeds=[1]).grid_sha256
+        == demo.encode(picture, 1).grid_sha256
+    )
+
+
+def test_pixel_values_of_a_clip_processor_give_the_same_bits(demo):
+    manifest = demo.manifest
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mean, std = np.array(manifest.mean, np.float32), np.array(manifest.std, np.float32)
+    values = ((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None]
+    back = fsfast.from_pixel_values(torch.from_numpy(values), manifest.mean, manifest.std)
+    a, b = demo.encode(back, 2, seeds=[5]), demo.encode(pixels, 2, seeds=[5])
+    np.testing.assert_array_equal(a.features, b.features)
+
+
+def test_clean_is_the_encoder_alone(demo, photograph):
+    from export.networks import build_networks
+    from export.recipe import load_recipe
+
+    (item,), _ = to_grid(str(photograph), demo.manifest.grid)
+    mean, std = np.array(demo.manifest.mean), np.array(demo.manifest.std)
+    pixels = ((item.pixels / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+    with torch.inference_mode():
+        wanted = build_networks(load_recipe("demo"))["encoder"].module(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(demo.clean(photograph), wanted, atol=1e-4)
+
+
+def test_a_grid_that_is_not_the_encoders_input(resized_path, picture):
+    """40×56 pixels are purified, then resized to 64×64 inside the pipeline."""
+    with fsfast.SmoothedEncoder(resized_path) as encoder:
+        out = encoder.encode(picture, seeds=[1])
+        clean = encoder.clean(picture)
+    assert out.features.shape == clean.shape == (1, encoder.manifest.tokens, encoder.manifest.dim)
+    assert np.isfinite(out.features).all()
+
+
+@pytest.mark.parametrize(
+    "stages", [("encoder",), ("encoder", "mapper"), ("purifier", "encoder")], ids="+".join
+)
+def test_stages_can_be_left_out(demo, stages, picture):
+    """Ablations of one engine are functions of their own."""
+    with fsfast.SmoothedEncoder("demo", stages=stages) as encoder:
+        out = encoder.encode(picture, seeds=[1])
+        assert encoder.profile.stages == stages
+        assert encoder.function_id != demo.function_id
+    assert not np.array_equal(out.features, demo.encode(picture, seeds=[1]).features)
+
+
+def test_the_encoder_alone_sees_the_noisy_picture(demo, picture):
+    """Without purifier and mapper the features are those of `clean` on integer-noisy pixels."""
+    with fsfast.SmoothedEncoder("demo", stages=("encoder",)) as encoder:
+        out = encoder.encode(picture, 1, seeds=[9], raw_mean=True)
+        (item,), _ = to_grid(picture, encoder.manifest.grid)
+        rows = Rows(np.zeros(1, np.int32), np.array([9], np.uint64), np.zeros(1, np.uint32))
+        noisy = noisy_batch(item.pixels[None], rows, 0, encoder._function.pipeline.noise)
+        tokens = np.empty_like(out.features)
+        encoder._function.pipeline._graphs["encoder"].run(noisy, tokens)
+    np.testing.assert_allclose(out.raw_mean, tokens, rtol=1e-6)
+
+
+def test_a_token_that_is_not_finite_counts_as_zero(demo, picture):
+    """A network that overflows on some noise lowers the score; it never poisons the sums."""
+    pipeline = demo._function.pipeline
+    sums = FeatureSums.zeros(1, demo.manifest.tokens, demo.manifest.dim)
+    anchor = np.zeros((1, demo.manifest.tokens, demo.manifest.dim))
+    anchor[..., 0] = 1.0
+
+    class Overflowing:
+        def run(self, x, out):
+            out[...] = np.nan
+
+    real = pipeline._graphs["mapper"]
+    pipeline._graphs["mapper"] = Overflowing()
+    try:
+        (item,), _ = to_grid(picture, demo.manifest.grid)
+        scores = list(pipeline.reduce(item.pixels[None], micro_batches([1], 2, 1), 1, sums, anchor=anchor))
+    finally:
+        pipeline._graphs["mapper"] = real
+    assert sums.unit.any() == False  # noqa: E712
+    assert all(0.49 < s[0] <= 0.5 for s in scores)
+
+
+def test_an_error_inside_a_stage_reaches_the_caller_and_the_encoder_lives_on(demo, picture):
+    class Failing:
+        def run(self, x, out):
+            raise RuntimeError("out of order")
+
+    wanted = demo.encode(picture, seeds=[1]).features
+    real = demo._function.pipeline._graphs["encoder"]
+    demo._function.pipeline._graphs["encoder"] = Failing()
+    try:
+        for _ in range(5):
+            with pytest.raises(RuntimeError, match="out of order"):
+                demo.encode(picture, 8)
+    finally:
+        demo._function.pipeline._graphs["encoder"] = real
+    np.testing.assert_array_equal(demo.encode(picture, seeds=[1]).features, wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"device": "cuda"}, BackendUnavailable, "CPU only"),
+        ({"device": "tpu"}, ValueError, "device"),
+        ({"backend": "magic"}, BackendUnavailable, "onnxruntime"),
+        ({"precision": "int8"}, ValueError, "float32"),
+        ({"threads": 0}, ValueError, "threads"),
+        ({"micro_batch": 0}, ValueError, "micro_batch"),
+        ({"stages": ("mapper",)}, ValueError, "encoder"),
+        ({"stages": ("encoder", "magic")}, ValueError, "magic"),
+        ({"secret": "short"}, ValueError, "16 bytes"),
+        ({"secret": 5}, TypeError, "secret"),
+        ({"engine": "nowhere"}, EngineError, "nowhere"),
+    ],
+    ids=str,
+)
+def test_bad_options(options, error, says):
+    with pytest.raises(error, match=says):
+        fsfast.SmoothedEncoder(**{"engine": "demo", **options})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda e, x: e.encode(x, 0), ValueError, "n0 ≥ 1"),
+        (lambda e, x: e.encode(x, seeds=[1, 2]), ValueError, "one seed per image"),
+        (lambda e, x: e.encode(x, seeds=[-1]), ValueError, "seed"),
+        (lambda e, x: e.encode([]), ImageError, "image"),
+        (lambda e, x: e.encode(x.astype(np.float32)), ImageError, "255"),
+        (lambda e, x: e.encode("missing.jpg"), ImageError, r"missing\.jpg"),
+        (lambda e, x: e.certify(x, 0), ValueError, "n ≥ 1"),
+        (lambda e, x: e.certify(x, 5, 0.0), ValueError, "alpha"),
+        (lambda e, x: e.certify(x, 5, 1.0), ValueError, "alpha"),
+        (lambda e, x: e.certify(x, 5, anchor="other"), ValueError, "anchor"),
+        (lambda e, x: e.certify(x, 5, method="guess"), ValueError, "method"),
+    ],
+    ids=range(11),
+)
+def test_bad_input(demo, picture, call, error, says):
+    with pytest.raises(error, match=says):
+        call(demo, picture)
+
+
+def test_certifying_what_was_served(demo, pictures):
+    served = demo.encode(pictures, 3)
+    certificates = demo.certify(pictures, 20, served=served)
+    for i, certificate in enumerate(certificates):
+        assert certificate.anchor.seed == int(served.seeds[i])
+        assert certificate.anchor.n0 == 3
+        assert certificate.seed != certificate.anchor.seed
+        assert demo.verify(certificate, pictures[i])
+
+
+def test_served_features_of_other_images_or_engines_are_refused(demo, pooled, pictures):
+    served = demo.encode(pictures, 1)
+    with pytest.raises(CertificateError, match="other images"):
+        demo.certify(pictures[::-1], 5, served=served)
+    with pytest.raises(CertificateError, match="another engine"):
+        pooled.certify(pictures, 5, served=served)
+    with pytest.raises(ValueError, match="served"):
+        demo.certify(pictures, 5, served=served, anchor="clean")
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(pooled, picture):
+    """Per-sample features never outlive their micro-batch: only scores are kept."""
+    import tracemalloc
+
+    peaks = []
+    for n in (200, 2000):
+        tracemalloc.start()
+        pooled.certify(picture, n, seeds=[1])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 100 * 1800
+
+
+def test_importing_and_serving_needs_no_torch(photograph):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import fsfast\n"
+        f"out = fsfast.SmoothedEncoder('demo').encode({str(photograph)!r})\n"
+        "assert out.features.any()\n"
+        "print('scipy' in sys.modules, 'tqdm' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,249 @@
+"""Certificates: what they claim, their file, and that a replay finds every forgery."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+
+import fsfast
+from fsfast.bounds import mean_lower_bound
+from fsfast.certificate import cosine_lower_bound
+from fsfast.errors import CertificateError
+from fsfast.kernels import noise_total_variation
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with fsfast.SmoothedEncoder("demo") as encoder:
+        yield encoder
+
+
+@pytest.fixture(scope="module")
+def certificate(demo, photograph):
+    return demo.certify(photograph, n=400, alpha=1e-2, seeds=[77])
+
+
+@pytest.fixture
+def record(certificate):
+    return json.loads(json.dumps(certificate.to_record()))
+
+
+@pytest.fixture
+def reread(tmp_path):
+    def write_and_load(record):
+        (tmp_path / "c.json").write_text(json.dumps(record))
+        return fsfast.load_certificate(tmp_path / "c.json")
+
+    return write_and_load
+
+
+def test_the_bound_is_the_theorem(certificate, demo):
+    """S_L is the mixture bound less η; b(ε) is Theorem 1 at d = ε/σ."""
+    eta = noise_total_variation(0.25, 3 * 64 * 64)
+    lower = float(mean_lower_bound(certificate.scores, 1e-2, "mixture")) - eta
+    assert certificate.score_lower_bound == pytest.approx(lower, abs=1e-15)
+    assert certificate.score_lower_bound <= lower < certificate.mean_score
+    for epsilon in (0.0, 0.1, 0.2):
+        assert certificate.cosine(epsilon) == cosine_lower_bound(
+            epsilon / 0.25, mean=certificate.score_lower_bound
+        )
+
+
+def test_radius_and_cosine_agree(certificate):
+    radius = certificate.radius(0.2)
+    assert radius > 0
+    assert certificate.cosine(radius) >= 0.2
+    assert certificate.cosine(radius * (1 + 1e-6)) < 0.2
+    assert certificate.cosine(100.0) is None
+
+
+def test_the_papers_number_is_larger_and_kept_apart(certificate):
+    """The plug-in estimate has no confidence bound; nothing uses it unless it is asked for by name."""
+    assert certificate.cosine(0.125, method="paper") > certificate.cosine(0.125)
+    assert certificate.cosine(100.0, method="paper") == pytest.approx(-1.0)
+    assert {b["method"] for b in certificate.to_record()["bounds"]} == {"fcsb"}
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, float("nan"), float("inf")])
+def test_bad_radii(certificate, epsilon):
+    with pytest.raises(ValueError, match="ε"):
+        certificate.cosine(epsilon)
+
+
+def test_all_confidence_methods_and_anchors(demo, photograph):
+    bounds = {}
+    for method in ("hoeffding", "product", "mixture"):
+        for anchor in ("served", "clean"):
+            c = demo.certify(photograph, 300, 1e-2, method=method, anchor=anchor, seeds=[3])
+            assert demo.verify(c, photograph), (method, anchor)
+            assert c.anchor.kind == anchor
+            bounds[method, anchor] = c.score_lower_bound
+    assert bounds["hoeffding", "served"] < bounds["product", "served"]
+    assert bounds["hoeffding", "served"] < bounds["mixture", "served"]
+
+
+def test_scores_are_stored_as_they_were_used(certificate):
+    """Multiples of 2⁻²⁰, rounded down: the file says exactly what the bound was computed from."""
+    units = certificate.scores * 2**20
+    np.testing.assert_array_equal(units, np.floor(units))
+
+
+def test_a_file_round_trip_changes_nothing(certificate, tmp_path):
+    certificate.save(tmp_path / "cat.cert.json")
+    loaded = fsfast.load_certificate(tmp_path / "cat.cert.json")
+    assert loaded.to_record() == certificate.to_record()
+    assert loaded.cosine(0.1) == certificate.cosine(0.1)
+    assert os.listdir(tmp_path) == ["cat.cert.json"]
+
+
+def test_random_weights_are_marked(certificate):
+    assert certificate.random_weights
+    assert certificate.to_record()["engine"]["random_weights"] is True
+    assert "random weights" in str(certificate)
+
+
+def test_replay_finds_the_same(demo, certificate, photograph, reread, record):
+    assert demo.verify(certificate, photograph).verdict == "same"
+    found = demo.verify(reread(record), photograph)
+    assert (found.verdict, found.details, found.deviation) == ("same", (), 0.0)
+
+
+def test_replay_on_another_picture(demo, certificate, picture):
+    found = demo.verify(certificate, picture)
+    assert found.verdict == "different"
+    assert "image" in found.details[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": 78}, "scores"),
+        ({"sigma": 0.125}, "sigma"),
+        ({"total_variation": 0.0}, "total variation"),
+        ({"random_weights": False}, "random weights"),
+        ({"engine": "better"}, "name"),
+        ({"grid": (224, 224)}, "grid"),
+    ],
+    ids=lambda v: str(v),
+)
+def test_replay_finds_a_forged_constant(demo, certificate, photograph, changes, says):
+    found = demo.verify(dataclasses.replace(certificate, **changes), photograph)
+    assert found.verdict == "different"
+    assert any(says in detail for detail in found.details)
+
+
+def test_replay_finds_a_forged_score(demo, certificate, photograph):
+    scores = certificate.scores.copy()
+    scores[17] = 1.0
+    found = demo.verify(dataclasses.replace(certificate, scores=scores), photograph)
+    assert found.verdict == "different"
+    assert "scores: 1 of 400" in found.details[0]
+    assert found.deviation > 0
+
+
+def test_replay_finds_a_forged_anchor(demo, certificate, photograph):
+    anchor = dataclasses.replace(certificate.anchor, sha256="0" * 64)
+    found = demo.verify(dataclasses.replace(certificate, anchor=anchor), photograph)
+    assert "anchor" in found.details[0]
+
+
+def test_replay_elsewhere_gives_the_deviation(certificate, photograph):
+    """Another micro-batch is another function: bits cannot be compared, numbers can."""
+    with fsfast.SmoothedEncoder("demo", micro_batch=4) as other:
+        found = other.verify(certificate, photograph)
+    assert found.verdict == "cannot be checked bit for bit here"
+    assert "micro_batch" in found.details[0]
+    assert found.deviation < 1e-5
+    assert not found
+
+
+def test_replay_with_another_engine(certificate, photograph, pooled_path):
+    with (
+        fsfast.SmoothedEncoder(pooled_path) as other,
+        pytest.raises(CertificateError, match="belongs to the engine 'demo'"),
+    ):
+        other.verify(certificate, photograph)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda r: r.update(score_lower_bound=0.999),
+        lambda r: r["bounds"][0].update(cosine=0.99),
+        lambda r: r["certification"].update(alpha=1e-9),
+        lambda r: r["certification"].update(method="hoeffding"),
+        lambda r: r.update(sigma=0.5),
+        lambda r: r["noise"].update(total_variation=0.1),
+    ],
+    ids=["score", "bound", "alpha", "method", "sigma", "eta"],
+)
+def test_a_file_that_contradicts_itself(record, reread, forge):
+    forge(record)
+    with pytest.raises(CertificateError, match="altered"):
+        reread(record)
+
+
+@pytest.mark.parametrize(
+    ("forge", "says"),
+    [
+        (lambda r: r.update(schema=2), "upgrade"),
+        (lambda r: r.update(format="other"), "not an fsfast certificate"),
+        (lambda r: r.pop("anchor"), "anchor"),
+        (lambda r: r["certification"].update(alpha=2), "alpha"),
+        (lambda r: r["certification"].update(n=401), "401"),
+        (lambda r: r.update(scores="%%%"), "malformed"),
+        (lambda r: r.update(scores="AAAA"), "malformed"),
+        (lambda r: r.update(surprise=1), "malformed"),
+    ],
+    ids=["schema", "format", "missing", "alpha", "n", "base64", "zlib", "unknown"],
+)
+def test_malformed_files(record, reread, forge, says):
+    forge(record)
+    with pytest.raises(CertificateError, match=says):
+        reread(record)
+
+
+def test_files_that_are_no_certificates(tmp_path):
+    with pytest.raises(CertificateError, match="does not exist"):
+        fsfast.load_certificate(tmp_path / "none.json")
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(CertificateError, match="not a certificate"):
+        fsfast.load_certificate(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(CertificateError, match="not an fsfast certificate"):
+        fsfast.load_certificate(tmp_path / "x.json")
+
+
+def test_a_compression_bomb_is_not_inflated(record, reread):
+    import base64
+    import zlib
+
+    record["scores"] = base64.b64encode(zlib.compress(bytes(50 << 20))).decode()
+    with pytest.raises(CertificateError, match="malformed"):
+        reread(record)
+
+
+def test_nothing_is_left_behind_when_saving_fails(certificate, tmp_path):
+    with pytest.raises(OSError, match="missing"):
+        certificate.save(tmp_path / "missing" / "c.json")
+    assert os.listdir(tmp_path) == []
+
+
+def test_features_round_trip(demo, pictures, tmp_path):
+    out = demo.encode(pictures, 2, raw_mean=True)
+    for name in ("f.safetensors", "f.npz"):
+        out.save(tmp_path / name)
+        back = fsfast.load_features(tmp_path / name)
+        for field in dataclasses.fields(out):
+            a, b = getattr(out, field.name), getattr(back, field.name)
+            assert np.array_equal(a, b), field.name
+        assert len(demo.certify(pictures, 5, served=back)) == 3
+    with pytest.raises(ValueError, match="safetensors"):
+        out.save(tmp_path / "f.txt")
+    (tmp_path / "bad.npz").write_bytes(b"no")
+    with pytest.raises(fsfast.FsfastError, match="not a file of smoothed features"):
+        fsfast.load_features(tmp_path / "bad.npz")
