@@ -1,5 +1,7 @@
 """Builds the C++ kernels; everything else about the package stands in pyproject.toml."""
 
+from glob import glob
+
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 
@@ -8,7 +10,7 @@ setup(
         Pybind11Extension(
             "fsfast.kernels._cpu",
             sources=["csrc/bindings.cpp"],
-            depends=["csrc/*.h"],
+            depends=sorted(glob("csrc/*")),
             include_dirs=["csrc"],
             cxx_std=17,
             # Contraction would give other bits on processors with fused multiply-add than on those without.

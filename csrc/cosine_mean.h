@@ -63,7 +63,8 @@ struct Products {
   double square, dot;
 };
 
-// `next` is where the reader will go on: hardware does not foresee the step to another row.
+// `next` is where the reader will go on soon: hardware does not foresee the step to another row. It is called
+// to the second-level cache; the first holds the sums.
 FSFAST_CLONES inline Products products(const float* token, const double* anchor, int64_t dim, const char* next) {
   Lanes square[VECTORS] = {}, dot[VECTORS] = {};
   const auto add = [&](const float* t, const double* a) {
@@ -76,7 +77,7 @@ FSFAST_CLONES inline Products products(const float* token, const double* anchor,
   };
   const int64_t whole = dim / SUM_LANES * SUM_LANES, rest = dim - whole;
   for (int64_t i = 0; i < whole; i += SUM_LANES) {
-    FSFAST_PREFETCH(next + i * 4);
+    __builtin_prefetch(next + i * 4, 0, 2);
     add(token + i, anchor + i);
   }
   if (rest > 0) {

@@ -90,10 +90,11 @@ FSFAST_CLONES inline void weigh_columns(const float* __restrict tile, const Axis
 constexpr int64_t BAND = 2 * TILE;
 
 struct Band {
-  int64_t begin, end;        // output rows
-  int64_t first, last;       // input rows
+  int64_t begin, end;   // output rows
+  int64_t first, last;  // input rows
 
-  Band(const Axis& rows, int64_t index) : begin(index * BAND), end(std::min(rows.out, begin + BAND)), first(rows.size), last(0) {
+  Band(const Axis& rows, int64_t index)
+      : begin(index * BAND), end(std::min(rows.out, begin + BAND)), first(rows.size), last(0) {
     for (int64_t i = begin; i < end; ++i) {
       first = std::min<int64_t>(first, rows.start[i]);
       last = std::max<int64_t>(last, rows.start[i] + rows.taps(i));
@@ -125,7 +126,8 @@ class DenoiseResizeNormalise {
       band_rows = std::max(band_rows, band.last - band.first);
     }
     const int64_t tasks = images * 3 * bands;
-    std::vector<DenoiseScratch> scratch(std::max<int64_t>(1, std::min<int64_t>(threads, tasks)), DenoiseScratch(a_, band_rows));
+    const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(threads, tasks));
+    std::vector<DenoiseScratch> scratch(workers, DenoiseScratch(a_, band_rows));
     parallel_for(tasks, threads, [&](int64_t begin, int64_t end, int worker) {
       for (int64_t task = begin; task < end; ++task) {
         write_band(task / bands / 3, task / bands % 3, Band(a_.rows, task % bands), scratch[worker]);
@@ -134,13 +136,19 @@ class DenoiseResizeNormalise {
   }
 
  private:
+  // The floats of one row: in place if that is what they are, otherwise converted to `buffer`.
+  const float* floats(const Tensor4& tensor, int64_t m, int64_t c, int64_t y, float* buffer) const {
+    const char* row = tensor.row(m, c, y);
+    if (tensor.dtype == Dtype::FLOAT32 && tensor.stride_x == sizeof(float)) return reinterpret_cast<const float*>(row);
+    load_floats(tensor.dtype, row, tensor.stride_x, a_.columns.size, buffer);
+    return buffer;
+  }
+
   void denoise(int64_t m, int64_t c, int64_t y, DenoiseScratch& scratch, float* pixel) const {
-    const int64_t width = a_.columns.size;
-    load_floats(a_.x_t.dtype, a_.x_t.row(m, c, y), a_.x_t.stride_x, width, scratch.x.data());
-    if (a_.eps_hat.data != nullptr) {
-      load_floats(a_.eps_hat.dtype, a_.eps_hat.row(m, c, y), a_.eps_hat.stride_x, width, scratch.e.data());
-    }
-    denoise_row(scratch.x.data(), scratch.e.data(), width, a_.a, a_.b, pixel);
+    const float* x = floats(a_.x_t, m, c, y, scratch.x.data());
+    // Without an estimate the buffer holds zeros.
+    const float* e = a_.eps_hat.data == nullptr ? scratch.e.data() : floats(a_.eps_hat, m, c, y, scratch.e.data());
+    denoise_row(x, e, a_.columns.size, a_.a, a_.b, pixel);
   }
 
   void finish(int64_t m, int64_t c, int64_t y, float* row) const {

@@ -10,8 +10,10 @@
 #include "parallel.h"
 #include "philox.h"
 
-#if FSFAST_X86_GCC
+#if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace fsfast {
@@ -57,17 +59,25 @@ struct Run {
   int count;
 };
 
-// The same code for every instruction set; compilers do not find the widening multiplication on their own.
-namespace plain {
+// The same code once per instruction set; compilers do not find the widening multiplication on their own.
+namespace baseline {
 #define LANES 2
+#if defined(__SSE2__)
+#define CHAINS 2
+#define MULTIPLY(a, b) ((Vector)_mm_mul_epu32((__m128i)(a), (__m128i)(b)))
+#elif defined(__aarch64__)
+#define CHAINS 4
+#define MULTIPLY(a, b) ((Vector)vmull_u32(vmovn_u64((uint64x2_t)(a)), vmovn_u64((uint64x2_t)(b))))
+#else
 #define CHAINS 2
 #define MULTIPLY(a, b) (((a) & 0xffffffffu) * ((b) & 0xffffffffu))
+#endif
 #include "philox_lanes.inc"
 #include "noisy_run.inc"
 #undef LANES
 #undef CHAINS
 #undef MULTIPLY
-}  // namespace plain
+}  // namespace baseline
 
 #if FSFAST_X86_GCC
 #pragma GCC push_options
@@ -103,15 +113,16 @@ namespace avx512 {
 // The functions above for one instruction set and one type of output.
 template <typename Word, int STEP>
 struct NoiseFunctions {
-  decltype(&plain::philox_blocks) philox_blocks;
-  decltype(&plain::gather_pixels) gather_pixels;
-  decltype(&plain::write_run<Word, STEP>) write_run;
+  decltype(&baseline::philox_blocks) philox_blocks;
+  decltype(&baseline::gather_pixels) gather_pixels;
+  decltype(&baseline::write_run<Word, STEP>) write_run;
 };
 
 // What this processor can run, the fastest last.
 template <typename Word, int STEP>
 std::vector<NoiseFunctions<Word, STEP>> noise_functions() {
-  std::vector<NoiseFunctions<Word, STEP>> usable{{plain::philox_blocks, plain::gather_pixels, plain::write_run<Word, STEP>}};
+  std::vector<NoiseFunctions<Word, STEP>> usable;
+  usable.push_back({baseline::philox_blocks, baseline::gather_pixels, baseline::write_run<Word, STEP>});
 #if FSFAST_X86_GCC
   if (__builtin_cpu_supports("x86-64-v3")) {
     usable.push_back({avx2::philox_blocks, avx2::gather_pixels, avx2::write_run<Word, STEP>});

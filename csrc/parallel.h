@@ -4,11 +4,12 @@
 #include <algorithm>
 #include <cfenv>
 #include <cstdint>
+#include <system_error>
 #include <thread>
 #include <vector>
 
-// GCC compiles a marked function once per instruction set and picks at load time. Elsewhere: plain loops.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+// GCC 12 compiles a marked function once per instruction set and picks at load time. Elsewhere: plain loops.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define FSFAST_X86_GCC 1
 #define FSFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -16,22 +17,13 @@
 #define FSFAST_CLONES
 #endif
 
-// A clone is only as good as what is inlined into it.
-#if defined(__GNUC__)
+// GCC and Clang, on any processor. A clone is only as good as what is inlined into it.
 #define FSFAST_INLINE inline __attribute__((always_inline))
 #define FSFAST_COLD __attribute__((noinline, cold))
-#define FSFAST_PREFETCH(address) __builtin_prefetch(address)
 // One predicted branch is cheaper than the conditional moves that the compiler would make of it.
 #define FSFAST_KEEP_BRANCH() __asm__ volatile("")
 // Reading an array back is faster than extracting its elements from vector registers one by one.
 #define FSFAST_KEEP_IN_MEMORY() __asm__ volatile("" ::: "memory")
-#else
-#define FSFAST_INLINE inline
-#define FSFAST_COLD
-#define FSFAST_PREFETCH(address)
-#define FSFAST_KEEP_BRANCH()
-#define FSFAST_KEEP_IN_MEMORY()
-#endif
 
 namespace fsfast {
 
@@ -62,7 +54,14 @@ void parallel_for(int64_t count, int threads, const Body& body) {
   if (workers <= 0) return;
   std::vector<std::thread> others;
   others.reserve(workers - 1);
-  for (int64_t worker = 1; worker < workers; ++worker) others.emplace_back(run, worker);
+  for (int64_t worker = 1; worker < workers; ++worker) {
+    try {
+      others.emplace_back(run, worker);
+    } catch (const std::system_error&) {
+      // No more threads to be had: the same work on this one.
+      run(worker);
+    }
+  }
   run(0);
   for (std::thread& other : others) other.join();
 }

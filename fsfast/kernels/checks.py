@@ -35,6 +35,8 @@ def check_floats(name: str, array: np.ndarray, shape: Sequence[int | None]) -> N
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
     _check_shape(name, array, shape)
+    if not array.flags.aligned:
+        raise ValueError(f"{name}: wanted an aligned array; pass a copy")
 
 
 def _check_shape(name: str, array: np.ndarray, shape: Sequence[int | None]) -> None:
@@ -47,8 +49,8 @@ def _check_shape(name: str, array: np.ndarray, shape: Sequence[int | None]) -> N
 
 
 def check_packed(name: str, array: np.ndarray) -> None:
-    """Raise ValueError unless `array` is C-contiguous."""
-    if not array.flags.c_contiguous:
+    """Raise ValueError unless `array` is C-contiguous and aligned."""
+    if not (array.flags.c_contiguous and array.flags.aligned):
         raise ValueError(f"{name}: wanted a C-contiguous array; pass np.ascontiguousarray(…)")
 
 

@@ -99,7 +99,7 @@ def denoise_resize_normalise(
     pixel = _resize_rows(pixel.swapaxes(2, 3), resize.columns).swapaxes(2, 3)
     normalised = (pixel - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
     out = from_float32(normalised.astype(np.float32), dtype)
-    return out if layout == "nchw" else np.ascontiguousarray(out.transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(out if layout == "nchw" else out.transpose(0, 2, 3, 1))
 
 
 def cosine_mean(
