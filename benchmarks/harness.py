@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,6 +69,24 @@ def measure(call: Callable[[], object], *, seconds: float = 1.0, runs: int = 9) 
         times.append(time.perf_counter() - before)
     p20, p50, p80 = np.percentile(times, (20, 50, 80))
     return Timing(float(p20), float(p50), float(p80))
+
+
+def measure_together(calls: Mapping[str, Callable[[], object]], *, runs: int = 9) -> dict[str, Timing]:
+    """Time several calls in turn, so that a change of the machine's speed meets all of them alike.
+
+    Args:
+        calls: name → call; each runs once to warm up.
+        runs: rounds.
+    """
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        for name, call in calls.items():
+            before = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - before)
+    return {name: Timing(*map(float, np.percentile(t, (20, 50, 80)))) for name, t in times.items()}
 
 
 def row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import fsfast
-from benchmarks.harness import Row, Timing, measure, row
+from benchmarks.harness import Row, Timing, measure, measure_together, row
 from fsfast.backends import available_threads
 from fsfast.pipeline import STEPS
 
@@ -26,14 +27,17 @@ def picture(encoder: fsfast.SmoothedEncoder) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
 
 
-def latency(engine: str = "demo", numbers: tuple[int, ...] = N0) -> Iterator[Row]:
+def latency(engine: str = "demo", numbers: tuple[int, ...] = N0, runs: int = 41) -> Iterator[Row]:
     """Encode one image with n0 samples, for every n0 and for one and all threads."""
-    for threads in sorted({1, available_threads()}):
-        with fsfast.SmoothedEncoder(engine, threads=threads) as encoder:
-            image = picture(encoder)
-            for n0 in numbers:
-                timing = measure(partial(encoder.encode, image, n0))
-                yield row("encode", f"{engine}, n0={n0}", threads, timing, n0, "samples/s")
+    with contextlib.ExitStack() as stack:
+        encoders = {
+            threads: stack.enter_context(fsfast.SmoothedEncoder(engine, threads=threads))
+            for threads in sorted({1, available_threads()})
+        }
+        for n0 in numbers:
+            calls = {str(t): partial(e.encode, picture(e), n0) for t, e in encoders.items()}
+            for threads, timing in measure_together(calls, runs=runs).items():
+                yield row("encode", f"{engine}, n0={n0}", int(threads), timing, n0, "samples/s")
 
 
 def steps(engine: str = "demo", n0: int = 16) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import serving
-from benchmarks.harness import Row, measure, row
+from benchmarks.harness import Row, measure_together, row
 from fsfast.backends import available_threads
 from fsfast.backends.onnxruntime import open_session
 from fsfast.engine import load_engine
@@ -43,7 +43,7 @@ def named(rows: Iterator[Row]) -> Iterator[Row]:
 
 def latency() -> Iterator[Row]:
     """Encode one 224×224 image with 1 and 4 samples."""
-    yield from named(serving.latency(engine(), _NUMBERS))
+    yield from named(serving.latency(engine(), _NUMBERS, runs=9))
 
 
 def steps() -> Iterator[Row]:
@@ -54,21 +54,22 @@ def steps() -> Iterator[Row]:
 def threads() -> Iterator[Row]:
     """Four samples of the encoder on all threads: split inside a run, or runs side by side."""
     loaded = load_engine(engine())
-    name = loaded.manifest.weights["float32"]
-    graph, weights = loaded.graph("encoder", "float32"), loaded.read(name)
+    graph = loaded.graph("encoder", "float32")
+    weights = loaded.read(loaded.manifest.weights["float32"])
     cores = available_threads()
     x = np.random.default_rng(0).standard_normal((_SAMPLES, 3, 224, 224)).astype(np.float32)
-    inside = open_session(graph, name, weights, threads=cores)
-    beside = open_session(graph, name, weights)
+    inside = open_session(graph, weights, threads=cores)
+    beside = open_session(graph, weights)
     input_name = beside.get_inputs()[0].name
     with ThreadPoolExecutor(cores) as team:
+        calls = {}
         for m in (1, 2, 4):
             parts = [{input_name: x[i : i + m]} for i in range(0, _SAMPLES, m)]
-            calls = {
-                f"split inside a run, M={m}": lambda parts=parts: [inside.run(None, part) for part in parts],
-                f"runs side by side, M={m}": lambda parts=parts: list(
-                    team.map(lambda part: beside.run(None, part), parts)
-                ),
-            }
-            for variant, call in calls.items():
-                yield row("ViT-B/16, 4 samples", variant, cores, measure(call), _SAMPLES, "samples/s")
+            calls[f"split inside a run, M={m}"] = lambda parts=parts: [
+                inside.run(None, part) for part in parts
+            ]
+            calls[f"runs side by side, M={m}"] = lambda parts=parts: list(
+                team.map(lambda part: beside.run(None, part), parts)
+            )
+        for variant, timing in measure_together(calls).items():
+            yield row("ViT-B/16, 4 samples", variant, cores, timing, _SAMPLES, "samples/s")

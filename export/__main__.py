@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         build_engine(
             recipe, args.out or f"engines/{recipe.name}", force=args.force, micro_batch=args.micro_batch
         )
-    except (FsfastError, ValueError) as error:
+    except (FsfastError, ValueError, OSError) as error:
         print(f"python -m export: {error}", file=sys.stderr)
         return 2
     return 0

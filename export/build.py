@@ -20,7 +20,7 @@ from export.recipe import Recipe
 from export.thresholds import gaussian_thresholds
 from export.weights import pack_weights, point_into
 from fsfast import __version__
-from fsfast.engine import save_engine
+from fsfast.engine import check_target, save_engine
 from fsfast.manifest import SCHEMA_VERSION
 from fsfast.schedule import Denoise
 
@@ -30,6 +30,8 @@ PRECISION = "float32"
 WEIGHTS = f"weights.{PRECISION}.safetensors"
 # Back ends order float32 sums differently: 1e-5 relative was the most seen; a wrong graph is off by far more.
 TOLERANCE = 1e-4
+# More rows per run only cost memory.
+MAX_BATCH = 1024
 
 
 def build_engine(
@@ -53,9 +55,10 @@ def build_engine(
         ValueError: the recipe contradicts itself.
         EngineError: something stands at `path`.
     """
-    if Path(path).exists() and not force:
-        # Said before the minutes that an export may take, not after.
-        save_engine(path, {}, {})
+    # Said before the minutes that an export may take, not after.
+    check_target(path, force)
+    if micro_batch < 1:
+        raise ValueError(f"wanted a micro-batch of at least 1, got {micro_batch}")
     networks = build_networks(recipe)
     side = encoder_size(recipe)
     if recipe.purifier is None and (recipe.grid.height, recipe.grid.width) != (side, side):
@@ -78,7 +81,7 @@ def build_engine(
     for stage, graph in exported.items():
         file = f"{stage}.{PRECISION}.onnx"
         files[file] = point_into(graph, stage, weights, WEIGHTS)
-        parity = measure(files[file], WEIGHTS, weights, [steps[batch][stage] for batch in steps])
+        parity = measure(files[file], weights, [steps[batch][stage] for batch in steps])
         for row in parity:
             report(f"{stage}: batch {row['batch']}: max |Δ| {row['max_abs']:.1e}, cosine {row['cosine']:.9f}")
         stages[stage] = {PRECISION: _variant(file, networks[stage], steps[1][stage], parity)}
@@ -102,7 +105,7 @@ def _variant(
         "opset": OPSET,
         "input": tensor(network.input, step[0]),
         "output": tensor(network.output, step[1]),
-        "batch": [1, 65536],
+        "batch": [1, MAX_BATCH],
         "parity": parity,
         "tolerance": TOLERANCE,
     }

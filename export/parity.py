@@ -76,16 +76,16 @@ class Chain:
 
 
 def measure(
-    graph: bytes, weights_name: str, weights: bytes, pairs: list[tuple[np.ndarray, np.ndarray]]
+    graph: bytes, weights: bytes, pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> list[dict[str, float]]:
     """Return per (input, torch output) the batch size, the largest deviation and the smallest row cosine.
 
     Args:
         graph: serialised ONNX graph.
-        weights_name, weights: the file that its external data points into.
+        weights: the file that its external data points into.
         pairs: inputs and torch outputs, [M, …] float32.
     """
-    session = open_session(graph, weights_name, weights)
+    session = open_session(graph, weights)
     name = session.get_inputs()[0].name
     rows = []
     for x, wanted in pairs:

@@ -6,6 +6,9 @@ Exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wro
 from __future__ import annotations
 
 import argparse
+import io
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -19,19 +22,62 @@ _ENVIRONMENT = """environment:
 
 exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use"""
 
+# 128 + SIGPIPE, as the shell reports a program that its reader left.
+_READER_LEFT = 141
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text, and not every terminal knows σ.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _run(argv)
+    except BrokenPipeError:
+        _discard_output()
+        return _READER_LEFT
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit:
+        # --help and --version print and leave.
+        _flush()
+        raise
+    if args.verbose:
+        logging.basicConfig(format="fsfast: %(message)s", stream=sys.stderr)
+        logging.getLogger("fsfast").setLevel(logging.INFO)
     command: Callable[[argparse.Namespace], int] = args.command
     try:
-        return command(args)
+        code = command(args)
+        _flush()
+        return code
+    except BrokenPipeError:
+        raise
+    except MemoryError as error:
+        print(f"fsfast {args.name}: not enough memory: {error}", file=sys.stderr)
+        return 2
     except (FsfastError, ValueError, OSError) as error:
         print(f"fsfast {args.name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"fsfast {args.name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _flush() -> None:
+    # A write that fails must fail here: at exit the interpreter could only print "Exception ignored".
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush does not fail again."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fsfast {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say on stderr what was chosen, and why")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (demo, info, doctor, encode, certify, verify, bench):
         summary, _, rest = (module.__doc__ or "").strip().partition("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from types import TracebackType
@@ -13,7 +14,6 @@ from fsfast.backends import (
     BACKENDS,
     DEFAULT_MICRO_BATCH,
     Profile,
-    available_threads,
     device_class,
     load_backend,
 )
@@ -22,16 +22,25 @@ from fsfast.errors import CertificateError
 from fsfast.features import SmoothedFeatures
 from fsfast.function import Function, stack
 from fsfast.images import GridImage, to_grid
-from fsfast.options import check_secret, choose_device, choose_precision, choose_stages
+from fsfast.options import (
+    check_micro_batch,
+    check_secret,
+    choose_device,
+    choose_precision,
+    choose_stages,
+    choose_threads,
+)
 from fsfast.pipeline import Pipeline
 from fsfast.progress import progress_bar
-from fsfast.sampling import SeedOrigin, check_samples, check_seed, seed_from_secret, seed_from_system
+from fsfast.sampling import SeedOrigin, check_samples, check_seeds, seed_from_secret, seed_from_system
 from fsfast.selftest import check_golden_once
 
 if TYPE_CHECKING:
     # Certification needs SciPy; who only encodes never imports it.
     from fsfast.bounds import MeanMethod
     from fsfast.record import Certificate, Verification
+
+logger = logging.getLogger("fsfast")
 
 AnchorKind = Literal["served", "clean"]
 # Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
@@ -75,7 +84,7 @@ class SmoothedEncoder:
         secret: bytes | str | None = None,
     ):
         self._secret = check_secret(secret)
-        self.threads = available_threads() if threads is None else check_samples(threads, "threads")
+        self.threads = choose_threads(threads)
         m = DEFAULT_MICRO_BATCH[choose_device(device)] if micro_batch is None else micro_batch
         backend = BACKENDS[0] if backend == "auto" else backend
         module = load_backend(backend)
@@ -83,15 +92,26 @@ class SmoothedEncoder:
         self.manifest = loaded.manifest
         self.engine_path = loaded.path
         self.engine_digest = loaded.digest
+        precision = choose_precision(loaded.manifest, precision)
         self.profile = Profile(
             backend=backend,
             backend_version=module.version(),
-            precision=choose_precision(loaded.manifest, precision),
-            micro_batch=check_samples(m, "micro_batch"),
+            precision=precision,
+            micro_batch=check_micro_batch(loaded.manifest, precision, m),
             device=device_class(),
             stages=choose_stages(loaded.manifest, stages),
         )
         self.function_id = self.profile.function_id(loaded.digest)
+        logger.info(
+            "%s: %s %s, %s, M = %d, %d threads, %s",
+            loaded.manifest.name,
+            backend,
+            self.profile.backend_version,
+            precision,
+            m,
+            self.threads,
+            self.profile.device,
+        )
         graphs = module.open_graphs(loaded, self.profile.precision, self.profile.stages)
         check_golden_once(loaded, graphs, self.profile, self.function_id)
         pipeline = Pipeline(loaded, graphs, self.profile.micro_batch, self.threads)
@@ -145,7 +165,7 @@ class SmoothedEncoder:
         """
         items, _ = to_grid(images, self.manifest.grid)
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
-        chosen, origins = self._seeds(items, seeds, "encode")
+        chosen, origins = self._serving_seeds(items, seeds)
         parts = []
         with progress_bar(progress, len(items) * n0, "encode") as advance:
             for first in range(0, len(items), _GROUP):
@@ -202,7 +222,8 @@ class SmoothedEncoder:
             anchor: "served": the direction of n0 serving samples; "clean": the vanilla encoder's features.
             method: confidence bound of the mean score: "mixture", "product" or "hoeffding".
             n0: serving samples; None: the engine's default.
-            seeds: one 64-bit seed per image; None: fresh ones.
+            seeds: one 64-bit seed per image, for the anchor's noise and (another stream) the certification's;
+                None: fresh ones, or under a secret the ones of `encode` and ones that depend on all settings.
             served: what `encode` returned for the same images: certify the directions handed out there.
             progress: as in `encode`.
 
@@ -218,20 +239,26 @@ class SmoothedEncoder:
 
         items, single = to_grid(images, self.manifest.grid)
         check_samples(n, "n")
-        self._check_certify(items, alpha, anchor, method, served)
+        self._check_certify(items, alpha, anchor, method, n0, served)
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
-        chosen, origins = self._seeds(items, seeds, "certify")
+        serving, origins = self._serving_seeds(items, seeds)
         certificates = []
         with progress_bar(progress, len(items) * n, "certify") as advance:
-            for i, (item, seed, origin) in enumerate(zip(items, chosen, origins, strict=True)):
+            for i, item in enumerate(items):
                 if anchor == "clean":
-                    about = clean_anchor(self._function, item)
+                    unit, about = clean_anchor(self._function, item)
                 elif served is not None:
-                    about = handed_out_anchor(self._function, served, i)
+                    unit, about = handed_out_anchor(self._function, served, i)
                 else:
-                    about = served_anchor(self._function, item, n0, seed, origin)
+                    unit, about = served_anchor(self._function, item, n0, serving[i], origins[i])
+                given = None if seeds is None else serving[i]
+                seed, origin = self._certification_seed(
+                    item, given, about.sha256, check_samples(n, "n"), float(alpha), method
+                )
                 certificates.append(
-                    certify_image(self._function, item, about, n, alpha, method, seed, origin, advance)
+                    certify_image(
+                        self._function, item, (unit, about), n, alpha, method, seed, origin, advance
+                    )
                 )
         return certificates[0] if single else certificates
 
@@ -252,7 +279,12 @@ class SmoothedEncoder:
             ValueError: more than one image.
         """
         from fsfast.certification import replay
+        from fsfast.record import Certificate as Record
 
+        if not isinstance(certificate, Record):
+            raise TypeError(
+                f"wanted a Certificate, got {type(certificate).__name__}; fsfast.load_certificate reads a file"
+            )
         items, single = to_grid(image, self.manifest.grid)
         if not single:
             raise ValueError(f"wanted one image to verify, got {len(items)}")
@@ -263,27 +295,42 @@ class SmoothedEncoder:
             )
         return replay(self._function, certificate, items[0])
 
-    def _seeds(
-        self, items: list[GridImage], seeds: Sequence[int] | np.ndarray | None, purpose: str
+    def _serving_seeds(
+        self, items: list[GridImage], seeds: Sequence[int] | np.ndarray | None
     ) -> tuple[list[int], list[SeedOrigin]]:
         if seeds is not None:
-            given = list(seeds)
-            if len(given) != len(items):
-                raise ValueError(f"wanted one seed per image ({len(items)}), got {len(given)}")
-            return [check_seed(seed) for seed in given], ["replay"] * len(items)
+            given = check_seeds(seeds, len(items))
+            return given, ["replay"] * len(items)
         if self._secret is not None:
             return [
-                seed_from_secret(self._secret, purpose, self.engine_digest, self.sigma, item.pixels)
+                seed_from_secret(self._secret, "encode", self.engine_digest, self.sigma, item.pixels)
                 for item in items
             ], ["secret"] * len(items)
         return [seed_from_system() for _ in items], ["os"] * len(items)
 
+    def _certification_seed(
+        self, item: GridImage, given: int | None, *context: object
+    ) -> tuple[int, SeedOrigin]:
+        """Return the seed of the certification noise; under a secret it depends on all that is certified."""
+        if given is not None:
+            return given, "replay"
+        if self._secret is None:
+            return seed_from_system(), "os"
+        digest, context = self.engine_digest, (self.function_id, *context)
+        return seed_from_secret(self._secret, "certify", digest, self.sigma, item.pixels, *context), "secret"
+
     def _check_certify(
-        self, items: list[GridImage], alpha: float, anchor: str, method: str, served: SmoothedFeatures | None
+        self,
+        items: list[GridImage],
+        alpha: float,
+        anchor: str,
+        method: str,
+        n0: int | None,
+        served: SmoothedFeatures | None,
     ) -> None:
         from fsfast.bounds import MeanMethod as Methods
 
-        if not 0.0 < alpha < 1.0:
+        if not isinstance(alpha, (int, float)) or not 0.0 < alpha < 1.0:
             raise ValueError(f"wanted alpha in (0, 1), the probability of a wrong certificate, got {alpha!r}")
         for name, value, allowed in (
             ("anchor", anchor, get_args(AnchorKind)),
@@ -293,8 +340,10 @@ class SmoothedEncoder:
                 raise ValueError(f"wanted {name} to be one of {', '.join(allowed)}; got {value!r}")
         if served is None:
             return
-        if anchor != "served":
-            raise ValueError("`served` gives the anchor itself; leave anchor at 'served'")
+        if not isinstance(served, SmoothedFeatures):
+            raise TypeError(f"wanted `served` as `encode` returned it, got {type(served).__name__}")
+        if anchor != "served" or n0 not in (None, served.n0):
+            raise ValueError("`served` gives the anchor and its n0; leave out anchor and n0")
         if served.function_id != self.function_id:
             raise CertificateError(
                 "`served` was made by another engine or execution profile; certify it with the encoder that "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from fsfast.errors import EngineError
-from fsfast.kernels.tables import check_thresholds
+from fsfast.kernels.tables import check_thresholds, noise_reach
 from fsfast.manifest import SCHEMA_VERSION, FileEntry, Manifest, parse_manifest
+from fsfast.onnxfile import check_graph
 
 MANIFEST = "engine.json"
 SEAL = "engine.sha256"
 MAX_MANIFEST_BYTES = 4 << 20
 _BUILT_IN = Path(__file__).parent / "engines"
 _CHUNK = 1 << 20
-# StringStringEntryProto{key: "location", value: …} in a serialised ONNX graph: where external data lies.
-_ONNX_LOCATION = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
+# NumPy pads a header to a multiple of 64 bytes; far more is not a noise table.
+_MAX_NPY_HEADER = 4096
 
 
 @dataclass(frozen=True)
@@ -56,32 +57,43 @@ class Engine:
         return _read_verified(self.path, name, self.manifest.files[name])
 
     def graph(self, stage: str, precision: str) -> bytes:
-        """Return the ONNX bytes of a stage, after checking that its weights lie in this engine's own file."""
+        """Return the ONNX bytes of a stage, after checking that it is a fixed function of this engine's own weights.
+
+        Raises:
+            EngineError: the file changed since the engine was loaded, or `onnxfile.check_graph` refuses it.
+        """
         variant = self.manifest.stages[stage][precision]
         graph = self.read(variant.file)
-        weights = self.manifest.weights[precision].encode()
-        for match in _ONNX_LOCATION.finditer(graph):
-            length = match.group(1)[0]
-            if graph[match.end() : match.end() + length] != weights:
-                raise EngineError(
-                    f"{self.path}: {variant.file} points to weights outside {weights.decode()}; "
-                    "do not use this engine"
-                )
+        try:
+            check_graph(graph, self.manifest.weights[precision])
+        except ValueError as error:
+            raise EngineError(f"{self.path}: {variant.file}: {error}; do not use this engine") from None
         return graph
 
 
 def engine_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the directory of an engine: a built-in name ("demo") first, else a path ("./demo")."""
-    built_in = _BUILT_IN / name_or_path
-    if Path(name_or_path).name == os.fspath(name_or_path) and built_in.is_dir():
-        return built_in
-    path = Path(name_or_path)
-    if not path.exists():
-        names = ", ".join(sorted(p.name for p in _BUILT_IN.iterdir()))
-        raise EngineError(
-            f"wanted the directory of an engine or a built-in one ({names}), got {str(path)!r}, which does not exist"
+    """Return the directory of an engine: a built-in name ("demo") first, else a path ("./demo").
+
+    Raises:
+        TypeError: not a str or a path of strings.
+        EngineError: nothing has this name.
+    """
+    name = os.fspath(name_or_path) if isinstance(name_or_path, str | os.PathLike) else None
+    if not isinstance(name, str):
+        raise TypeError(
+            "wanted an engine as the name of a built-in one or the path of its directory (str or os.PathLike), "
+            f'got {type(name_or_path).__name__}; write "demo" or "./my-engine"'
         )
-    return path
+    built_in = [entry for entry in sorted(os.listdir(_BUILT_IN)) if not entry.startswith(".")]
+    if name in built_in:
+        return _BUILT_IN / name
+    # An empty path would mean the current folder.
+    if not name or not os.path.exists(name):
+        raise EngineError(
+            f"wanted the directory of an engine or a built-in one ({', '.join(built_in)}), got {name!r}, "
+            "which does not exist"
+        )
+    return Path(name)
 
 
 def load_engine(name_or_path: str | os.PathLike[str]) -> Engine:
@@ -96,6 +108,13 @@ def load_engine(name_or_path: str | os.PathLike[str]) -> Engine:
     path = engine_path(name_or_path)
     if not path.is_dir():
         raise EngineError(f"wanted an engine, which is a directory; {path} is not one")
+    try:
+        return _load(path)
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error}") from error
+
+
+def _load(path: Path) -> Engine:
     record, digest = _read_manifest(path)
     try:
         manifest = parse_manifest(record)
@@ -123,13 +142,10 @@ def save_engine(
         force: replace an engine that stands there; anything else is never replaced.
 
     Raises:
-        EngineError: something stands at `path`, or the result would not load.
+        EngineError: as `check_target`, or the result would not load.
     """
     path = Path(path)
-    if path.exists() and not force:
-        raise EngineError(f"{path} exists; pass --force (force=True) to replace it")
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise EngineError(f"{path} is not an engine; it will not be replaced. Choose another path")
+    check_target(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.parent / f".{path.name}.{secrets.token_hex(4)}.building"
     building.mkdir()
@@ -140,6 +156,27 @@ def save_engine(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return digest
+
+
+def check_target(path: str | os.PathLike[str], force: bool) -> None:
+    """Raise unless `save_engine` may write to `path`; asked before the minutes that an export may take.
+
+    Args:
+        path: the directory to make.
+        force: an engine that stands there may be replaced; anything else never.
+
+    Raises:
+        EngineError: something stands at `path` that may not be replaced.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink():
+        raise EngineError(f"{path} is a link; it will not be replaced. Give the path that it leads to")
+    if not force:
+        raise EngineError(f"{path} exists; pass --force (force=True) to replace it")
+    if not (path / MANIFEST).is_file():
+        raise EngineError(f"{path} is not an engine; it will not be replaced. Choose another path")
 
 
 def _write(folder: Path, record: dict[str, Any], files: Mapping[str, bytes | Path]) -> str:
@@ -159,7 +196,20 @@ def _write(folder: Path, record: dict[str, Any], files: Mapping[str, bytes | Pat
     for file in folder.iterdir():
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
+    _sync_folder(folder)
     return digest
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the folder's entries last through a power cut."""
+    # Windows cannot open folders; its file systems keep renames in order.
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _swap_in(building: Path, path: Path) -> None:
@@ -173,6 +223,8 @@ def _swap_in(building: Path, path: Path) -> None:
         if old.exists():
             old.rename(path)
         raise
+    # The old engine goes only once the new one's name is on the disk.
+    _sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -189,10 +241,13 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
         raise EngineError(f"{path}: {MANIFEST} has {size} bytes, at most {MAX_MANIFEST_BYTES} are read")
     text = (path / MANIFEST).read_bytes()
     digest = hashlib.sha256(text).hexdigest()
-    if (path / SEAL).read_bytes() != _seal(digest):
+    seal = _seal(digest)
+    if (path / SEAL).stat().st_size != len(seal) or (path / SEAL).read_bytes() != seal:
         raise EngineError(f"{path}: {MANIFEST} or {SEAL} was altered (they disagree); get the engine again")
     try:
-        record = json.loads(text)
+        record = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
+        )
         schema = record["schema"] if record["format"] == "fsfast-engine" else None
     except (ValueError, TypeError, KeyError, RecursionError):
         schema = None
@@ -204,6 +259,24 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
             "upgrade fsfast"
         )
     return record, digest
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _finite(text: str) -> float:
+    """Return the number; 1e999 is good JSON but no float."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object; readers would differ in which of two equal keys they take."""
+    if len(record := dict(pairs)) != len(pairs):
+        raise ValueError("a key comes twice")
+    return record
 
 
 def _check_regular(path: Path, name: str) -> None:
@@ -264,10 +337,22 @@ def _read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
 
 
 def _load_thresholds(path: Path, manifest: Manifest) -> np.ndarray:
-    content = _read_verified(path, manifest.noise_file, manifest.files[manifest.noise_file])
+    name = manifest.noise_file
+    entry = manifest.files[name]
     try:
-        thresholds = np.load(io.BytesIO(content), allow_pickle=False)
+        table_bytes = 2 * noise_reach(manifest.sigma) * 8
+        if not table_bytes < entry.bytes <= table_bytes + _MAX_NPY_HEADER:
+            raise ValueError(
+                f"wanted a header and {table_bytes} bytes for sigma = {manifest.sigma}, got {entry.bytes} bytes; "
+                "export the engine again"
+            )
+        thresholds = np.lib.format.read_array(
+            io.BytesIO(_read_verified(path, name, entry)), allow_pickle=False
+        )
         check_thresholds(thresholds, manifest.sigma)
-    except ValueError as error:
-        raise EngineError(f"{path}: {manifest.noise_file}: {error}") from None
+    except EngineError:
+        raise
+    # NumPy's reader raises whatever its parts do: EOFError, SyntaxError, MemoryError, …
+    except Exception as error:
+        raise EngineError(f"{path}: {name}: {error or type(error).__name__}") from None
     return thresholds

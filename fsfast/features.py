@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fsfast.sampling import SeedOrigin
 _ARRAYS = ("features", "unit", "raw_mean", "seeds")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SmoothedFeatures:
     """Smoothed features of B images.
 
@@ -51,6 +51,20 @@ class SmoothedFeatures:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def __getitem__(self, index: int) -> SmoothedFeatures:
+        """Return the features of one image, as a batch of one."""
+        place = range(len(self))[index]
+        one = slice(place, place + 1)
+        return replace(
+            self,
+            features=self.features[one],
+            unit=self.unit[one],
+            seeds=self.seeds[one],
+            seed_origins=self.seed_origins[one],
+            grid_sha256=self.grid_sha256[one],
+            raw_mean=None if self.raw_mean is None else self.raw_mean[one],
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors or .npz file, whole or not at all; `load_features` reads it back.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -11,18 +12,50 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content` to a temporary file beside `path`, then rename it into place.
 
     Raises:
-        OSError: the folder is missing or cannot be written; nothing is left behind.
+        OSError: the folder is missing or cannot be written; it names `path`, and nothing is left behind.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # Short, so that every name that the file system takes can be written.
+    temporary = path.parent / f".{secrets.token_hex(6)}.part"
     try:
         with open(temporary, "xb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        # Users know the name that they gave, not the temporary one.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where the folder itself cannot be used there is nothing to remove.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def check_target(path: str | os.PathLike[str], *, append: bool = False) -> None:
+    """Refuse an output file that could not be written, before the work that it is to hold.
+
+    Args:
+        path: the file to write.
+        append: it is written to in place; otherwise it is replaced, which needs a writable folder.
+
+    Raises:
+        OSError: a directory or a device, a missing folder, or no permission to write.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"wanted the name of an output file, {path} is a directory; name a file in it"
+        )
+    if path.exists() and not path.is_file():
+        raise OSError(f"wanted the name of an output file, {path} is not a regular file; choose another")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {path}: the folder {path.parent} does not exist; make it first"
+        )
+    in_place = append and path.exists()
+    if not os.access(path if in_place else path.parent, os.W_OK if in_place else os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {path}: no permission; choose another place")
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +76,12 @@ class Function:
         """Average n0 samples of the serving stream for every image."""
         sums = FeatureSums.zeros(len(items), self.manifest.tokens, self.manifest.dim, raw=raw_mean)
         rows = micro_batches(seeds, n0, self.profile.micro_batch)
-        for _ in self.pipeline.reduce(stack(items), rows, Stream.SERVING, sums, seconds=seconds):
-            if advance:
-                advance(self.profile.micro_batch)
+        with closing(
+            self.pipeline.reduce(stack(items), rows, Stream.SERVING, sums, seconds=seconds)
+        ) as chunks:
+            for _ in chunks:
+                if advance:
+                    advance(self.profile.micro_batch)
         unit = directions(sums.unit)
         raw = None if sums.raw is None else (sums.raw / n0).astype(np.float32)
         return Served(served_features(sums, unit), unit, raw)
@@ -91,11 +95,13 @@ class Function:
         scores = np.empty(-(-n // size) * size)
         rows = micro_batches([seed], n, size)
         anchor = anchor_of(unit)[None]
-        chunks = self.pipeline.reduce(stack([item]), rows, Stream.CERTIFICATION, sums, anchor=anchor)
-        for i, chunk in enumerate(chunks):
-            scores[i * size : (i + 1) * size] = chunk
-            if advance:
-                advance(size)
+        with closing(
+            self.pipeline.reduce(stack([item]), rows, Stream.CERTIFICATION, sums, anchor=anchor)
+        ) as chunks:
+            for i, chunk in enumerate(chunks):
+                scores[i * size : (i + 1) * size] = chunk
+                if advance:
+                    advance(size)
         return scores[:n]
 
 

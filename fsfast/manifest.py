@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,6 +17,8 @@ from fsfast.schedule import Denoise
 
 SCHEMA_VERSION = 1
 STAGES = ("purifier", "encoder", "mapper")
+# tokens·dim of one image: 64 MiB of float32, and many times that in sums over samples.
+MAX_FEATURE_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,33 @@ def check_schema(record: Any, schema: str) -> None:
         raise ValueError(str(error)) from None
 
 
+def _integers(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what must be an int; the schema lets 4.0 pass as an integer, and true as 1."""
+    yield "schema", record["schema"]
+    yield "n0", record["n0"]
+    yield "noise.version", record["noise"]["version"]
+    for part in ("grid", "resize"):
+        yield f"{part}.height", record[part]["height"]
+        yield f"{part}.width", record[part]["width"]
+    if record["denoise"]:
+        yield "denoise.t", record["denoise"]["t"]
+    for key in ("tokens", "dim"):
+        yield f"output.{key}", record["output"][key]
+    for stage, variants in record["stages"].items():
+        for precision, entry in variants.items():
+            place = f"stages.{stage}.{precision}"
+            sizes = [size for end in ("input", "output") for size in entry[end]["shape"][1:]]
+            for value in (entry["opset"], *entry["batch"], *sizes):
+                yield f"each number of opset, batch and shape of {place}", value
+    for name, entry in record["files"].items():
+        yield f"files.{name}.bytes", entry["bytes"]
+
+
+def _floats(values: list[Any]) -> tuple[float, float, float]:
+    r, g, b = (float(value) for value in values)
+    return r, g, b
+
+
 def _variant(entry: dict[str, Any]) -> StageVariant:
     return StageVariant(
         file=entry["file"],
@@ -131,6 +161,9 @@ def parse_manifest(record: dict[str, Any]) -> Manifest:
         ValueError: the document does not follow the schema or contradicts itself.
     """
     check_schema(record, "engine.schema.json")
+    for place, value in _integers(record):
+        if type(value) is not int:
+            raise ValueError(f"{place} must be written as an integer, got {value!r}")
     manifest = Manifest(
         name=record["name"],
         version=record["version"],
@@ -141,8 +174,8 @@ def parse_manifest(record: dict[str, Any]) -> Manifest:
         grid=Grid(**record["grid"]),
         denoise=Denoise(**record["denoise"]) if record["denoise"] else None,
         encoder_size=(record["resize"]["height"], record["resize"]["width"]),
-        mean=tuple(record["normalise"]["mean"]),
-        std=tuple(record["normalise"]["std"]),
+        mean=_floats(record["normalise"]["mean"]),
+        std=_floats(record["normalise"]["std"]),
         output=record["output"]["kind"],
         tokens=record["output"]["tokens"],
         dim=record["output"]["dim"],
@@ -170,7 +203,33 @@ def _check_consistent(manifest: Manifest) -> None:
         raise ValueError("'denoise' must be given exactly when there is a purifier")
     if manifest.denoise is None and manifest.encoder_size != (manifest.grid.height, manifest.grid.width):
         raise ValueError("without a purifier the smoothing grid must have the encoder's input size")
+    _check_numbers(manifest)
     if manifest.pooled and manifest.tokens != 1:
         raise ValueError(f"pooled features have one token, the manifest says {manifest.tokens}")
     if not manifest.precisions:
         raise ValueError("no precision has all stages")
+
+
+def _check_numbers(manifest: Manifest) -> None:
+    variants = [variant for stage in manifest.stages.values() for variant in stage.values()]
+    tolerances = [variant.tolerance for variant in variants]
+    if not all(map(math.isfinite, (manifest.sigma, *manifest.mean, *manifest.std, *tolerances))):
+        raise ValueError("sigma, mean, std and tolerance must be finite")
+    if manifest.tokens * manifest.dim > MAX_FEATURE_ELEMENTS:
+        raise ValueError(
+            f"wanted features of at most {MAX_FEATURE_ELEMENTS} elements, "
+            f"got {manifest.tokens} tokens of {manifest.dim}"
+        )
+    for variant in variants:
+        if variant.batch[0] > variant.batch[1]:
+            raise ValueError(
+                f"{variant.file}: batch {list(variant.batch)} is empty; wanted [smallest, largest]"
+            )
+    if manifest.denoise is None:
+        return
+    wanted = Denoise.at_sigma(manifest.sigma)
+    alpha_bar = manifest.denoise.alpha_bar
+    if manifest.denoise.t != wanted.t or not math.isclose(alpha_bar, wanted.alpha_bar, rel_tol=1e-12):
+        raise ValueError(
+            f"wanted the purifier's step for sigma = {manifest.sigma}, {wanted}, got {manifest.denoise}"
+        )

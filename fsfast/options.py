@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fsfast.backends import available_threads
 from fsfast.errors import BackendUnavailable
 from fsfast.manifest import STAGES, Manifest
+from fsfast.sampling import check_samples
 
 MIN_SECRET_BYTES = 16
+MAX_THREADS = 1024
 
 
 def check_secret(secret: bytes | str | None) -> bytes | None:
@@ -32,6 +35,28 @@ def choose_device(device: str) -> str:
     if str(device).startswith("cuda"):
         raise BackendUnavailable(f"wanted device {device!r}; this release runs on the CPU only: device='cpu'")
     raise ValueError(f"wanted device 'auto' or 'cpu', got {device!r}")
+
+
+def choose_threads(threads: int | None) -> int:
+    """Return the number of threads; raises ValueError."""
+    if threads is None:
+        return available_threads()
+    if check_samples(threads, "threads") > MAX_THREADS:
+        raise ValueError(
+            f"wanted at most {MAX_THREADS} threads, got {threads}; this machine has {available_threads()}"
+        )
+    return int(threads)
+
+
+def check_micro_batch(manifest: Manifest, precision: str, micro_batch: int) -> int:
+    """Return M if all graphs of the engine take it; raises ValueError."""
+    ranges = [variants[precision].batch for variants in manifest.stages.values()]
+    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
+    if not low <= check_samples(micro_batch, "micro_batch") <= high:
+        raise ValueError(
+            f"wanted a micro_batch in {low}…{high}, which this engine's graphs take, got {micro_batch}"
+        )
+    return int(micro_batch)
 
 
 def choose_precision(manifest: Manifest, precision: str | None) -> str:

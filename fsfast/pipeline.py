@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fsfast.backends import Graph
 from fsfast.engine import Engine
+from fsfast.errors import FsfastError
 from fsfast.kernels import cosine_mean, denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import FeatureSums, Rows
 from fsfast.sampling import Stream
@@ -62,15 +64,29 @@ class Pipeline:
             scale, offset = 1 / (255 * self._std), -self._mean / self._std
         self.noise = noise_tables(engine.thresholds, scale, offset, "float32")
         self._resize = resize_tables(grid, manifest.encoder_size)
-        self._team = ThreadPoolExecutor(threads, thread_name_prefix="fsfast")
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        """Make the team and the buffers."""
+        self._process = os.getpid()
+        self._team = ThreadPoolExecutor(self.threads, thread_name_prefix="fsfast")
         self._contexts: queue.SimpleQueue[Context] = queue.SimpleQueue()
         # One more than threads: the caller reduces one micro-batch while the team works on the others.
-        for _ in range(threads + 1):
+        for _ in range(self.threads + 1):
             self._contexts.put(self._new_context())
 
     def close(self) -> None:
-        """End the team of threads."""
+        """End the team of threads; whoever computes still is told so."""
+        self._closed = True
         self._team.shutdown(wait=True, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FsfastError("the encoder is closed; open a new SmoothedEncoder")
+        if self._process != os.getpid():
+            # Threads do not survive a fork; their buffers may be in any state.
+            self._start()
 
     def reduce(
         self,
@@ -82,7 +98,7 @@ class Pipeline:
         anchor: np.ndarray | None = None,
         per_token: bool = False,
         seconds: dict[str, float] | None = None,
-    ) -> Iterator[np.ndarray | None]:
+    ) -> Generator[np.ndarray | None]:
         """Add the features of all rows to `sums`, in the order of the rows; yield each micro-batch's scores.
 
         Args:
@@ -94,6 +110,7 @@ class Pipeline:
             per_token: yield [M, L] instead of [M].
             seconds: where given, the seconds spent in each of STEPS are added to it.
         """
+        self._check_open()
         pending: deque[tuple[Rows, Future[Context], Context]] = deque()
         plan = iter(rows)
         try:
@@ -102,7 +119,11 @@ class Pipeline:
                 if not pending:
                     return
                 row, future, context = pending[0]
-                future.result()
+                try:
+                    future.result()
+                except CancelledError:
+                    self._check_open()
+                    raise
                 start = time.perf_counter()
                 scores = cosine_mean(context.refined, row, sums, anchor=anchor, per_token=per_token)
                 context.seconds["reduction"] += time.perf_counter() - start
@@ -112,7 +133,7 @@ class Pipeline:
         finally:
             for _, future, context in pending:
                 if not future.cancel():
-                    future.exception()
+                    wait([future])
                 self._release(context, seconds)
 
     def _fill(
@@ -135,7 +156,13 @@ class Pipeline:
             if row is None:
                 self._contexts.put(context)
                 return
-            pending.append((row, self._team.submit(self._run, context, images, row, stream), context))
+            try:
+                future = self._team.submit(self._run, context, images, row, stream)
+            except RuntimeError:
+                self._contexts.put(context)
+                self._check_open()
+                raise
+            pending.append((row, future, context))
 
     def _release(self, context: Context, seconds: dict[str, float] | None) -> None:
         for step in STEPS:
@@ -175,6 +202,7 @@ class Pipeline:
 
         No noise, no purifier, no mapper: the encoder as its user knows it.
         """
+        self._check_open()
         manifest = self.manifest
         features = np.empty((len(images), manifest.tokens, manifest.dim), np.float32)
         signed = (

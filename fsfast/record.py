@@ -9,7 +9,6 @@ import os
 import zlib
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,10 @@ SCHEMA_VERSION = 1
 # Radii at which a certificate file states its bounds, in units of σ.
 STATED_RADII = (0.25, 0.5, 1.0, 1.5, 2.0)
 _SCORE_UNIT = 2.0**-20
+# Numbers derived elsewhere may differ by rounding, never by more than this.
+_ROUNDING = 1e-9
+# A certificate of 10⁷ samples stays below it.
+MAX_FILE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Anchor:
     seed_origin: SeedOrigin | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """With probability ≥ 1 − alpha over the certification noise: for every image x' on the grid within ℓ2
     distance ε of x, Cos(f̂(x'), u) ≥ `cosine(ε)`. f̂ is the smoothed encoder, u the anchor.
@@ -79,6 +82,10 @@ class Certificate:
     seed_origin: SeedOrigin
     scores: np.ndarray
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Bounds are computed from the scores once; who could change them afterwards would be misled.
+        self.scores.setflags(write=False)
 
     @property
     def n(self) -> int:
@@ -206,7 +213,11 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
         CertificateError: missing, malformed, too new, or its stated bounds do not follow from its scores.
     """
     try:
-        record = json.loads(Path(path).read_bytes())
+        with open(path, "rb") as handle:
+            content = handle.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+        record = json.loads(content, parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise CertificateError(f"wanted a certificate file, {os.fspath(path)} does not exist") from None
     except (ValueError, OSError, RecursionError) as error:
@@ -226,16 +237,46 @@ def parse_certificate(record: Any, name: str = "certificate") -> Certificate:
     try:
         check_schema(record, "certificate.schema.json")
         certificate = _from_record(record)
-    except (ValueError, KeyError, zlib.error) as error:
+        again = certificate.to_record()
+    except (ValueError, TypeError, KeyError, OverflowError, zlib.error) as error:
         raise CertificateError(f"{name} is malformed: {error}") from None
-    # The same scores may compress to other bytes elsewhere; they were unpacked above.
-    if {**certificate.to_record(), "scores": record["scores"]} != record:
+    if certificate.profile.function_id(certificate.engine_digest) != certificate.function_id:
+        raise CertificateError(f"{name} was altered: its function_id is not that of its engine and profile")
+    if not _states_no_more(record, again):
         raise CertificateError(f"{name} was altered: its stated bounds do not follow from its scores")
     return certificate
 
 
+def _states_no_more(record: dict[str, Any], again: dict[str, Any]) -> bool:
+    """Whether a record says what was computed from it again, and its bounds no more than that.
+
+    Other processors and versions of NumPy round the last bits of logarithms differently, and the same scores
+    may compress to other bytes; both are honest.
+    """
+    derived = ("score_lower_bound", "bounds", "scores")
+    if any(record[key] != again[key] for key in again if key not in derived):
+        return False
+    stated = [{**bound, "cosine": bound["cosine"] or 0.0} for bound in record["bounds"]]
+    found = [{**bound, "cosine": bound["cosine"] or 0.0} for bound in again["bounds"]]
+    pairs = [(record["score_lower_bound"], again["score_lower_bound"])]
+    if [(b["epsilon"], b["method"]) for b in stated] != [(b["epsilon"], b["method"]) for b in found]:
+        return False
+    pairs += [(s["cosine"], f["cosine"]) for s, f in zip(stated, found, strict=True)]
+    return all(s <= f + _ROUNDING for s, f in pairs)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
 def _from_record(record: dict[str, Any]) -> Certificate:
     anchor, certification = record["anchor"], record["certification"]
+    served = anchor["kind"] == "served"
+    if served != all(key in anchor for key in ("n0", "seed", "seed_origin")):
+        raise ValueError("a served anchor has n0, seed and seed_origin, a clean one has none of them")
+    numbers = (certification["n"], record["grid"]["height"], record["grid"]["width"], anchor.get("n0", 1))
+    if not all(type(number) is int for number in (*numbers, record["profile"]["micro_batch"])):
+        raise ValueError("counts must be written as integers")
     return Certificate(
         engine=record["engine"]["name"],
         engine_digest=record["engine"]["digest"],

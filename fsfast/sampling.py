@@ -32,7 +32,12 @@ def seed_from_system() -> int:
 
 
 def seed_from_secret(
-    secret: bytes, purpose: str, engine_digest: str, sigma: float, pixels: np.ndarray
+    secret: bytes,
+    purpose: str,
+    engine_digest: str,
+    sigma: float,
+    pixels: np.ndarray,
+    *context: object,
 ) -> int:
     """Return the seed that belongs to an image under a secret: HMAC-SHA256, first 64 bits.
 
@@ -44,8 +49,10 @@ def seed_from_secret(
         engine_digest: digest of the engine, hex.
         sigma: noise level in [0,1] units.
         pixels: [H, W, 3] uint8, the image on the grid.
+        context: what else the noise must be fresh for. A certificate shows its seed; so certification noise
+            depends on the anchor and all settings, or the next anchor could be fitted to noise that is known.
     """
-    header = f"fsfast seed 1\n{purpose}\n{engine_digest}\n{sigma!r}\n{'x'.join(map(str, pixels.shape))}\n"
+    header = f"fsfast seed 1\n{purpose}\n{engine_digest}\n{sigma!r}\n{'x'.join(map(str, pixels.shape))}\n{context!r}\n"
     message = header.encode() + np.ascontiguousarray(pixels).tobytes()
     return int.from_bytes(hmac.new(secret, message, hashlib.sha256).digest()[:8], "little")
 
@@ -59,6 +66,21 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) < 1 << 64:
         raise ValueError(f"wanted a seed in 0…2⁶⁴−1, got {seed!r}")
     return int(seed)
+
+
+def check_seeds(seeds: Sequence[int] | np.ndarray, images: int) -> list[int]:
+    """Return one seed per image as a list of ints.
+
+    Raises:
+        ValueError: another number of seeds, or one that is none.
+    """
+    try:
+        given = list(seeds)
+    except TypeError:
+        raise ValueError(f"wanted a list of seeds, one per image, got {seeds!r}") from None
+    if len(given) != images:
+        raise ValueError(f"wanted one seed per image ({images}), got {len(given)}")
+    return [check_seed(seed) for seed in given]
 
 
 def check_samples(count: int, name: str) -> int:

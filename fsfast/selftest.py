@@ -12,11 +12,17 @@ from fsfast.engine import Engine
 from fsfast.errors import EngineError
 from fsfast.files import cache_folder, write_whole
 
+# Part of a mark's name: a function that passed an older test is tested again.
+VERSION = 2
+
 logger = logging.getLogger("fsfast")
 
 
 def check_golden(engine: Engine, graphs: dict[str, Graph], profile: Profile) -> dict[str, float]:
-    """Run every stage on its stored input and compare with the stored output.
+    """Run every stage on its stored input: right values, the same bits again, rows that ignore their neighbours.
+
+    Certificates hold for a fixed function of one image; a stage that draws random numbers, or whose row depends
+    on other rows of the micro-batch, is not one.
 
     Args:
         engine: the engine; its golden file holds `<stage>.input` and `<stage>.output`, each [1, …] float32.
@@ -27,29 +33,97 @@ def check_golden(engine: Engine, graphs: dict[str, Graph], profile: Profile) -> 
         stage → largest deviation, relative to the largest magnitude of the stored output.
 
     Raises:
-        EngineError: a stage deviates by more than its tolerance.
+        EngineError: the golden file is malformed, or a stage cannot run, deviates by more than its tolerance,
+            gives other bits the second time, or other bits beside other rows.
     """
-    golden = load(engine.read(engine.manifest.golden))
+    golden = _load_golden(engine, list(graphs), profile.precision)
     deviations = {}
     for stage, graph in graphs.items():
-        wanted = golden[f"{stage}.output"]
-        x = np.repeat(golden[f"{stage}.input"], profile.micro_batch, axis=0)
-        got = np.empty((profile.micro_batch, *wanted.shape[1:]), np.float32)
-        graph.run(x, got)
+        x, wanted = golden[stage]
+        where = f"{engine.path}: self-test failed: {stage} ({profile.precision})"
+        rows = np.repeat(x, profile.micro_batch, axis=0)
+        got = _run(graph, rows, wanted, where)
         deviation = float(np.abs(got - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
         tolerance = engine.manifest.stages[stage][profile.precision].tolerance
         if not deviation <= tolerance:
             raise EngineError(
-                f"{engine.path}: self-test failed: {stage} ({profile.precision}) deviates from the stored output by "
-                f"{deviation:.2e}, at most {tolerance:.0e} is allowed; try another back end or precision"
+                f"{where} deviates from the stored output by {deviation:.2e}, at most {tolerance:.0e} is allowed; "
+                "try another back end or precision"
             )
+        if not _same_bits(got, _run(graph, rows, wanted, where)):
+            raise EngineError(f"{where} gives other bits the second time; do not use this engine")
+        _check_rows(graph, x, got, where)
         deviations[stage] = deviation
     return deviations
 
 
+def _load_golden(
+    engine: Engine, stages: list[str], precision: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return stage → (input, output), each [1, …] float32 of the shape in the manifest."""
+    where = f"{engine.path}: {engine.manifest.golden}"
+    content = engine.read(engine.manifest.golden)
+    try:
+        tensors = load(content)
+    # The reader raises its own errors and, for dtypes that NumPy lacks, KeyError or AttributeError.
+    except Exception as error:
+        raise EngineError(f"{where} is not a safetensors file: {error}; export the engine again") from None
+    for stage in stages:
+        for end in ("input", "output"):
+            shape = engine.manifest.record["stages"][stage][precision][end]["shape"]
+            wanted, got = [1, *shape[1:]], tensors.get(f"{stage}.{end}")
+            if got is None or got.dtype != np.float32 or list(got.shape) != wanted:
+                what = "nothing" if got is None else f"{got.dtype} {list(got.shape)}"
+                raise EngineError(
+                    f"{where}: wanted {stage}.{end} float32 {wanted}, got {what}; export the engine again"
+                )
+            if not np.isfinite(got).all():
+                raise EngineError(f"{where}: {stage}.{end} is not finite; export the engine again")
+    return {stage: (tensors[f"{stage}.input"], tensors[f"{stage}.output"]) for stage in stages}
+
+
+def _run(graph: Graph, rows: np.ndarray, wanted: np.ndarray, where: str) -> np.ndarray:
+    """Return the stage's output on `rows` [M, …], shaped [M, *wanted.shape[1:]]."""
+    # NaN shows what the graph leaves unwritten.
+    got = np.full((len(rows), *wanted.shape[1:]), np.nan, np.float32)
+    try:
+        graph.run(np.ascontiguousarray(rows), got)
+    # Back ends' exceptions share no base class.
+    except Exception as error:
+        raise EngineError(f"{where} cannot run: {' '.join(str(error).split())}") from error
+    return got
+
+
+def _check_rows(graph: Graph, x: np.ndarray, alone: np.ndarray, where: str) -> None:
+    """Refuse a stage whose first or last row changes with its neighbours.
+
+    Args:
+        graph: the stage.
+        x: [1, …] the stored input.
+        alone: [M, …] the output of M copies of it.
+        where: beginning of an error message.
+    """
+    others = [-x, np.zeros_like(x), x[..., ::-1], np.roll(x, 1, axis=-1), 0.5 * x]
+    count = len(alone) - 1
+    if not count:
+        return
+    for place, shift in ((0, 0), (count, 1)):
+        neighbours = [others[(shift + i) % len(others)] for i in range(count)]
+        rows = np.concatenate([*neighbours[:place], x, *neighbours[place:]])
+        if not _same_bits(_run(graph, rows, alone, where)[place], alone[0]):
+            raise EngineError(
+                f"{where}: row {place} of {count + 1} changes with its neighbours, so no certificate would hold; "
+                "use micro_batch = 1 or do not use this engine"
+            )
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.tobytes() == b.tobytes()
+
+
 def check_golden_once(engine: Engine, graphs: dict[str, Graph], profile: Profile, function_id: str) -> None:
     """Run `check_golden` unless this function has passed it on this machine before."""
-    mark = cache_folder() / "self-tests" / function_id
+    mark = cache_folder() / "self-tests" / f"{function_id}.{VERSION}"
     if mark.is_file():
         return
     deviations = check_golden(engine, graphs, profile)

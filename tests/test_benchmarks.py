@@ -45,7 +45,7 @@ def test_serving_cases_run(monkeypatch):
     monkeypatch.setattr(serving, "measure", once)
     rows = list(
         itertools.chain(
-            serving.latency("demo", (1,)), serving.steps("demo", 1), serving.certification("demo", 2)
+            serving.latency("demo", (1,), runs=1), serving.steps("demo", 1), serving.certification("demo", 2)
         )
     )
     assert {row.case for row in rows} == {"encode", "step", "certify"}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import subprocess
 import sys
+import zlib
+from base64 import b64decode, b64encode
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ from PIL import Image
 
 import fsfast
 from fsfast.cli import main
+from fsfast.files import check_target, write_whole
+from fsfast.progress import progress_bar
 
 
 @pytest.fixture
@@ -124,7 +130,7 @@ def test_certify_appends_and_resumes(fs, photos, tmp_path):
     assert fs("verify", target, photos[2])[0] == 0
     code, _, err = fs("certify", "demo", photos[0], "--n", 31, "-o", target)
     assert code == 2
-    assert "another engine, profile, n or α" in err
+    assert "another n (30 there, 31 now); choose another file for --output" in err
 
 
 def test_certify_json_lines(fs, photos):
@@ -168,7 +174,21 @@ def test_bench(fs):
         ("certify", "demo", "x.png", "--epsilon", "-1"),
         ("certify", "demo", "x.png", "--seed", "abc"),
         ("verify", "nowhere.json", "x.png"),
+        ("certify", "demo", "x.png", "--epsilon", "1e7"),
+        ("certify", "demo", "x.png", "--epsilon", "nan"),
+        ("certify", "demo", "x.png", "--n", "0"),
+        ("certify", "demo", "x.png", "--n0", "-1"),
+        ("certify", "demo", "x.png", "--seed", "0x10000000000000000"),
+        ("certify", "demo", "x.png", "--served", "nowhere.npz"),
+        ("certify", "demo", "x.png", "--served", "f.npz", "--n0", "4"),
+        ("certify", "demo", "x.png", "--served", "f.npz", "--anchor", "clean"),
+        ("certify", "demo", "x.png", "--stages", "encoder,magic"),
+        ("encode", "demo", "x.png", "-o", "nowhere/x.npz"),
         ("bench", "demo", "--runs", "0"),
+        ("bench", "demo", "--runs", "1000000000"),
+        ("bench", "demo", "--n0", "4", "99999999999"),
+        ("demo", "--micro-batch", "99999999999"),
+        ("demo", "--threads", "99999999999"),
         ("demo", "--image", "nowhere.png"),
         ("demo", "--threads", "0"),
     ],
@@ -203,3 +223,368 @@ def test_the_module_and_the_script_start_alike():
         [sys.executable, "-m", "fsfast", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"fsfast {fsfast.__version__}\n"
+
+
+def _fsfast(*args, **options):
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "fsfast", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"my notes, without an end of line",
+        b"my notes\nof two lines, and no end",
+        b"{}\n",
+        b'{"format": "fsfast-certificate"}\n',
+        b'{"format": "fsfast-features", "sche',
+        b"[" * 100_000 + b"\n",
+        b"\x89PNG\r\n\x1a\n\x00\x00",
+    ],
+    ids=["one line", "two lines", "JSON", "only the head", "another format", "nested", "binary"],
+)
+def test_certify_leaves_files_of_others_as_they_are(fs, photos, tmp_path, content):
+    target = tmp_path / "notes"
+    target.write_bytes(content)
+    code, out, err = fs("certify", "demo", photos[0], "--n", 5, "-o", target)
+    assert (code, out) == (2, "")
+    assert "choose another file for --output" in err
+    assert target.read_bytes() == content
+
+
+def test_certify_keeps_a_cut_line_when_an_earlier_one_is_not_ours(fs, photos, tmp_path):
+    target = tmp_path / "c.jsonl"
+    target.write_bytes(content := b'{"a": 1}\n{"format": "fsfast-certificate", "sch')
+    assert fs("certify", "demo", photos[0], "--n", 5, "-o", target)[0] == 2
+    assert target.read_bytes() == content
+
+
+def test_certify_completes_a_line_that_lacks_only_its_end(fs, photos, tmp_path):
+    target = tmp_path / "c.jsonl"
+    assert fs("certify", "demo", photos[0], "--n", 5, "-o", target)[0] == 0
+    whole = target.read_bytes()
+    target.write_bytes(whole[:-1])
+    code, _, err = fs("certify", "demo", photos[0], "--n", 5, "-o", target)
+    assert code == 0
+    assert "done before" in err
+    assert target.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        (("--n", 6), "n (5 there, 6 now)"),
+        (("--alpha", 0.01), "alpha"),
+        (("--method", "hoeffding"), "method"),
+        (("--anchor", "clean"), "anchor"),
+        (("--n0", 3), "n0"),
+        (("--seed", 8), "seed (7 there, 8 now)"),
+        (("--micro-batch", 2), "engine or profile"),
+        (("--stages", "purifier,encoder"), "engine or profile"),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, tuple) else "",
+)
+def test_resume_refuses_other_settings(fs, photos, tmp_path, options, setting):
+    target = tmp_path / "c.jsonl"
+    first = ("certify", "demo", photos[0], "--n", 5, "--seed", 7, "-o", target)
+    assert fs(*first)[0] == 0
+    content = target.read_bytes()
+    code, _, err = fs(*first, *options)
+    assert code == 2
+    assert f"line 1, has another {setting}" in err
+    assert target.read_bytes() == content
+
+
+def test_resume_without_n0_means_the_default_of_the_engine(fs, photos, tmp_path):
+    common = ("certify", "demo", photos[0], "--n", 5, "-o", tmp_path / "c.jsonl")
+    assert fs(*common, "--n0", 4)[0] == 0
+    assert "done before" in fs(*common)[2]
+
+
+def test_resume_refuses_a_forged_line(fs, photos, tmp_path):
+    target = tmp_path / "c.jsonl"
+    common = ("certify", "demo", photos[0], "--n", 5, "-o", target)
+    assert fs(*common)[0] == 0
+    record = json.loads(target.read_text())
+    record["score_lower_bound"] = 0.99
+    target.write_text(json.dumps(record) + "\n")
+    code, _, err = fs(*common)
+    assert code == 2
+    assert "altered" in err
+
+
+def test_certify_what_was_served(fs, photos, tmp_path):
+    served = tmp_path / "f.safetensors"
+    assert fs("encode", "demo", photos[0], photos[2], "-o", served, "--n0", 3)[0] == 0
+    features = fsfast.load_features(served)
+    Image.new("RGB", (9, 9)).save(tmp_path / "other.png")
+    # Another order, and an image that was not served.
+    names = (photos[2], tmp_path / "other.png", photos[0])
+    common = ("certify", "demo", *names, "--n", 9, "--served", served)
+    code, out, err = fs(*common, "-o", tmp_path / "c.jsonl", "--json")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "other.png" in err
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [r["anchor"]["seed"] for r in records] == [f"0x{int(features.seeds[i]):016x}" for i in (1, 0)]
+    assert {r["anchor"]["n0"] for r in records} == {3}
+    assert fs("verify", tmp_path / "c.jsonl", photos[0])[1] == "same\n"
+    assert fs(*common, "-o", tmp_path / "c.jsonl")[2].count("done before") == 2
+    # The same images served again have other directions.
+    assert fs("encode", "demo", photos[0], photos[2], "-o", served, "--n0", 3)[0] == 0
+    code, _, err = fs(*common, "-o", tmp_path / "c.jsonl")
+    assert code == 2
+    assert "another served direction" in err
+
+
+def test_certify_refuses_two_directions_of_one_image(fs, photos, tmp_path):
+    served = tmp_path / "f.npz"
+    assert fs("encode", "demo", photos[0], photos[0], "-o", served)[0] == 0
+    code, _, err = fs("certify", "demo", photos[0], "--served", served, "--n", 5)
+    assert code == 2
+    assert "two directions of one image" in err
+
+
+def test_certify_refuses_what_another_profile_served(fs, photos, tmp_path):
+    served = tmp_path / "f.npz"
+    assert fs("encode", "demo", photos[0], "-o", served, "--micro-batch", 2)[0] == 0
+    code, _, err = fs("certify", "demo", photos[0], "--served", served, "--n", 5)
+    assert code == 2
+    assert "another engine or execution profile" in err
+
+
+_WITHOUT_EXTENSION = """
+import sys
+sys.modules["fsfast.kernels._cpu"] = None
+from fsfast.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (("--help",), 0),
+        (("--version",), 0),
+        (("info",), 0),
+        (("doctor",), 1),
+        (("demo",), 2),
+        (("bench", "demo"), 2),
+    ],
+    ids=str,
+)
+def test_without_the_compiled_extension(args, code):
+    command = [sys.executable, "-c", _WITHOUT_EXTENSION, *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "the C++ extension of fsfast does not load" in done.stdout + done.stderr
+        assert "reinstall fsfast with a C++ compiler" in done.stdout + done.stderr
+
+
+def test_the_command_line_loads_no_kernels_before_they_are_needed():
+    code = (
+        "import sys, fsfast.cli; print([m for m in sys.modules if m.startswith(('fsfast.kernels', 'scipy'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_file_names_that_are_no_text(fs, photos, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    broken = os.fsencode(tmp_path) + b"/br\xe9ken.png"
+    with open(name, "wb") as handle:
+        handle.write(photos[0].read_bytes())
+    with open(broken, "wb") as handle:
+        handle.write(b"nothing")
+    target = os.fsencode(tmp_path) + b"/\xff.npz"
+    done = subprocess.run(
+        [sys.executable, "-m", "fsfast", "encode", "demo", name, broken, "-o", target, "--json"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert b"ken.png" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert json.loads(done.stdout)["images"][0].endswith("caf\\xe9.png")
+    path, journal = os.fsdecode(name), tmp_path / "c.jsonl"
+    assert fs("certify", "demo", path, "--n", 5, "-o", journal)[0] == 0
+    assert json.loads(journal.read_text())["image"]["name"].endswith("caf\\xe9.png")
+    assert fs("verify", journal, path)[0] == 0
+    code, out, _ = fs("demo", "--image", path, "--n", 5, "--json", "-o", tmp_path / "kept")
+    assert code == 0
+    assert json.loads(out)["image"].endswith("caf\\xe9.png")
+
+
+def test_output_where_the_terminal_knows_only_ascii():
+    done = _fsfast("info", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "\\u03c3 = 0.25" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["encode", "certify"])
+@pytest.mark.parametrize("target", ["missing/x.npz", "folder.npz", "pipe.npz"])
+def test_the_output_is_checked_before_the_work(fs, photos, tmp_path, monkeypatch, command, target):
+    (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")
+    monkeypatch.setattr("fsfast.commands.encode.open_encoder", None)
+    monkeypatch.setattr("fsfast.commands.certify.open_encoder", None)
+    code, out, err = fs(command, "demo", photos[0], "-o", tmp_path / target)
+    assert (code, out) == (2, "")
+    assert str(tmp_path / target) in err
+    assert ".part" not in err
+
+
+def test_a_demo_folder_that_is_a_file(fs, photos):
+    code, _, err = fs("demo", "-o", photos[0])
+    assert code == 2
+    assert str(photos[0]) in err
+
+
+def test_check_target_asks_for_permission(tmp_path, monkeypatch):
+    # The superuser may write everywhere; so the answer of the system is replaced.
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)) or False)
+    (tmp_path / "x").write_text("")
+    for append in (False, True):
+        with pytest.raises(PermissionError, match="no permission"):
+            check_target(tmp_path / "x", append=append)
+    assert asked == [(tmp_path, os.W_OK | os.X_OK), (tmp_path / "x", os.W_OK)]
+
+
+@pytest.mark.parametrize("target", ["missing/x", "folder", "n" * 300], ids=["missing", "folder", "long"])
+def test_write_whole_names_the_target(tmp_path, target):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as caught:  # noqa: PT011 the kind of error is the system's choice
+        write_whole(tmp_path / target, b"x")
+    assert caught.value.filename == str(tmp_path / target)
+    assert caught.value.filename2 is None
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_write_whole_takes_the_longest_name(tmp_path):
+    write_whole(tmp_path / ("n" * 255), b"x")
+    assert (tmp_path / ("n" * 255)).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("args", [("info", "demo", "--json"), ("info",), ("--help",), ("certify", "--help")])
+def test_a_reader_that_leaves_is_no_error(args):
+    ours, theirs = os.pipe()
+    # Nobody reads: the first write fails.
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "fsfast", *args], stdout=theirs, stderr=subprocess.PIPE, check=False
+    )
+    os.close(theirs)
+    # argparse itself takes no notice when its help cannot be printed.
+    assert done.returncode == (0 if "--help" in args else 141)
+    assert done.stderr == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fsfast", "info"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"fsfast info: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_verify_runs_the_engine_as_the_certificate_says(fs, photos, tmp_path):
+    target = tmp_path / "c.json"
+    options = ("--micro-batch", 3, "--stages", "encoder,purifier")
+    assert fs("certify", "demo", photos[0], "--n", 7, *options, "-o", target)[0] == 0
+    assert fs("verify", target, photos[0])[:2] == (0, "same\n")
+    code, out, _ = fs("verify", target, photos[0], "--micro-batch", 1)
+    assert code == 1
+    assert "micro_batch: 3 there, 1 here" in out
+
+
+def test_verify_checks_every_certificate_about_the_image(fs, photos, tmp_path):
+    # The suffix decides nothing.
+    target = tmp_path / "many.json"
+    lines = []
+    for options in ((photos[0],), (photos[2],), (photos[0], "--micro-batch", 2)):
+        assert fs("certify", "demo", *options, "--n", 5, "-o", tmp_path / "one")[0] == 0
+        lines.append((tmp_path / "one").read_text())
+        (tmp_path / "one").unlink()
+    target.write_text("".join(lines))
+    assert fs("verify", target, photos[0])[:2] == (0, "same\nsame\n")
+    # Its scores are consistent with its bounds, but come from no seed.
+    target.write_text("".join(lines[:2]) + _with_other_scores(lines[2]))
+    code, out, _ = fs("verify", target, photos[0])
+    assert code == 1
+    assert out.startswith("same\ndifferent:\n")
+    code, out, err = fs("verify", target, photos[0], "--json")
+    assert [json.loads(line)["verdict"] for line in out.splitlines()] == ["same", "different"]
+    Image.new("RGB", (9, 9)).save(tmp_path / "other.png")
+    code, _, err = fs("verify", target, tmp_path / "other.png")
+    assert code == 2
+    assert "no certificate about this image" in err
+
+
+def _with_other_scores(line):
+    record = json.loads(line)
+    scores = np.frombuffer(zlib.decompress(b64decode(record["scores"])), "<u4")
+    lower = zlib.compress((scores - 1000).astype("<u4").tobytes(), 9)
+    record["scores"] = b64encode(lower).decode()
+    record["score_lower_bound"] = 0.0
+    record["bounds"] = [{**bound, "cosine": None} for bound in record["bounds"]]
+    return json.dumps(record) + "\n"
+
+
+def test_verify_reads_a_certificate_on_many_lines_and_a_file_that_was_cut(fs, photos, tmp_path):
+    whole, pretty = tmp_path / "c", tmp_path / "pretty.jsonl"
+    assert fs("certify", "demo", photos[0], "--n", 5, "-o", whole)[0] == 0
+    fsfast.load_certificate(whole).save(pretty)
+    assert fs("verify", pretty, photos[0])[:2] == (0, "same\n")
+    whole.write_text(whole.read_text() * 2 + '{"format": "fsfast-cert')
+    code, out, err = fs("verify", whole, photos[0])
+    assert (code, out) == (0, "same\nsame\n")
+    assert "the last line is cut off" in err
+    whole.write_text(pretty.read_text() + "notes\n")
+    code, _, err = fs("verify", whole, photos[0])
+    assert code == 2
+    assert "line 1, is not a certificate" in err
+
+
+def test_too_little_memory_is_one_line(fs, monkeypatch):
+    def none_left(*args):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr("fsfast.commands.demo.open_encoder", none_left)
+    code, _, err = fs("demo")
+    assert (code, err) == (2, "fsfast demo: not enough memory: Unable to allocate 9 TiB\n")
+
+
+def test_no_progress_bar_unless_stderr_is_a_terminal(fs, photos, monkeypatch, capsys):
+    import tqdm
+
+    # The bar waits for a second; without that a short run shows whether it would come.
+    monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=0))
+    real = tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: real(**{**options, "delay": 0}))
+    with progress_bar(True, 5, "shown") as advance:
+        advance(5)
+    assert "shown" in capsys.readouterr().err
+    assert fs("certify", "demo", photos[0], "--n", 30)[2] == ""
+
+
+def test_verbose_says_what_was_chosen(photos, tmp_path):
+    quiet = _fsfast("encode", "demo", str(photos[0]), "-o", str(tmp_path / "x.npz"))
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    said = _fsfast("-v", "encode", "demo", str(photos[0]), "-o", str(tmp_path / "x.npz"))
+    assert said.returncode == 0
+    assert said.stderr.startswith("fsfast: ")
+    assert "onnxruntime" in said.stderr
+
+
+def test_verify_names_the_engine_that_is_wanted(fs, photos, tmp_path, pooled_path):
+    assert fs("certify", "demo", photos[0], "--n", 5, "-o", tmp_path / "c")[0] == 0
+    code, out, err = fs("verify", tmp_path / "c", photos[0], "--engine", pooled_path)
+    assert (code, out) == (2, "")
+    assert "belongs to the engine 'demo'" in err

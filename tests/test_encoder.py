@@ -149,6 +149,105 @@ def test_a_secret_gives_no_free_redraw(picture, tmp_path):
     assert certificate.seed_origin == "secret"
 
 
+def test_under_a_secret_the_served_direction_is_the_one_that_is_certified(picture):
+    from fsfast.record import anchor_hash
+
+    with fsfast.SmoothedEncoder("demo", secret=b"x" * 32) as encoder:
+        served = encoder.encode(picture)
+        assert encoder.certify(picture, 5).anchor.sha256 == anchor_hash(served.unit[0])
+
+
+def test_under_a_secret_certification_noise_is_fresh_for_every_anchor_and_setting(picture):
+    """A certificate shows its seed: nothing certified later may use noise that is known by then."""
+    with fsfast.SmoothedEncoder("demo", secret=b"x" * 32) as encoder:
+        other = encoder.encode(picture, 2, seeds=[5])
+        certificates = [
+            encoder.certify(picture, 4),
+            encoder.certify(picture, 5),
+            encoder.certify(picture, 4, 1e-2),
+            encoder.certify(picture, 4, method="product"),
+            encoder.certify(picture, 4, anchor="clean"),
+            encoder.certify(picture, 4, n0=2),
+            encoder.certify(picture, 4, served=other),
+        ]
+        assert len({c.seed for c in certificates}) == len(certificates)
+        assert encoder.certify(picture, 4).seed == certificates[0].seed
+
+
+def test_one_image_of_a_batch(demo, pictures):
+    served = demo.encode(pictures, 2, raw_mean=True)
+    for i, picture in enumerate(pictures):
+        one = served[i]
+        assert len(one) == 1
+        np.testing.assert_array_equal(one.features[0], served.features[i])
+        assert demo.certify(picture, 5, served=one).anchor.seed == int(served.seeds[i])
+    assert served[-1].grid_sha256 == served[2].grid_sha256
+    with pytest.raises(IndexError):
+        served[3]
+
+
+def test_a_closed_encoder_says_so_every_time(picture):
+    encoder = fsfast.SmoothedEncoder("demo", threads=2)
+    encoder.encode(picture, 2)
+    encoder.close()
+    encoder.close()
+    for _ in range(5):
+        for call in (encoder.encode, encoder.clean, lambda x: encoder.certify(x, 3)):
+            with pytest.raises(fsfast.FsfastError, match="closed"):
+                call(picture)
+
+
+def test_closing_while_others_compute(picture):
+    """Who is in the middle of an encode gets its result or the error; nobody waits for ever."""
+    encoder = fsfast.SmoothedEncoder("demo", threads=2)
+    outcomes: list[str] = []
+
+    def serve():
+        try:
+            for _ in range(50):
+                encoder.encode(picture, 8)
+        except fsfast.FsfastError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=serve) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    encoder.close()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(outcomes) == 3
+    assert all("closed" in outcome for outcome in outcomes)
+
+
+def test_an_encoder_survives_a_fork(photograph):
+    """Servers load first and fork then: threads are gone in the child, the encoder makes new ones."""
+    code = (
+        "import fsfast, os\n"
+        "e = fsfast.SmoothedEncoder('demo', threads=2)\n"
+        f"a = e.encode({str(photograph)!r}, seeds=[1]).features\n"
+        "pid = os.fork()\n"
+        f"same = (e.encode({str(photograph)!r}, seeds=[1]).features == a).all()\n"
+        "if pid == 0: os._exit(0 if same else 1)\n"
+        "assert same and os.waitpid(pid, 0)[1] == 0\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_chosen_back_end_is_logged(caplog):
+    with caplog.at_level("INFO", "fsfast"), fsfast.SmoothedEncoder("demo"):
+        assert "onnxruntime" in caplog.text
+
+
+def test_progress_is_shown_on_demand(demo, picture, capsys):
+    demo.encode(picture, 2)
+    assert capsys.readouterr().err == ""
+    demo.certify(picture, 400, progress=True)
+    assert "certify" in capsys.readouterr().err
+
+
 def test_shapes_of_all_kinds_of_input(demo, pooled, picture):
     tokens, dim = demo.manifest.tokens, demo.manifest.dim
     batch = np.stack([picture, picture])
@@ -266,6 +365,8 @@ def test_an_error_inside_a_stage_reaches_the_caller_and_the_encoder_lives_on(dem
         ({"backend": "magic"}, BackendUnavailable, "onnxruntime"),
         ({"precision": "int8"}, ValueError, "float32"),
         ({"threads": 0}, ValueError, "threads"),
+        ({"threads": 10**6}, ValueError, "at most 1024"),
+        ({"micro_batch": 10**9}, ValueError, "micro_batch in 1…"),
         ({"micro_batch": 0}, ValueError, "micro_batch"),
         ({"stages": ("mapper",)}, ValueError, "encoder"),
         ({"stages": ("encoder", "magic")}, ValueError, "magic"),
@@ -294,8 +395,13 @@ def test_bad_options(options, error, says):
         (lambda e, x: e.certify(x, 5, 1.0), ValueError, "alpha"),
         (lambda e, x: e.certify(x, 5, anchor="other"), ValueError, "anchor"),
         (lambda e, x: e.certify(x, 5, method="guess"), ValueError, "method"),
+        (lambda e, x: e.certify(x, 5, "x"), ValueError, "alpha"),
+        (lambda e, x: e.certify(x, 5, served="x"), TypeError, "served"),
+        (lambda e, x: e.certify(x, 5, n0=3, served=e.encode(x, 2)), ValueError, "n0"),
+        (lambda e, x: e.encode(x, seeds=5), ValueError, "list of seeds"),
+        (lambda e, x: e.verify("c.json", x), TypeError, "load_certificate"),
     ],
-    ids=range(11),
+    ids=range(16),
 )
 def test_bad_input(demo, picture, call, error, says):
     with pytest.raises(error, match=says):

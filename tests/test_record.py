@@ -136,6 +136,39 @@ def test_replay_finds_a_forged_constant(demo, certificate, photograph, changes, 
     assert any(says in detail for detail in found.details)
 
 
+def test_a_forged_function_does_not_hide_forged_constants(certificate, photograph, record, reread):
+    """A certificate of "another machine" is held to the engine's own constants all the same."""
+    with fsfast.SmoothedEncoder("demo", micro_batch=2) as other:
+        found = other.verify(dataclasses.replace(certificate, sigma=2.5, random_weights=False), photograph)
+        assert found.verdict == "different"
+        assert any("sigma" in detail for detail in found.details)
+        lucky = dataclasses.replace(certificate, scores=np.minimum(certificate.scores + 0.1, 1.0))
+        found = other.verify(lucky, photograph)
+        assert found.verdict == "different"
+        assert found.deviation == pytest.approx(0.1)
+    record["function_id"] = "0" * 64
+    with pytest.raises(CertificateError, match="function_id"):
+        reread(record)
+
+
+def test_a_certificate_from_other_rounding_is_honest(record, reread):
+    """Last bits of logarithms differ between processors: a file may state a little less, never more."""
+    lower, cosine = record["score_lower_bound"], record["bounds"][0]["cosine"]
+    record["score_lower_bound"] = lower - 1e-15
+    record["bounds"][0]["cosine"] = cosine - 1e-14
+    assert reread(record).score_lower_bound == lower
+    record["bounds"][0]["cosine"] = cosine + 1e-6
+    with pytest.raises(CertificateError, match="altered"):
+        reread(record)
+
+
+def test_scores_of_a_certificate_cannot_be_changed(certificate):
+    with pytest.raises(ValueError, match="read-only"):
+        certificate.scores[0] = 1.0
+    assert certificate == certificate
+    assert len({certificate}) == 1
+
+
 def test_replay_finds_a_forged_score(demo, certificate, photograph):
     scores = certificate.scores.copy()
     scores[17] = 1.0
@@ -198,8 +231,18 @@ def test_a_file_that_contradicts_itself(record, reread, forge):
         (lambda r: r.update(scores="%%%"), "malformed"),
         (lambda r: r.update(scores="AAAA"), "malformed"),
         (lambda r: r.update(surprise=1), "malformed"),
+        (lambda r: r["anchor"].pop("seed"), "served anchor"),
+        (lambda r: r["certification"].update(n=400.0), "integers"),
+        (lambda r: r["certification"].update(n=10**30), "malformed"),
+        (lambda r: r["anchor"].update(n0=10**12), "malformed"),
+        (lambda r: r.update(sigma=float("nan")), "not a number"),
+        (lambda r: r["certification"].update(alpha=float("nan")), "not a number"),
+        (lambda r: r["bounds"].pop(), "altered"),
     ],
-    ids=["schema", "format", "missing", "alpha", "n", "base64", "zlib", "unknown"],
+    ids=[
+        *("schema", "format", "missing", "alpha", "n", "base64", "zlib", "unknown"),
+        *("no-seed", "float-n", "huge-n", "huge-n0", "nan-sigma", "nan-alpha", "bounds"),
+    ],
 )
 def test_malformed_files(record, reread, forge, says):
     forge(record)
@@ -225,6 +268,13 @@ def test_a_compression_bomb_is_not_inflated(record, reread):
     record["scores"] = base64.b64encode(zlib.compress(bytes(50 << 20))).decode()
     with pytest.raises(CertificateError, match="malformed"):
         reread(record)
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    with open(tmp_path / "c.json", "wb") as handle:
+        handle.truncate(1 << 32)
+    with pytest.raises(CertificateError, match="more than"):
+        fsfast.load_certificate(tmp_path / "c.json")
 
 
 def test_nothing_is_left_behind_when_saving_fails(certificate, tmp_path):

@@ -26,14 +26,15 @@ def call(*args: object, cwd: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the files that git knows."""
+    """The wheel, built from a source archive of the files that git knows."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     files = call("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
     for name in filter(None, files):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    call(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, source)
+    # First the source archive, then the wheel from what is in it: both must be complete.
+    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)
     (built,) = out.glob("fsfast-*.whl")
     return built
 

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from fsfast.errors import BackendUnavailable
+from fsfast.kernels.types import KERNEL_VERSION
+from fsfast.manifest import Manifest
 
 BACKENDS = ("onnxruntime",)
 DEFAULT_MICRO_BATCH = {"cpu": 1}
@@ -36,6 +38,7 @@ class Profile:
         micro_batch: M, rows per run of a graph.
         device: device class; on a CPU the architecture and its vector extensions.
         stages: the stages in use, in their order.
+        kernels: version of the kernels' bits.
     """
 
     backend: str
@@ -44,6 +47,7 @@ class Profile:
     micro_batch: int
     device: str
     stages: tuple[str, ...]
+    kernels: int = KERNEL_VERSION
 
     def function_id(self, engine_digest: str) -> str:
         """Return the name of the fixed function f: sha256 over the engine's digest and this profile, hex."""
@@ -62,20 +66,23 @@ def load_backend(name: str) -> ModuleType:
     return import_module(f"fsfast.backends.{name}")
 
 
+def stage_shapes(manifest: Manifest, stage: str) -> tuple[list[int], list[int]]:
+    """Return the shapes of a stage's input and output, without the batch axis."""
+    grid = [3, manifest.grid.height, manifest.grid.width]
+    features = [manifest.tokens, manifest.dim]
+    return {
+        "purifier": (grid, grid),
+        "encoder": ([3, *manifest.encoder_size], features),
+        "mapper": (features, features),
+    }[stage]
+
+
 @cache
 def device_class() -> str:
     """Return the class of CPUs that give the same bits: architecture and vector extensions in use."""
     interesting = (
-        "avx",
-        "avx2",
-        "fma",
-        "f16c",
-        "avx512f",
-        "avx512_vnni",
-        "avx512_bf16",
-        "amx_tile",
-        "asimd",
-        "sve",
+        *("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"),
+        *("asimd", "sve", "sve2", "sme", "bf16", "i8mm"),
     )
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as handle:

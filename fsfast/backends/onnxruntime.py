@@ -7,11 +7,15 @@ number of threads, and two cores are used as well or better (see docs/performanc
 from __future__ import annotations
 
 import os
+from math import prod
 
 import numpy as np
 
+from fsfast.backends import stage_shapes
 from fsfast.engine import Engine
 from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.manifest import StageVariant
+from fsfast.onnxfile import ExternalTensor, external_tensors
 
 try:
     import onnxruntime
@@ -48,22 +52,37 @@ def open_graphs(engine: Engine, precision: str, stages: tuple[str, ...]) -> dict
     Raises:
         EngineError: ONNX Runtime cannot read a graph.
     """
-    name = engine.manifest.weights[precision]
-    weights = engine.read(name)
+    weights = engine.read(engine.manifest.weights[precision])
     graphs = {}
     for stage in stages:
         variant = engine.manifest.stages[stage][precision]
         try:
-            session = open_session(engine.graph(stage, precision), name, weights)
+            session = open_session(engine.graph(stage, precision), weights)
         except RuntimeError as error:
             raise EngineError(f"{engine.path}: {variant.file}: {error}") from error
+        _check_tensors(engine, stage, variant, session)
         graphs[stage] = OnnxGraph(session, variant.input, variant.output)
     return graphs
 
 
-def open_session(
-    graph: bytes, weights_name: str, weights: bytes, threads: int = 1
-) -> onnxruntime.InferenceSession:
+def _check_tensors(
+    engine: Engine, stage: str, variant: StageVariant, session: onnxruntime.InferenceSession
+) -> None:
+    """Refuse a graph whose tensors are not those of the manifest."""
+    sides = zip(
+        (session.get_inputs(), session.get_outputs()),
+        (variant.input, variant.output),
+        stage_shapes(engine.manifest, stage),
+        strict=True,
+    )
+    for found, name, shape in sides:
+        wanted = f"one tensor {name!r} of shape [M, {', '.join(map(str, shape))}]"
+        got = ", ".join(f"{tensor.name!r} {tensor.shape}" for tensor in found)
+        if [tensor.name for tensor in found] != [name] or found[0].shape[1:] != shape:
+            raise EngineError(f"{engine.path}: {variant.file}: wanted {wanted}, got {got}")
+
+
+def open_session(graph: bytes, weights: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
     """Make a session whose external data comes from memory, never from a path.
 
     More than one thread inside a run is for benchmarks: it may change the order of sums.
@@ -75,11 +94,19 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_external_initializers_from_files_in_memory([weights_name], [weights], [len(weights)])
     try:
+        tensors = {t.name: _tensor(t, weights) for t in external_tensors(graph)}
+        options.add_external_initializers(
+            list(tensors), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in tensors.values()]
+        )
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise RuntimeError(f"ONNX Runtime {version()} cannot open the graph: {error}") from error
+
+
+def _tensor(tensor: ExternalTensor, weights: bytes) -> np.ndarray:
+    values = np.frombuffer(weights, tensor.dtype, prod(tensor.shape), tensor.offset)
+    return values.reshape(tensor.shape)
 
 
 def problems() -> list[str]:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fsfast.commands.common import engine_arguments, open_encoder, table
-from fsfast.pipeline import STEPS
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
+
+# More runs, or more samples of one image, would say nothing new.
+_MOST = 1_000_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    if args.runs < 1 or min(args.n0) < 1:
-        raise ValueError("wanted --runs and --n0 to be at least 1")
+    for flag, value in [("--runs", args.runs), *(("--n0", n0) for n0 in args.n0)]:
+        if not 1 <= value <= _MOST:
+            raise ValueError(f"wanted {flag} in [1, {_MOST}], got {value}")
     with open_encoder(args) as encoder:
         measured = [measure(encoder, n0, args.runs) for n0 in args.n0]
         profile = encoder.profile
@@ -76,6 +79,8 @@ def measure(encoder: SmoothedEncoder, n0: int, runs: int) -> dict[str, Any]:
         n0: samples per image.
         runs: counted runs, after one that warms up.
     """
+    from fsfast.pipeline import STEPS
+
     grid = encoder.manifest.grid
     image = np.random.default_rng(0).integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
     encoder.encode(image, n0)

@@ -1,20 +1,23 @@
 """Certify the direction of images' smoothed features.
 
 Prints a table. With -o, one certificate per line (JSON) is appended to a file as it is finished; run the same
-command again after an interruption and the images that are done are left out.
+command again after an interruption and the images that are done are left out. With --served, the directions
+are those that `fsfast encode` handed out; images are found in its file by their pixels on the grid.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsfast.commands.common import (
+    MAX_EPSILON,
     RANDOM_WEIGHTS,
+    as_text,
+    complain,
     engine_arguments,
     open_encoder,
     parse_seed,
@@ -22,10 +25,12 @@ from fsfast.commands.common import (
     show_bound,
     table,
 )
-from fsfast.errors import CertificateError
+from fsfast.commands.journal import append, resume
+from fsfast.files import check_target
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
+    from fsfast.features import SmoothedFeatures
     from fsfast.images import GridImage
     from fsfast.record import Certificate
 
@@ -46,6 +51,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--method", choices=("mixture", "product", "hoeffding"), default="mixture", help="confidence bound"
     )
     parser.add_argument("--n0", type=int, help="serving samples (default: the engine's)")
+    parser.add_argument(
+        "--served", metavar="FILE", help="certify the directions that `fsfast encode` wrote to this file"
+    )
     parser.add_argument("--seed", type=parse_seed, help="use this seed for every image, to replay a result")
     parser.add_argument(
         "--epsilon", type=float, nargs="+", help="ℓ2 radii to show ([0,1] pixel units; default σ/2, σ, 2σ)"
@@ -57,22 +65,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Certify image after image; one that fails does not stop the rest."""
-    if not 0.0 < args.alpha < 1.0:
-        raise ValueError(f"wanted --alpha in (0, 1), got {args.alpha}")
-    for epsilon in args.epsilon or ():
-        if not 0.0 <= epsilon < float("inf"):
-            raise ValueError(f"wanted --epsilon ≥ 0, got {epsilon}")
+    _check(args)
+    served = load_served(args.served) if args.served is not None else None
     with open_encoder(args) as encoder:
-        done = _read_done(args.output, encoder.function_id, args) if args.output else set()
+        done = resume(args.output, _settings(args, encoder, served)) if args.output is not None else set()
         radii = args.epsilon or [factor * encoder.sigma for factor in (0.5, 1.0, 2.0)]
         certificates, failed = [], 0
         for image in readable(args.images, encoder, "certify"):
             if image is None:
                 failed += 1
+            elif served is not None and image.grid_sha256 not in served:
+                complain("certify", str(image.name), f"{as_text(args.served)} has no features of it")
+                failed += 1
             elif image.grid_sha256 in done:
-                print(f"fsfast certify: {image.name}: done before, left out", file=sys.stderr)
+                complain("certify", str(image.name), "done before, left out")
             else:
-                certificate = _certify(encoder, image, args)
+                certificate = _certify(encoder, image, args, served)
                 _emit(certificate, args)
                 certificates.append(certificate)
         if certificates and not args.json:
@@ -80,56 +88,89 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _certify(encoder: SmoothedEncoder, image: GridImage, args: argparse.Namespace) -> Certificate:
-    seeds = None if args.seed is None else [args.seed]
+def load_served(path: str) -> dict[str, SmoothedFeatures]:
+    """Return the features of each image in a file that `encode` wrote, by the hash of its pixels on the grid.
+
+    Raises:
+        FsfastError: the file is missing or holds something else.
+        ValueError: one image has two directions there, so that it is not clear which to certify.
+    """
+    from fsfast.features import load_features
+
+    features = load_features(path)
+    found: dict[str, SmoothedFeatures] = {}
+    for i, key in enumerate(features.grid_sha256):
+        if key in found and (found[key].unit != features[i].unit).any():
+            raise ValueError(f"{path} has two directions of one image (the second is number {i + 1})")
+        found[key] = features[i]
+    return found
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 0.0 < args.alpha < 1.0:
+        raise ValueError(f"wanted --alpha in (0, 1), got {args.alpha}")
+    for epsilon in args.epsilon or ():
+        if not 0.0 <= epsilon <= MAX_EPSILON:
+            raise ValueError(f"wanted --epsilon in [0, {MAX_EPSILON:g}], got {epsilon}")
+    if args.served is not None and (args.anchor == "clean" or args.n0 is not None):
+        raise ValueError("--served gives the direction and its n0; leave out --anchor clean and --n0")
+    if args.output is not None:
+        check_target(args.output, append=True)
+
+
+def _settings(
+    args: argparse.Namespace, encoder: SmoothedEncoder, served: Mapping[str, SmoothedFeatures] | None
+) -> Callable[[Certificate], dict[str, tuple[object, object]]]:
+    """Return a function that gives the settings of a certificate: name → (there, asked for now)."""
+    from fsfast.record import anchor_hash
+
+    def compare(there: Certificate) -> dict[str, tuple[object, object]]:
+        pairs: dict[str, tuple[object, object]] = {
+            "engine or profile": (there.function_id, encoder.function_id),
+            "n": (there.n, args.n),
+            "alpha": (there.alpha, args.alpha),
+            "method": (there.method, args.method),
+            "anchor": (there.anchor.kind, args.anchor),
+        }
+        if args.seed is not None:
+            pairs["seed"] = (there.seed, args.seed)
+        if served is None and args.anchor == "served":
+            pairs["n0"] = (there.anchor.n0, encoder.manifest.n0 if args.n0 is None else args.n0)
+        if served is not None and there.grid_sha256 in served:
+            handed_out = anchor_hash(served[there.grid_sha256].unit)
+            pairs["served direction"] = (there.anchor.sha256, handed_out)
+        return pairs
+
+    return compare
+
+
+def _certify(
+    encoder: SmoothedEncoder,
+    image: GridImage,
+    args: argparse.Namespace,
+    served: Mapping[str, SmoothedFeatures] | None,
+) -> Certificate:
     certificate = encoder.certify(
-        image, args.n, args.alpha, anchor=args.anchor, method=args.method, n0=args.n0, seeds=seeds
+        image,
+        args.n,
+        args.alpha,
+        anchor=args.anchor,
+        method=args.method,
+        n0=args.n0,
+        seeds=None if args.seed is None else [args.seed],
+        served=None if served is None else served[image.grid_sha256],
     )
     assert not isinstance(certificate, list)
     return certificate
 
 
 def _emit(certificate: Certificate, args: argparse.Namespace) -> None:
-    """Append the certificate to the output file, or print it; a line is written whole."""
+    """Append the certificate to the output file, and print it with --json."""
     line = json.dumps(certificate.to_record(), ensure_ascii=False)
-    if args.output:
-        with open(args.output, "a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+    if args.output is not None:
+        append(args.output, line)
     if args.json:
         print(line, flush=True)
-
-
-def _read_done(path: str, function_id: str, args: argparse.Namespace) -> set[str]:
-    """Return the grid hashes that the output file has already; drop a line cut off by an interruption.
-
-    Raises:
-        CertificateError: the file holds something else, or certificates made with other settings.
-    """
-    if not Path(path).exists():
-        return set()
-    text = Path(path).read_bytes()
-    whole, _, rest = text.rpartition(b"\n")
-    if rest:
-        from fsfast.files import write_whole
-
-        write_whole(path, whole + b"\n" if whole else b"")
-    done = set()
-    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
-        try:
-            record = json.loads(line)
-            settings = (record["function_id"], record["certification"]["n"], record["certification"]["alpha"])
-            done.add(record["image"]["grid_sha256"])
-        except (ValueError, KeyError, TypeError):
-            raise CertificateError(
-                f"{path}, line {number}, is not a certificate; choose another file for --output"
-            ) from None
-        if settings != (function_id, args.n, args.alpha):
-            raise CertificateError(
-                f"{path} holds certificates of another engine, profile, n or α; choose another file for --output"
-            )
-    return done
 
 
 def _print_table(certificates: list[Certificate], radii: list[float], random_weights: bool) -> None:

@@ -6,17 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fsfast.errors import FsfastError
 from fsfast.images import GridImage, to_grid_image
 
 if TYPE_CHECKING:
+    from fsfast.backends import Profile
     from fsfast.encoder import SmoothedEncoder
 
 RANDOM_WEIGHTS = (
     "This engine's networks have random weights: its features mean nothing. They show the machinery."
 )
+# Images differ by at most √(3·H·W) in ℓ2; no grid comes near this.
+MAX_EPSILON = 1e6
 
 
 def engine_arguments(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
@@ -31,18 +34,34 @@ def engine_arguments(parser: argparse.ArgumentParser, *, positional: bool = True
         "--threads", type=int, help="processors to use (default: all); never changes the result"
     )
     parser.add_argument("--micro-batch", type=int, help="rows per run of a network (default: 1)")
+    parser.add_argument(
+        "--stages",
+        metavar="NAMES",
+        type=lambda text: tuple(text.split(",")),
+        help="stages to use, separated by commas (default: all that the engine has)",
+    )
 
 
-def open_encoder(args: argparse.Namespace, engine: str | None = None) -> SmoothedEncoder:
-    """Open the engine that the arguments name."""
+def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> SmoothedEncoder:
+    """Open the engine that the arguments name; what they leave open is taken from `profile`."""
     from fsfast.encoder import SmoothedEncoder
+    from fsfast.sampling import check_samples, check_seed
 
+    # Before the networks are loaded, and also where no image can be read.
+    for name in ("n", "n0"):
+        if isinstance(count := getattr(args, name, None), int):
+            check_samples(count, f"--{name}")
+    if (seed := getattr(args, "seed", None)) is not None:
+        check_seed(seed)
+    chosen: dict[str, Any] = {
+        name: getattr(profile, name, None) if getattr(args, name) is None else getattr(args, name)
+        for name in ("precision", "micro_batch", "stages")
+    }
     return SmoothedEncoder(
-        args.engine if engine is None else engine,
+        args.engine,
         backend=args.backend,
-        precision=args.precision,
         threads=args.threads,
-        micro_batch=args.micro_batch,
+        **chosen,
         secret=os.environ.get("FSFAST_SECRET") or None,
     )
 
@@ -59,13 +78,18 @@ def readable(paths: Sequence[str], encoder: SmoothedEncoder, command: str) -> It
     """Yield every image on the engine's grid, or None for one that failed, after naming it on stderr."""
     for path in paths:
         try:
-            yield to_grid_image(path, encoder.manifest.grid)
+            yield to_grid_image(path, encoder.manifest.grid, name=as_text(path))
         except FsfastError as error:
             complain(command, path, error)
             yield None
 
 
-def complain(command: str, path: str, error: Exception) -> None:
+def as_text(path: str) -> str:
+    """Return a file name that can be written as UTF-8: bytes that are none become \\x escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def complain(command: str, path: str, error: Exception | str) -> None:
     """Name an input that failed."""
     text = str(error) if path in str(error) else f"{path}: {error}"
     print(f"fsfast {command}: {text}", file=sys.stderr)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fsfast.commands.common import RANDOM_WEIGHTS, engine_arguments, open_encoder, show_bound, table
+from fsfast.commands.common import RANDOM_WEIGHTS, as_text, engine_arguments, open_encoder, show_bound, table
+from fsfast.files import check_target
 
 PHOTOGRAPH = Path(__file__).parent.parent / "assets" / "cat.jpg"
 
@@ -34,25 +35,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode, certify, replay; print what came out."""
+    from fsfast.images import to_grid_image
+
+    targets = _targets(args.output) if args.output is not None else []
     clock = time.perf_counter()
     with open_encoder(args) as encoder:
         seconds: dict[str, float] = {}
-        served = encoder.encode(args.image, seconds=seconds)
+        image = to_grid_image(args.image, encoder.manifest.grid, name=as_text(args.image))
+        served = encoder.encode(image, seconds=seconds)
         first_feature = time.perf_counter() - clock
-        again = encoder.encode(args.image, seeds=served.seeds)
-        clean = encoder.clean(args.image)
+        again = encoder.encode(image, seeds=served.seeds)
+        clean = encoder.clean(image)
         start = time.perf_counter()
-        certificate = encoder.certify(args.image, args.n, args.alpha, served=served)
+        certificate = encoder.certify(image, args.n, args.alpha, served=served)
         assert not isinstance(certificate, list)
         rate = args.n / (time.perf_counter() - start)
-        found = encoder.verify(certificate, args.image)
+        found = encoder.verify(certificate, image)
         sigma, manifest = encoder.sigma, encoder.manifest
-    kept = _keep(args.output, served, certificate) if args.output else []
+    if targets:
+        served.save(targets[0])
+        certificate.save(targets[1])
+    kept = [as_text(target) for target in targets]
     cosine = _cosine(served.unit, clean)
     radii = [0.5 * sigma, sigma, 1.5 * sigma]
     if args.json:
         result = {
-            "image": args.image,
+            "image": image.name,
             "features": list(served.features.shape),
             "bit_equal_replay": bool(np.array_equal(again.features, served.features)),
             "cosine_to_clean": cosine,
@@ -66,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(result))
         return 0 if found else 1
-    print(f"{args.image} → {manifest.grid.height}×{manifest.grid.width} grid, engine {manifest.name}\n")
+    print(f"{image.name} → {manifest.grid.height}×{manifest.grid.width} grid, engine {manifest.name}\n")
     equal = "bit-equal" if np.array_equal(again.features, served.features) else "DIFFERENT"
     shape = " × ".join(map(str, served.features.shape[1:]))
     facts = {
@@ -94,13 +102,13 @@ def run(args: argparse.Namespace) -> int:
     return 0 if found else 1
 
 
-def _keep(folder: str, served, certificate) -> list[str]:  # type: ignore[no-untyped-def]
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    features, record = target / "features.safetensors", target / "certificate.json"
-    served.save(features)
-    certificate.save(record)
-    return [str(features), str(record)]
+def _targets(folder: str) -> list[str]:
+    """Make the folder, and return the files to write in it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    targets = [str(Path(folder) / name) for name in ("features.safetensors", "certificate.json")]
+    for target in targets:
+        check_target(target)
+    return targets
 
 
 def _cosine(unit: np.ndarray, clean: np.ndarray) -> float:

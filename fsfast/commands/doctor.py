@@ -8,7 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from fsfast import __version__
-from fsfast.errors import FsfastError
+from fsfast.errors import BackendUnavailable, FsfastError
 
 # What this release cannot do at all, so that nobody searches for a missing package.
 _LATER = {"cuda": "this release runs on the CPU only"}
@@ -47,9 +47,9 @@ def examine() -> dict[str, tuple[bool, str]]:
 
 def _kernels() -> tuple[bool, str]:
     try:
-        from fsfast.kernels import _cpu  # noqa: F401
-    except ImportError as error:
-        return False, f"the C++ extension does not load ({error}); reinstall fsfast with a C++ compiler"
+        from fsfast.kernels import cpu  # noqa: F401
+    except BackendUnavailable as error:
+        return False, str(error)
     return True, "C++ extension loads"
 
 

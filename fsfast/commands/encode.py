@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from fsfast.commands.common import engine_arguments, open_encoder, parse_seed, readable
+from fsfast.commands.common import as_text, engine_arguments, open_encoder, parse_seed, readable
+from fsfast.files import check_target
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Encode the images and write one file."""
     if not args.output.endswith((".safetensors", ".npz")):
         raise ValueError(f"wanted an output name ending in .safetensors or .npz, got {args.output!r}")
+    check_target(args.output)
     with open_encoder(args) as encoder:
         images = [image for image in readable(args.images, encoder, "encode") if image is not None]
         if not images:
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     out.save(args.output)
     if args.json:
         summary = {
-            "output": args.output,
+            "output": as_text(args.output),
             "images": [image.name for image in images],
             "shape": list(out.features.shape),
             "n0": out.n0,
@@ -48,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(summary))
     else:
         shape = " × ".join(map(str, out.features.shape))
-        print(f"{args.output}: features {shape}, n0 = {out.n0}, σ = {out.sigma:g}")
+        print(f"{as_text(args.output)}: features {shape}, n0 = {out.n0}, σ = {out.sigma:g}")
     return 0 if len(images) == len(args.images) else 1

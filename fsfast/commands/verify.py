@@ -1,17 +1,25 @@
 """Replay a certificate: does it come from this engine, this image and the stated noise?
 
 Answers "same", "different" (and what), or "cannot be checked bit for bit here" (and the deviation). A replay
-proves the computation, not that the seed was drawn fairly: certify anew for that.
+proves the computation, not that the seed was drawn fairly: certify anew for that. The engine runs as the
+certificate says (precision, micro-batch, stages) unless flags say otherwise. Several certificates about the
+image in one file are replayed one after the other, one verdict each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fsfast.commands.common import engine_arguments, open_encoder
+from fsfast.commands.common import complain, engine_arguments, open_encoder
+from fsfast.commands.journal import document, read_records
 from fsfast.errors import CertificateError
+
+if TYPE_CHECKING:
+    from fsfast.record import Certificate, Verification
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,40 +34,69 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay and compare; exit code 0 only for "same"."""
+    """Replay and compare; exit code 0 only if every certificate about the image is the "same"."""
+    from fsfast.engine import load_engine
     from fsfast.images import to_grid_image
 
-    with open_encoder(args) as encoder:
-        image = to_grid_image(args.image, encoder.manifest.grid)
-        certificate = _find(Path(args.certificate), image.grid_sha256)
-        found = encoder.verify(certificate, image)
-    if args.json:
+    engine = load_engine(args.engine)
+    image = to_grid_image(args.image, engine.manifest.grid)
+    certificates = _read(args.certificate, image.grid_sha256)
+    for certificate in certificates:
+        if certificate.engine_digest != engine.digest:
+            raise CertificateError(
+                f"{args.certificate} belongs to the engine {certificate.engine!r} with digest "
+                f"{certificate.engine_digest[:16]}…, {args.engine} has {engine.digest[:16]}…; name it with --engine"
+            )
+    results = []
+    for profile, group in groupby(certificates, key=lambda certificate: certificate.profile):
+        with open_encoder(args, profile) as encoder:
+            for certificate in group:
+                results.append(encoder.verify(certificate, image))
+                _report(results[-1], args.json)
+    return 0 if all(results) else 1
+
+
+def _report(found: Verification, as_json: bool) -> None:
+    if as_json:
         print(json.dumps({"verdict": found.verdict, "details": found.details, "deviation": found.deviation}))
-    else:
-        print(found.verdict + (":" if found.details else ""))
-        for detail in found.details:
-            print(f"  {detail}")
-        if found.deviation:
-            print(f"  largest deviation of a score: {found.deviation:.2e}")
-    return 0 if found else 1
+        return
+    print(found.verdict + (":" if found.details else ""))
+    for detail in found.details:
+        print(f"  {detail}")
+    if found.deviation:
+        print(f"  largest deviation of a score: {found.deviation:.2e}")
 
 
-def _find(path: Path, grid_sha256: str):  # type: ignore[no-untyped-def]
-    """Return the certificate in a file of one, or the one about this image in a file of lines."""
-    from fsfast.record import load_certificate, parse_certificate
+def _read(path: str, grid_sha256: str) -> list[Certificate]:
+    """Return the certificate in a file of one, or those about this image in a file of lines.
 
-    if path.suffix != ".jsonl":
-        return load_certificate(path)
+    Raises:
+        CertificateError: something else is in the file, or nothing about this image.
+    """
+    from fsfast.record import parse_certificate
+
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise CertificateError(f"wanted a file of certificates: {error}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            raise CertificateError(f"{path}, line {number}, is not a certificate") from None
-        certificate = parse_certificate(record, f"{path}, line {number}")
-        if certificate.grid_sha256 == grid_sha256:
-            return certificate
-    raise CertificateError(f"{path} has no certificate about this image")
+    try:
+        single = document(content)
+    except ValueError:
+        records, tail = read_records(content, path)
+    else:
+        return [parse_certificate(single, path)]
+    if tail:
+        complain("verify", path, "the last line is cut off and left out")
+    found = [
+        parse_certificate(record, f"{path}, line {number}")
+        for number, record in enumerate(records, 1)
+        if _image_of(record) == grid_sha256
+    ]
+    if not found:
+        raise CertificateError(f"{path} has no certificate about this image")
+    return found
+
+
+def _image_of(record: Any) -> str | None:
+    image = record.get("image") if isinstance(record, dict) else None
+    return image.get("grid_sha256") if isinstance(image, dict) else None

@@ -3,7 +3,10 @@
 `cpu` is the implementation in C++ that the names below stand for, `reference` the meaning in NumPy.
 """
 
-from fsfast.kernels.cpu import cosine_mean, denoise_resize_normalise, noisy_batch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from fsfast.kernels.tables import (
     check_thresholds,
     noise_reach,
@@ -12,6 +15,9 @@ from fsfast.kernels.tables import (
     resize_tables,
 )
 from fsfast.kernels.types import AxisTable, FeatureSums, NoiseTables, ResizeTables, Rows
+
+if TYPE_CHECKING:
+    from fsfast.kernels.cpu import cosine_mean, denoise_resize_normalise, noisy_batch
 
 __all__ = [
     "AxisTable",
@@ -28,3 +34,14 @@ __all__ = [
     "noisy_batch",
     "resize_tables",
 ]
+
+_COMPILED = ("cosine_mean", "denoise_resize_normalise", "noisy_batch")
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: engines can be read, and `fsfast doctor` can speak, where the extension does not load.
+    if name not in _COMPILED:
+        raise AttributeError(f"module 'fsfast.kernels' has no attribute {name!r}")
+    from fsfast.kernels import cpu
+
+    return getattr(cpu, name)

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from fsfast.kernels import _cpu, checks
+from fsfast.errors import BackendUnavailable
+from fsfast.kernels import checks
 from fsfast.kernels.types import STORAGE, Dtype, FeatureSums, Layout, NoiseTables, ResizeTables, Rows
+
+try:
+    from fsfast.kernels import _cpu
+except ImportError as error:
+    raise BackendUnavailable(
+        f"the C++ extension of fsfast does not load ({error}); reinstall fsfast with a C++ compiler"
+    ) from error
 
 
 def noisy_batch(

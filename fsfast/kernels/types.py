@@ -10,6 +10,9 @@ import numpy as np
 Dtype = Literal["float32", "float16", "bfloat16"]
 Layout = Literal["nchw", "nhwc"]
 
+# Raised whenever a kernel's bits change: it is part of the name of the function that certificates speak about.
+KERNEL_VERSION = 1
+
 # NumPy has no bfloat16: arrays of that type are carried as their bit patterns.
 STORAGE: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
