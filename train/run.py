@@ -1,0 +1,124 @@
+"""A whole run: the stages in order, each from its checkpoint, and the results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsfast.models import OneStepPurifier, SmoothnessMapper, UNet
+from train.checkpoint import load_weights, save_weights
+from train.config import StudyConfig
+from train.data import StudyData, study_set
+from train.defence import Defence
+from train.encoder import Classifier, EncoderStage, StemViT
+from train.evaluate import evaluate
+from train.loop import Place, Stage, run_stage
+from train.mapper import MapperStage
+from train.purifier import PurifierStage
+from train.report import write_results
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a finished run, on the CPU.
+
+    Attributes:
+        encoder: state dict of StemViT: VisionTransformer's names, with `conv1.{0,2,4}`.
+        class_features: [11, D], the directions of the classes; the score of class k is the mean over tokens
+            of the cosine with row k.
+        purifier: state dict of UNet.
+        mapper: state dict of SmoothnessMapper.
+        mapper_alone: the same, trained without a purifier, for the ablation.
+    """
+
+    encoder: dict[str, Tensor]
+    class_features: Tensor
+    purifier: dict[str, Tensor]
+    mapper: dict[str, Tensor]
+    mapper_alone: dict[str, Tensor]
+
+
+def load_run(folder: Path) -> Weights:
+    """Read the weights of a finished run.
+
+    Raises:
+        ValueError: a file is missing.
+    """
+    encoder = load_weights(folder / "encoder.safetensors")
+    classes = load_weights(folder / "class_features.safetensors")["class_features"]
+    others = (load_weights(folder / f"{name}.safetensors") for name in ("purifier", "mapper", "mapper-alone"))
+    return Weights(encoder, classes, *others)
+
+
+def train(config: StudyConfig, place: Place, device: torch.device) -> dict[str, Any]:
+    """Train all stages and measure the result.
+
+    Args:
+        config: of the run.
+        place: where its files are; finished stages are taken from their last checkpoint.
+        device: of networks and data.
+
+    Returns:
+        the record in results.json.
+
+    Raises:
+        ValueError: checkpoints of another configuration are in the way.
+    """
+    size = config.encoder.vit.image_size
+    data = StudyData("train", config.seed, size, device)
+
+    def save(name: str, weights: dict[str, Tensor], stage: Stage) -> None:
+        save_weights(place.folder / f"{name}.safetensors", weights, stage.digest)
+
+    first = EncoderStage(config, data)
+    classifier = _trained(first, place)
+    assert isinstance(classifier, Classifier)
+    encoder, class_features = classifier.encoder, classifier.class_features.detach()
+    save("encoder", encoder.state_dict(), first)
+    save("class_features", {"class_features": class_features}, first)
+
+    second = PurifierStage(config, data, encoder)
+    unet = _trained(second, place)
+    assert isinstance(unet, UNet)
+    save("purifier", unet.state_dict(), second)
+    purifier = OneStepPurifier(unet, config.sigma)
+
+    mappers = []
+    for third in (MapperStage(config, data, encoder, purifier), MapperStage(config, data, encoder, None)):
+        mappers.append(_trained(third, place))
+        save(third.name, mappers[-1].state_dict(), third)
+
+    test = study_set(config.seed, config.evaluation.images, size).to(device)
+    measured = evaluate(config, test, _ablation(config, encoder, purifier, *mappers), class_features)
+    return write_results(place.folder, config, measured, _seconds(place.folder), torch.get_num_threads())
+
+
+def _trained(stage: Stage, place: Place) -> nn.Module:
+    module = run_stage(stage, place)
+    return module.requires_grad_(False)
+
+
+def _ablation(
+    config: StudyConfig, encoder: StemViT, purifier: OneStepPurifier, mapper: nn.Module, alone: nn.Module
+) -> list[Defence]:
+    """The rows of the paper's Table 5; the whole defence comes last."""
+    assert isinstance(mapper, SmoothnessMapper)
+    assert isinstance(alone, SmoothnessMapper)
+    sigma = config.sigma
+    return [
+        Defence("encoder alone", sigma, encoder),
+        Defence("+ mapper", sigma, encoder, mapper=alone),
+        Defence("+ purifier", sigma, encoder, purifier),
+        Defence("+ both", sigma, encoder, purifier, mapper),
+    ]
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    """Training time of every stage: the last entry of each in the log."""
+    rows = (json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return {row["stage"]: round(row["seconds"], 1) for row in rows}
