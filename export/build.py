@@ -20,7 +20,7 @@ from export.recipe import Recipe
 from export.thresholds import gaussian_thresholds
 from export.weights import pack_weights, point_into
 from fsfast import __version__
-from fsfast.engine import check_target, save_engine
+from fsfast.engine_writer import check_target, save_engine
 from fsfast.manifest import SCHEMA_VERSION
 from fsfast.schedule import Denoise
 

@@ -1,4 +1,4 @@
-"""The engine on disk: verify every byte before anything uses it; write whole or not at all."""
+"""The engine on disk: every byte is verified before anything uses it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import io
 import json
 import math
 import os
-import secrets
-import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,109 +123,7 @@ def _load(path: Path) -> Engine:
     return Engine(path, manifest, digest, _load_thresholds(path, manifest))
 
 
-def save_engine(
-    path: str | os.PathLike[str],
-    record: Mapping[str, Any],
-    files: Mapping[str, bytes | Path],
-    *,
-    force: bool = False,
-) -> str:
-    """Write an engine to `path`, whole or not at all, and return its digest.
-
-    Args:
-        path: the directory to make.
-        record: the manifest without `files`, which is filled in here.
-        files: name → content, or name → path of a file to copy.
-        force: replace an engine that stands there; anything else is never replaced.
-
-    Raises:
-        EngineError: as `check_target`, or the result would not load.
-    """
-    path = Path(path)
-    check_target(path, force)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = path.parent / f".{path.name}.{secrets.token_hex(4)}.building"
-    building.mkdir()
-    try:
-        digest = _write(building, dict(record), files)
-        load_engine(building)
-        _swap_in(building, path)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return digest
-
-
-def check_target(path: str | os.PathLike[str], force: bool) -> None:
-    """Raise unless `save_engine` may write to `path`; asked before the minutes that an export may take.
-
-    Args:
-        path: the directory to make.
-        force: an engine that stands there may be replaced; anything else never.
-
-    Raises:
-        EngineError: something stands at `path` that may not be replaced.
-    """
-    path = Path(path)
-    if not os.path.lexists(path):
-        return
-    if path.is_symlink():
-        raise EngineError(f"{path} is a link; it will not be replaced. Give the path that it leads to")
-    if not force:
-        raise EngineError(f"{path} exists; pass --force (force=True) to replace it")
-    if not (path / MANIFEST).is_file():
-        raise EngineError(f"{path} is not an engine; it will not be replaced. Choose another path")
-
-
-def _write(folder: Path, record: dict[str, Any], files: Mapping[str, bytes | Path]) -> str:
-    listing = {}
-    for name, content in files.items():
-        target = folder / name
-        if isinstance(content, Path):
-            shutil.copyfile(content, target)
-        else:
-            target.write_bytes(content)
-        listing[name] = {"sha256": _sha256(target), "bytes": target.stat().st_size}
-    record["files"] = dict(sorted(listing.items()))
-    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    digest = hashlib.sha256(text).hexdigest()
-    (folder / MANIFEST).write_bytes(text)
-    (folder / SEAL).write_bytes(_seal(digest))
-    for file in folder.iterdir():
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-    _sync_folder(folder)
-    return digest
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the folder's entries last through a power cut."""
-    # Windows cannot open folders; its file systems keep renames in order.
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _swap_in(building: Path, path: Path) -> None:
-    """Put `building` at `path`; an engine that stands there survives until the new one is in place."""
-    old = building.with_suffix(".old")
-    if path.exists():
-        path.rename(old)
-    try:
-        building.rename(path)
-    except OSError:
-        if old.exists():
-            old.rename(path)
-        raise
-    # The old engine goes only once the new one's name is on the disk.
-    _sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _seal(digest: str) -> bytes:
+def seal(digest: str) -> bytes:
     """The content of engine.sha256: what `sha256sum -c` reads."""
     return f"{digest}  {MANIFEST}\n".encode()
 
@@ -241,8 +136,8 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
         raise EngineError(f"{path}: {MANIFEST} has {size} bytes, at most {MAX_MANIFEST_BYTES} are read")
     text = (path / MANIFEST).read_bytes()
     digest = hashlib.sha256(text).hexdigest()
-    seal = _seal(digest)
-    if (path / SEAL).stat().st_size != len(seal) or (path / SEAL).read_bytes() != seal:
+    wanted = seal(digest)
+    if (path / SEAL).stat().st_size != len(wanted) or (path / SEAL).read_bytes() != wanted:
         raise EngineError(f"{path}: {MANIFEST} or {SEAL} was altered (they disagree); get the engine again")
     try:
         record = json.loads(
@@ -313,7 +208,8 @@ def _altered(path: Path, name: str) -> EngineError:
     return EngineError(f"{path}: {name} was altered (its sha256 differs). Get the engine again")
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """Return the sha256 of a file, hex, without holding the file in memory."""
     digest = hashlib.sha256()
     with open(file, "rb") as handle:
         while chunk := handle.read(_CHUNK):
@@ -323,7 +219,7 @@ def _sha256(file: Path) -> str:
 
 def _verify(path: Path, name: str, entry: FileEntry) -> None:
     _check_size(path, name, entry)
-    if _sha256(path / name) != entry.sha256:
+    if file_sha256(path / name) != entry.sha256:
         raise _altered(path, name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 def demo_path() -> Path:
     """The built-in engine: purifier, tokens, mapper."""
     return engine_path("demo")
+
+
+@pytest.fixture
+def engine(demo_path: Path, tmp_path: Path) -> Path:
+    """A copy of the built-in engine to damage."""
+    return Path(shutil.copytree(demo_path, tmp_path / "engine"))
 
 
 def _build(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
