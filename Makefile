@@ -6,10 +6,10 @@ PYTHON ?= python3
 demo: .venv/installed
 	.venv/bin/fsfast demo
 
-# The CPU runtime alone: no torch.
-.venv/installed: pyproject.toml setup.py $(wildcard csrc/*) $(shell find fsfast -name '*.py' -o -name '*.json')
+# The CPU runtime alone, without torch. Editable, so that Python started in this folder finds the kernels, too.
+.venv/installed: pyproject.toml setup.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check ".[cpu]"
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu]"
 	touch $@
 
 test: .venv-dev/installed lint

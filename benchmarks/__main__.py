@@ -1,4 +1,4 @@
-"""Run benchmarks and write their results: `python -m benchmarks [kernels] [serving]`."""
+"""Run benchmarks and write their results: `python -m benchmarks [kernels] [serving] [vit]`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from benchmarks import kernels, serving, vit
-from benchmarks.harness import Row, show, write_csv
+try:
+    from benchmarks import kernels, serving, vit
+    from benchmarks.harness import Row, show, write_csv
+except ImportError as error:
+    sys.exit(
+        f"python -m benchmarks: {error}; it needs the environment that `make test` makes: .venv-dev/bin/python"
+    )
 
 # One results file each.
 REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 import sys
@@ -40,6 +41,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _number(text: str) -> str:
+    value = float(text)
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _share(row: dict[str, str]) -> str:
     if not row["share"]:
         return ""
@@ -54,8 +60,8 @@ def render_file(path: Path) -> str:
             r["case"],
             r["variant"],
             r["threads"],
-            f"{float(r['p50_ms']):.3g}",
-            f"{float(r['rate']):.3g} {r['unit']}",
+            _number(r["p50_ms"]),
+            f"{_number(r['rate'])} {r['unit']}",
             _share(r),
         ]
         for r in read(path)
@@ -75,6 +81,9 @@ def render(folder: Path) -> str:
         return ""
     first = read(next(folder / f"{name}.csv" for name in TITLES if (folder / f"{name}.csv").exists()))[0]
     parts.append(
+        "noisy_batch and denoise_resize_normalise work on four images, 224×224 and as stated. The share of copy "
+        "bandwidth is the time of copying as many bytes over the kernel's; sums that stay in the cache can make it "
+        "exceed 100 %. M is the number of rows per run: M=4 side by side is a single run, and one core idles.\n\n"
         f"Measured on {first['device']} at {first['date']} with ONNX Runtime {first['onnxruntime']}, "
         f"torch {first['torch']}, NumPy {first['numpy']}; p20 and p80 stand in `benchmarks/results/{folder.name}/`.\n"
     )
@@ -86,9 +95,17 @@ def updated(text: str) -> str:
     return _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Update README.md from this machine's results, or those of the folder that is named."""
-    folder = sys.argv[1] if len(sys.argv) > 1 else machine()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
+    parser.add_argument(
+        "folder", nargs="?", default=machine(), help="in benchmarks/results (default: this machine's)"
+    )
+    folder = parser.parse_args(argv).folder
+    if not any((RESULTS / folder / f"{name}.csv").exists() for name in TITLES):
+        parser.error(
+            f"wanted a folder with results in {RESULTS}, got {folder!r}; run python -m benchmarks first"
+        )
     text = README.read_text(encoding="utf-8")
     text = re.sub(r"<!-- results.*? -->", f"<!-- results: {folder} -->", text)
     write_whole(README, updated(text).encode())

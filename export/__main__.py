@@ -30,6 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         build_engine(
             recipe, args.out or f"engines/{recipe.name}", force=args.force, micro_batch=args.micro_batch
         )
+    except ModuleNotFoundError as error:
+        print(
+            f"python -m export: {error}; pip install -e '.[export]', or use .venv-dev/bin/python",
+            file=sys.stderr,
+        )
+        return 2
     except (FsfastError, ValueError, OSError) as error:
         print(f"python -m export: {error}", file=sys.stderr)
         return 2

@@ -117,6 +117,9 @@ class SmoothedEncoder:
         pipeline = Pipeline(loaded, graphs, self.profile.micro_batch, self.threads)
         self._function = Function(loaded.manifest, loaded.digest, self.profile, pipeline)
 
+    def __repr__(self) -> str:
+        return f"SmoothedEncoder({str(self.engine_path)!r}, σ = {self.sigma:g}, {self.profile.precision})"
+
     def __enter__(self) -> SmoothedEncoder:
         return self
 

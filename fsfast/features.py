@@ -49,6 +49,10 @@ class SmoothedFeatures:
     random_weights: bool
     raw_mean: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        shape = list(self.features.shape)
+        return f"SmoothedFeatures({self.engine}: features {shape}, n0 = {self.n0}, σ = {self.sigma:g})"
+
     def __len__(self) -> int:
         return len(self.features)
 

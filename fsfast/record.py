@@ -169,7 +169,7 @@ class Certificate:
         radii = [factor * self.sigma for factor in STATED_RADII]
         return [{"epsilon": r, "cosine": self.cosine(r), "method": "fcsb"} for r in radii]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         radii = [0.5 * self.sigma, self.sigma]
         bounds = ", ".join(f"{_show(self.cosine(r))} at ε = {r:g}" for r in radii)
         return (

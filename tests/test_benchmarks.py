@@ -24,7 +24,7 @@ def test_rows_go_to_a_file_with_everything_that_repeats_them(tmp_path):
     assert record["of"] == "copy"
     assert all(record[key] for key in ("commit", "date", "device", "python", "numpy", "onnxruntime"))
     assert "op" in harness.show([row])
-    assert "| op | ours | 1 | 2 | 2e+03 G samples/s | 50% of copy |" in readme.render_file(path)
+    assert "| op | ours | 1 | 2 | 2000 G samples/s | 50% of copy |" in readme.render_file(path)
 
 
 def once(call, **_):

@@ -34,3 +34,12 @@ def test_commands_exist(page):
     commands = _parser()._subparsers._group_actions[0].choices
     for name in re.findall(r"`fsfast ([a-z]+)", page.read_text(encoding="utf-8")):
         assert name in commands, name
+
+
+def test_the_readme_is_not_rewritten_by_accident(tmp_path, capsys):
+    before = readme.README.read_bytes()
+    for argument in ("--help", "no-such-folder"):
+        with pytest.raises(SystemExit):
+            readme.main([argument])
+    assert readme.README.read_bytes() == before
+    assert "python -m benchmarks" in capsys.readouterr().err

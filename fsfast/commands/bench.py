@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"wanted {flag} in [1, {_MOST}], got {value}")
     with open_encoder(args) as encoder:
         measured = [measure(encoder, n0, args.runs) for n0 in args.n0]
+        certification = measure_certification(encoder)
         profile = encoder.profile
         if args.json:
             print(
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
                         "profile": vars(profile),
                         "threads": encoder.threads,
                         "latency": measured,
+                        "certification_samples_per_s": certification,
                     }
                 )
             )
@@ -68,7 +70,21 @@ def run(args: argparse.Namespace) -> int:
     total = sum(longest["steps_ms"].values())
     rows = [[s, f"{ms:.3f}", f"{100 * ms / total:.1f}"] for s, ms in longest["steps_ms"].items() if ms]
     print("\n" + table(rows, ("step", "ms per sample, one thread", "% of the work")))
+    print(f"\ncertification: {certification:.0f} samples/s")
     return 0
+
+
+def measure_certification(encoder: SmoothedEncoder, n: int = 200) -> float:
+    """Return the samples per second of certifying one image with n samples."""
+    image = _picture(encoder)
+    start = time.perf_counter()
+    encoder.certify(image, n, progress=False)
+    return n / (time.perf_counter() - start)
+
+
+def _picture(encoder: SmoothedEncoder) -> np.ndarray:
+    grid = encoder.manifest.grid
+    return np.random.default_rng(0).integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
 
 
 def measure(encoder: SmoothedEncoder, n0: int, runs: int) -> dict[str, Any]:
@@ -81,8 +97,7 @@ def measure(encoder: SmoothedEncoder, n0: int, runs: int) -> dict[str, Any]:
     """
     from fsfast.pipeline import STEPS
 
-    grid = encoder.manifest.grid
-    image = np.random.default_rng(0).integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
+    image = _picture(encoder)
     encoder.encode(image, n0)
     seconds: dict[str, float] = {}
     wall = []

@@ -23,6 +23,7 @@ from fsfast.commands.common import (
     parse_seed,
     readable,
     show_bound,
+    show_radius,
     table,
 )
 from fsfast.commands.journal import append, resume
@@ -40,15 +41,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     engine_arguments(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files of any size")
     parser.add_argument("-o", "--output", metavar="FILE", help="append certificates here, one JSON line each")
-    parser.add_argument("--n", type=int, default=1000, help="certification samples per image (default 1000)")
+    parser.add_argument(
+        "-n", "--n", type=int, default=1000, help="certification samples per image (default 1000)"
+    )
     parser.add_argument(
         "--alpha", type=float, default=1e-3, help="probability of a wrong certificate (default 0.001)"
     )
     parser.add_argument(
-        "--anchor", choices=("served", "clean"), default="served", help="the direction to certify"
+        "--anchor",
+        choices=("served", "clean"),
+        default="served",
+        help="certify the direction that was served (default) or the clean one",
     )
     parser.add_argument(
-        "--method", choices=("mixture", "product", "hoeffding"), default="mixture", help="confidence bound"
+        "--method",
+        choices=("mixture", "product", "hoeffding"),
+        default="mixture",
+        help="confidence bound (default mixture)",
     )
     parser.add_argument("--n0", type=int, help="serving samples (default: the engine's)")
     parser.add_argument(
@@ -178,7 +187,7 @@ def _print_table(certificates: list[Certificate], radii: list[float], random_wei
     rows = [
         [Path(c.image_name or "image").name, f"{c.score_lower_bound:.4f}"]
         + [show_bound(c.cosine(r)) for r in radii]
-        + [f"{int(c.radius(0.5) * 1000) / 1000:.3f}"]
+        + [show_radius(c.radius(0.5))]
         for c in certificates
     ]
     header = ["image", "score ≥", *(f"cos ≥ at ε={r:g}" for r in radii), "radius for cos ≥ 0.5"]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
 
 RANDOM_WEIGHTS = (
-    "This engine's networks have random weights: its features mean nothing. They show the machinery."
+    "This engine's networks have random weights: its features mean nothing, and its bounds are small.\n"
+    "It shows the machinery."
 )
 # Images differ by at most √(3·H·W) in ℓ2; no grid comes near this.
 MAX_EPSILON = 1e6
@@ -112,6 +113,11 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 def _number(cell: str) -> bool:
     return cell in ("none", "—", "") or cell.replace(".", "").replace("-", "").replace(",", "").isdigit()
+
+
+def show_radius(radius: float) -> str:
+    """Return a radius for a table, rounded down: three digits, or "none"."""
+    return f"{int(radius * 1000) / 1000:.3f}" if radius > 0 else "none"
 
 
 def show_bound(bound: float | None) -> str:

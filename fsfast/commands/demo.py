@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from fsfast.commands.common import RANDOM_WEIGHTS, as_text, engine_arguments, open_encoder, show_bound, table
+from fsfast.commands.common import (
+    RANDOM_WEIGHTS,
+    as_text,
+    engine_arguments,
+    open_encoder,
+    show_bound,
+    show_radius,
+    table,
+)
 from fsfast.files import check_target
 
 PHOTOGRAPH = Path(__file__).parent.parent / "assets" / "cat.jpg"
@@ -22,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("--image", metavar="FILE", default=str(PHOTOGRAPH), help="a photograph of yours")
     parser.add_argument("--engine", default="demo", help='engine to use (default: "demo")')
-    parser.add_argument("--n", type=int, default=1000, help="certification samples (default 1000)")
+    parser.add_argument("-n", "--n", type=int, default=1000, help="certification samples (default 1000)")
     parser.add_argument(
         "--alpha", type=float, default=1e-3, help="probability of a wrong certificate (default 0.001)"
     )
@@ -42,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     with open_encoder(args) as encoder:
         seconds: dict[str, float] = {}
         image = to_grid_image(args.image, encoder.manifest.grid, name=as_text(args.image))
-        served = encoder.encode(image, seconds=seconds)
+        served = encoder.encode(image)
         first_feature = time.perf_counter() - clock
-        again = encoder.encode(image, seeds=served.seeds)
+        again = encoder.encode(image, seeds=served.seeds, seconds=seconds)
         clean = encoder.clean(image)
         start = time.perf_counter()
         certificate = encoder.certify(image, args.n, args.alpha, served=served)
@@ -57,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         certificate.save(targets[1])
     kept = [as_text(target) for target in targets]
     cosine = _cosine(served.unit, clean)
-    radii = [0.5 * sigma, sigma, 1.5 * sigma]
+    radii = [0.25 * sigma, 0.5 * sigma, sigma]
     if args.json:
         result = {
             "image": image.name,
@@ -82,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         "same seed again": equal,
         "cosine to clean": f"{cosine:.3f} (encoder alone on the clean image; no guarantee)",
         "certificate": f"n = {args.n}, α = {args.alpha:g}: mean score ≥ {certificate.score_lower_bound:.4f}",
-        "radius for cos ≥ 0.5": f"{certificate.radius(0.5):.3f}",
+        "radius for cos ≥ 0.5": show_radius(certificate.radius(0.5)),
         "replay": found.verdict,
     }
     for key, value in facts.items():
@@ -98,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
         print("kept: " + ", ".join(kept))
     if served.random_weights:
         print(RANDOM_WEIGHTS)
-    print("\nnext: fsfast certify demo YOUR-PHOTO.jpg")
+    command = "fsfast" if shutil.which("fsfast") else os.path.relpath(sys.argv[0])
+    print(f"\nnext: {command} certify demo YOUR-PHOTO.jpg")
     return 0 if found else 1
 
 

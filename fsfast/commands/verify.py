@@ -1,7 +1,8 @@
 """Replay a certificate: does it come from this engine, this image and the stated noise?
 
 Answers "same", "different" (and what), or "cannot be checked bit for bit here" (and the deviation). A replay
-proves the computation, not that the seed was drawn fairly: certify anew for that. The engine runs as the
+proves the computation, not that the seed was drawn fairly: certify anew for that. Exit code 0 means "same", 1 any
+other answer. The engine runs as the
 certificate says (precision, micro-batch, stages) unless flags say otherwise. Several certificates about the
 image in one file are replayed one after the other, one verdict each.
 """
@@ -63,8 +64,8 @@ def _report(found: Verification, as_json: bool) -> None:
     print(found.verdict + (":" if found.details else ""))
     for detail in found.details:
         print(f"  {detail}")
-    if found.deviation:
-        print(f"  largest deviation of a score: {found.deviation:.2e}")
+    if found.deviation is not None and not found:
+        print(f"  largest deviation of a score: {found.deviation:.1e}")
 
 
 def _read(path: str, grid_sha256: str) -> list[Certificate]:
@@ -78,7 +79,7 @@ def _read(path: str, grid_sha256: str) -> list[Certificate]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise CertificateError(f"wanted a file of certificates: {error}") from None
+        raise CertificateError(f"wanted a file of certificates, {path}: {error.strerror}") from None
     try:
         single = document(content)
     except ValueError:

@@ -15,7 +15,8 @@ try:
     from fsfast.kernels import _cpu
 except ImportError as error:
     raise BackendUnavailable(
-        f"the C++ extension of fsfast does not load ({error}); reinstall fsfast with a C++ compiler"
+        f"the C++ extension of fsfast does not load ({error}); with a C++ compiler at hand run "
+        "pip install --force-reinstall fsfast, or pip install -e . in the source folder"
     ) from error
 
 
