@@ -109,8 +109,7 @@ def run(args: argparse.Namespace) -> int:
         print("kept: " + ", ".join(kept))
     if served.random_weights:
         print(RANDOM_WEIGHTS)
-    command = "fsfast" if shutil.which("fsfast") else os.path.relpath(sys.argv[0])
-    print(f"\nnext: {command} certify demo YOUR-PHOTO.jpg")
+    print(f"\nnext: {_command()} certify demo YOUR-PHOTO.jpg")
     return 0 if found else 1
 
 
@@ -121,6 +120,14 @@ def _targets(folder: str) -> list[str]:
     for target in targets:
         check_target(target)
     return targets
+
+
+def _command() -> str:
+    """Return how this program can be started again from here."""
+    if shutil.which("fsfast"):
+        return "fsfast"
+    program = os.path.relpath(sys.argv[0])
+    return "python -m fsfast" if os.path.basename(program) == "__main__.py" else program
 
 
 def _cosine(unit: np.ndarray, clean: np.ndarray) -> float:
