@@ -12,13 +12,15 @@ def progress_bar(wanted: bool | None, total: int, what: str) -> Iterator[Callabl
     """Yield a function that is told how many samples were done.
 
     Args:
-        wanted: True shows the bar, False does not, None shows it on a terminal.
+        wanted: True shows the bar at once, False never, None on a terminal after a second.
         total: number of samples.
         what: the bar's label.
     """
     from tqdm import tqdm
 
     disable = None if wanted is None else not wanted
-    with tqdm(total=total, desc=what, unit="sample", disable=disable, delay=1.0, leave=False) as bar:
+    # Who asks for a bar gets one; otherwise short work shows none.
+    delay = 0.0 if wanted else 1.0
+    with tqdm(total=total, desc=what, unit="sample", disable=disable, delay=delay, leave=False) as bar:
         # The last micro-batch may be padded.
         yield lambda count: bar.update(min(count, total - bar.n))

@@ -244,7 +244,7 @@ def test_the_chosen_back_end_is_logged(caplog):
 def test_progress_is_shown_on_demand(demo, picture, capsys):
     demo.encode(picture, 2)
     assert capsys.readouterr().err == ""
-    demo.certify(picture, 400, progress=True)
+    demo.certify(picture, 4, progress=True)
     assert "certify" in capsys.readouterr().err
 
 
