@@ -51,7 +51,7 @@ def mean_lower_bound(scores: np.ndarray, alpha: float, method: MeanMethod = "mix
     Raises:
         ValueError: no scores, a score that is NaN or outside [0, 1], alpha outside (0, 1), unknown method.
 
-    Source: certificates.md §3; wealth as in Waudby-Smith and Ramdas, "Estimating means of bounded random
+    Source: docs/certificates.md §3; wealth as in Waudby-Smith and Ramdas, "Estimating means of bounded random
     variables by betting", JRSS B 2024.
     """
     values, log_inverse_alpha = _checked(scores, alpha, method)

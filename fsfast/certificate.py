@@ -42,7 +42,7 @@ def cosine_lower_bound(d: float, *, mean: float, method: CosineMethod = "fcsb") 
     Raises:
         ValueError: d negative, infinite or NaN; mean outside [0, 1] or NaN; unknown method.
 
-    Source: Theorem 1 of arXiv 2601.16200 with a fixed anchor; certificates.md §4.
+    Source: Theorem 1 of arXiv 2601.16200 with a fixed anchor; docs/certificates.md §4.
     """
     _check(mean, method)
     if not 0.0 <= d < math.inf:

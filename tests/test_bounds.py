@@ -25,7 +25,7 @@ def beta(rng, mean, sd, size):
 
 
 def wealth(scores, m):
-    """W(m) of certificates.md §3, exactly: the specification, independent of the module's constants."""
+    """W(m) of docs/certificates.md §3, exactly: the specification, independent of the module's constants."""
     total = Fraction(0)
     for k in range(12):
         bet = Fraction(1) if k == 0 else Fraction(0.7**k)

@@ -38,7 +38,7 @@ def noisy_batch(
     Args:
         images: [B, H, W, 3] uint8, any strides.
         rows: M rows; image −1 marks padding, which becomes zeros.
-        stream: 0 … 2^32 − 1, see certificates.md: serving, certification, pilot, internal.
+        stream: 0 … 2^32 − 1, see docs/certificates.md: serving, certification, pilot, internal.
         noise: tables of `noise_tables`; their dtype is the output's.
         layout: memory order of the output. The noise is the same.
         out: contiguous array to write to, or None for a new one.

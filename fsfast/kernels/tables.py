@@ -45,7 +45,7 @@ def noise_total_variation(sigma: float, elements: int) -> float:
     """Return η, an upper bound of the total variation between our noise and rounded Gaussian noise.
 
     η = D·(2K·2⁻⁶⁵ + 2Φ(−(K+½)/s)): every threshold is rounded by at most 2⁻⁶⁵, and the mass beyond K is
-    moved to ±K (certificates.md, section 5).
+    moved to ±K (docs/certificates.md, section 5).
 
     Args:
         sigma: σ in [0, 1] pixel units.

@@ -29,7 +29,7 @@ def two_layers(weights, name, x):
 
 
 def reference_mapper(weights, blocks, z, sigma):
-    """models.md §3, line by line, in float64."""
+    """The mapper of the paper, line by line, in float64."""
     d = z.shape[-1]
     for i in range(blocks):
         w = {k.removeprefix(f"blocks.{i}."): v for k, v in weights.items() if k.startswith(f"blocks.{i}.")}

@@ -82,7 +82,7 @@ def test_folding_removes_the_time_embedding_and_the_variances_and_nothing_else()
         "out.2.bias",
     }
     assert list(folded["out.2.weight"].shape) == [3, 256, 3, 3]
-    # backends.md: 54M parameters vanish.
+    # 54M parameters vanish.
     assert 54.2e6 < parameters(on_meta(ADM256)) - parameters(on_meta(ADM256, FoldedUNet)) < 54.4e6
 
 
@@ -213,7 +213,7 @@ def test_folded_network_equals_the_original(name, randomised):
     folded = unet.at_sigma(0.25)
     x = images(2, 32)
     want = unet(x, 145)[:, :3]
-    # Exact up to float32: 4e-7 of the range in one block (backends.md), which a deep network adds up.
+    # Exact up to float32: 4e-7 of the range in one block, which a deep network adds up.
     torch.testing.assert_close(folded(x), want, rtol=0, atol=2e-6 * float(want.abs().max()))
 
     rebuilt = FoldedUNet(NARROW[name])
