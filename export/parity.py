@@ -9,7 +9,7 @@ from export.networks import Network
 from fsfast.backends.onnxruntime import open_session
 from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
-from fsfast.schedule import Denoise
+from fsfast.schedule import Denoise, grid_scaling
 
 
 def sample_image(height: int, width: int) -> np.ndarray:
@@ -50,9 +50,7 @@ class Chain:
         self._image = sample_image(*grid)[None]
         self._mean, self._std = np.array(mean), np.array(std)
         self._resize = resize_tables(grid, size)
-        scale = np.full(3, denoise.scale) if denoise else 1 / (255 * self._std)
-        offset = np.full(3, denoise.offset) if denoise else -self._mean / self._std
-        self._noise = noise_tables(thresholds, scale, offset, "float32")
+        self._noise = noise_tables(thresholds, *grid_scaling(denoise, self._mean, self._std), "float32")
 
     def run(self, batch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return stage → (input, torch output) for `batch` noisy samples."""

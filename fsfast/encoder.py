@@ -241,7 +241,7 @@ class SmoothedEncoder:
         from fsfast.certification import certify_image, clean_anchor, handed_out_anchor, served_anchor
 
         items, single = to_grid(images, self.manifest.grid)
-        check_samples(n, "n")
+        n = check_samples(n, "n")
         self._check_certify(items, alpha, anchor, method, n0, served)
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
         serving, origins = self._serving_seeds(items, seeds)
@@ -255,9 +255,7 @@ class SmoothedEncoder:
                 else:
                     unit, about = served_anchor(self._function, item, n0, serving[i], origins[i])
                 given = None if seeds is None else serving[i]
-                seed, origin = self._certification_seed(
-                    item, given, about.sha256, check_samples(n, "n"), float(alpha), method
-                )
+                seed, origin = self._certification_seed(item, given, about.sha256, n, float(alpha), method)
                 certificates.append(
                     certify_image(
                         self._function, item, (unit, about), n, alpha, method, seed, origin, advance

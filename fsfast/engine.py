@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from fsfast.errors import EngineError
 from fsfast.kernels.tables import check_thresholds, noise_reach
 from fsfast.manifest import SCHEMA_VERSION, FileEntry, Manifest, parse_manifest
 from fsfast.onnxfile import check_graph
+from fsfast.strict_json import parse_json
 
 MANIFEST = "engine.json"
 SEAL = "engine.sha256"
@@ -140,11 +139,9 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
     if (path / SEAL).stat().st_size != len(wanted) or (path / SEAL).read_bytes() != wanted:
         raise EngineError(f"{path}: {MANIFEST} or {SEAL} was altered (they disagree); get the engine again")
     try:
-        record = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
-        )
+        record = parse_json(text)
         schema = record["schema"] if record["format"] == "fsfast-engine" else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         schema = None
     if schema is None:
         raise EngineError(f"{path}: {MANIFEST} is not the manifest of an fsfast engine")
@@ -154,24 +151,6 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
             "upgrade fsfast"
         )
     return record, digest
-
-
-def _refuse_constant(word: str) -> float:
-    raise ValueError(f"{word} is not JSON")
-
-
-def _finite(text: str) -> float:
-    """Return the number; 1e999 is good JSON but no float."""
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is too large")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object; readers would differ in which of two equal keys they take."""
-    if len(record := dict(pairs)) != len(pairs):
-        raise ValueError("a key comes twice")
-    return record
 
 
 def _check_regular(path: Path, name: str) -> None:

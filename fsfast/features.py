@@ -128,15 +128,18 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def directions(unit_sums: np.ndarray) -> np.ndarray:
     """Return the direction of each token, float32: [..., D] sums of unit tokens divided by their norms."""
-    norm = np.linalg.norm(unit_sums, axis=-1, keepdims=True)
-    return np.divide(unit_sums, norm, out=np.zeros_like(unit_sums), where=norm > 0).astype(np.float32)
+    return _normalised(unit_sums).astype(np.float32)
 
 
 def anchor_of(unit: np.ndarray) -> np.ndarray:
     """Return [..., L, D] float64 unit directions, exactly those of `unit` float32 as it was handed out."""
-    wide = unit.astype(np.float64)
-    norm = np.linalg.norm(wide, axis=-1, keepdims=True)
-    return np.divide(wide, norm, out=np.zeros_like(wide), where=norm > 0)
+    return _normalised(unit.astype(np.float64))
+
+
+def _normalised(tokens: np.ndarray) -> np.ndarray:
+    """Divide [..., D] float64 tokens by their norms; a zero token stays zero."""
+    norm = np.linalg.norm(tokens, axis=-1, keepdims=True)
+    return np.divide(tokens, norm, out=np.zeros_like(tokens), where=norm > 0)
 
 
 def served_features(sums: FeatureSums, unit: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from fsfast.errors import FsfastError
 from fsfast.kernels import cosine_mean, denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import FeatureSums, Rows
 from fsfast.sampling import Stream
+from fsfast.schedule import grid_scaling
 
 STEPS = ("noise", "purifier", "resize", "encoder", "mapper", "reduction")
 
@@ -58,11 +59,8 @@ class Pipeline:
         self._std = np.array(manifest.std)
         self._denoise = manifest.denoise if "purifier" in graphs else None
         grid = (manifest.grid.height, manifest.grid.width)
-        if self._denoise:
-            scale, offset = np.full(3, self._denoise.scale), np.full(3, self._denoise.offset)
-        else:
-            scale, offset = 1 / (255 * self._std), -self._mean / self._std
-        self.noise = noise_tables(engine.thresholds, scale, offset, "float32")
+        scaling = grid_scaling(self._denoise, self._mean, self._std)
+        self.noise = noise_tables(engine.thresholds, *scaling, "float32")
         self._resize = resize_tables(grid, manifest.encoder_size)
         self._closed = False
         self._start()

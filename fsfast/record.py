@@ -20,6 +20,7 @@ from fsfast.errors import CertificateError
 from fsfast.files import write_whole
 from fsfast.manifest import check_schema
 from fsfast.sampling import SeedOrigin
+from fsfast.strict_json import parse_json
 
 SCHEMA_VERSION = 1
 # Radii at which a certificate file states its bounds, in units of σ.
@@ -217,10 +218,10 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
             content = handle.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
-        record = json.loads(content, parse_constant=_refuse_constant)
+        record = parse_json(content)
     except FileNotFoundError:
         raise CertificateError(f"wanted a certificate file, {os.fspath(path)} does not exist") from None
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise CertificateError(f"{os.fspath(path)} is not a certificate: {error}") from None
     return parse_certificate(record, os.fspath(path))
 
@@ -263,10 +264,6 @@ def _states_no_more(record: dict[str, Any], again: dict[str, Any]) -> bool:
         return False
     pairs += [(s["cosine"], f["cosine"]) for s, f in zip(stated, found, strict=True)]
     return all(s <= f + _ROUNDING for s, f in pairs)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number that JSON knows")
 
 
 def _from_record(record: dict[str, Any]) -> Certificate:

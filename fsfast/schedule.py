@@ -82,3 +82,15 @@ class Denoise:
     def b(self) -> float:
         """√(1/ᾱ − 1), without cancellation where ᾱ is near 1."""
         return math.sqrt((1.0 - self.alpha_bar) / self.alpha_bar)
+
+
+def grid_scaling(denoise: Denoise | None, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and offset per channel, [3] float64: the first network sees scale·v + offset of grid value v.
+
+    Args:
+        denoise: the purifier's step, or None without one: then the encoder sees normalised pixels.
+        mean, std: [3], the encoder's normalisation in [0, 1] units.
+    """
+    if denoise is not None:
+        return np.full(3, denoise.scale), np.full(3, denoise.offset)
+    return 1 / (255 * std), -mean / std

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsfast.errors import CertificateError
+from fsfast.strict_json import parse_json
 
 if TYPE_CHECKING:
     from fsfast.record import Certificate
 
 # Every line starts like this; a line cut off by an interruption is told from another file's text by it.
 _HEAD = b'{"format": "fsfast-certificate"'
-
-
-def document(content: bytes) -> Any:
-    """Return a JSON document; raises ValueError."""
-    try:
-        return json.loads(content, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def read_records(content: bytes, name: str) -> tuple[list[Any], bytes]:
@@ -36,13 +28,13 @@ def read_records(content: bytes, name: str) -> tuple[list[Any], bytes]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(document(line))
+            records.append(parse_json(line))
         except ValueError:
             raise CertificateError(f"{name}, line {number}, is not a certificate") from None
     if tail:
         try:
             # Only the line's end is missing: an editor may have taken it off.
-            return [*records, document(tail)], b""
+            return [*records, parse_json(tail)], b""
         except ValueError:
             if not (tail.startswith(_HEAD) or _HEAD.startswith(tail)):
                 raise CertificateError(f"{name}, line {len(lines) + 1}, is not a certificate") from None
@@ -95,7 +87,3 @@ def _write(path: str, content: bytes) -> None:
         handle.write(content)
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number that JSON knows")

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsfast.commands.common import complain, engine_arguments, open_encoder
-from fsfast.commands.journal import document, read_records
+from fsfast.commands.journal import read_records
 from fsfast.errors import CertificateError
+from fsfast.strict_json import parse_json
 
 if TYPE_CHECKING:
     from fsfast.record import Certificate, Verification
@@ -81,7 +82,7 @@ def _read(path: str, grid_sha256: str) -> list[Certificate]:
     except OSError as error:
         raise CertificateError(f"wanted a file of certificates, {path}: {error.strerror}") from None
     try:
-        single = document(content)
+        single = parse_json(content)
     except ValueError:
         records, tail = read_records(content, path)
     else:

@@ -1,0 +1,39 @@
+"""JSON that everybody reads alike: no NaN, no infinite numbers, no key twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Return a JSON document.
+
+    Raises:
+        ValueError: it is not JSON, or readers could differ about it.
+    """
+    try:
+        return json.loads(
+            content, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number that JSON knows")
+
+
+def _finite(text: str) -> float:
+    """Return the number; 1e999 is good JSON but no float."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object; readers would differ in which of two equal keys they take."""
+    if len(record := dict(pairs)) != len(pairs):
+        raise ValueError("a key comes twice")
+    return record
