@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness import RESULTS, machine
+from fsfast.engine import engine_path
 from fsfast.files import write_whole
+from train.report import ablation_table, attack_lines
 
 README = Path(__file__).parent.parent / "README.md"
 TITLES = {
@@ -27,6 +30,7 @@ def shown(row: dict[str, str]) -> bool:
 
 
 _PLACE = re.compile(r"(<!-- results: (?P<folder>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+_STUDY = re.compile(r"(<!-- study: (?P<engine>\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -91,8 +95,19 @@ def render(folder: Path) -> str:
 
 
 def updated(text: str) -> str:
-    """Return the README with its tables made anew from the folder that it names."""
+    """Return the README with its tables made anew from the folder and the engine that it names."""
+    text = _STUDY.sub(lambda m: m[1] + render_study(engine_path(m["engine"]) / "results.json") + m[3], text)
     return _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
+
+
+def render_study(path: Path) -> str:
+    """Return what an engine's training measured, for the README."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    head = (
+        f"{record['images']} test images, σ = {record['sigma']:g}, seed {record['seed']}; the vanilla encoder without "
+        f"noise is right on {record['vanilla_accuracy']:.1%}."
+    )
+    return "\n".join([head, "", *ablation_table(record), "", *attack_lines(record), ""])
 
 
 def main(argv: list[str] | None = None) -> int:

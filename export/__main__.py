@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 from export.recipe import load_recipe, recipe_names
 from fsfast.errors import FsfastError
@@ -19,16 +20,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", help="directory to write (default: engines/<name>)")
     parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
     parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="the right structure without training; marked everywhere",
+    )
+    parser.add_argument(
+        "--compare", metavar="RUN", nargs="+", default=[], help="runs with other seeds, for the model card"
+    )
+    parser.add_argument(
         "--micro-batch", type=int, default=4, help="measure parity at this batch size too (default 4)"
     )
     args = parser.parse_args(argv)
     try:
         recipe = load_recipe(args.recipe)
+        if args.random_weights:
+            recipe = replace(recipe, run=None)
         # torch is imported only now, so that --help and a wrong recipe answer at once.
         from export.build import build_engine
 
         build_engine(
-            recipe, args.out or f"engines/{recipe.name}", force=args.force, micro_batch=args.micro_batch
+            recipe,
+            args.out or f"engines/{recipe.name}",
+            force=args.force,
+            micro_batch=args.micro_batch,
+            compare=args.compare,
         )
     except ModuleNotFoundError as error:
         print(

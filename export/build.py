@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 from safetensors.numpy import save
 
 from export.card import model_card
-from export.graph import ExportedGraph, export_graph
+from export.graph import export_graph
 from export.networks import Network, build_networks, encoder_size
 from export.parity import Chain, measure
 from export.recipe import Recipe
+from export.study import Study, load_study, read_results
 from export.thresholds import gaussian_thresholds
 from export.weights import pack_weights, point_into
 from fsfast import __version__
@@ -28,6 +30,8 @@ from fsfast.schedule import Denoise
 OPSET = 21
 PRECISION = "float32"
 WEIGHTS = f"weights.{PRECISION}.safetensors"
+CLASSES = "classes.safetensors"
+RESULTS = "results.json"
 # Back ends order float32 sums differently: 1e-5 relative was the most seen; a wrong graph is off by far more.
 TOLERANCE = 1e-4
 # More rows per run only cost memory.
@@ -40,6 +44,7 @@ def build_engine(
     *,
     force: bool = False,
     micro_batch: int = 4,
+    compare: Sequence[str] = (),
     report: Callable[[str], None] = print,
 ) -> str:
     """Build the engine of a recipe at `path` and return its digest.
@@ -49,6 +54,7 @@ def build_engine(
         path: the engine's directory.
         force: replace an engine that stands there.
         micro_batch: parity is measured at batch sizes 1, 3 and this.
+        compare: folders of runs with other seeds; the model card shows how far their results lie apart.
         report: receives one line per step.
 
     Raises:
@@ -59,7 +65,8 @@ def build_engine(
     check_target(path, force)
     if micro_batch < 1:
         raise ValueError(f"wanted a micro-batch of at least 1, got {micro_batch}")
-    networks = build_networks(recipe)
+    study = load_study(recipe)
+    networks = build_networks(recipe, study.fill if study else None)
     side = encoder_size(recipe)
     if recipe.purifier is None and (recipe.grid.height, recipe.grid.width) != (side, side):
         raise ValueError(
@@ -87,8 +94,12 @@ def build_engine(
         stages[stage] = {PRECISION: _variant(file, networks[stage], steps[1][stage], parity)}
     files["golden.safetensors"] = _golden(steps[1])
     files["noise.npy"] = _npy(thresholds)
-    record = _record(recipe, networks, denoise, side, stages, steps[1], exported)
-    files["model-card.md"] = model_card(record, networks).encode()
+    record = _record(recipe, networks, denoise, side, stages, steps[1], study)
+    results = None
+    if study:
+        results = {**study.results, "other_seeds": [read_results(Path(run)) for run in compare]}
+        files |= {CLASSES: study.class_file(), RESULTS: json.dumps(results, indent=1).encode() + b"\n"}
+    files["model-card.md"] = model_card(record, networks, results).encode()
     digest = save_engine(path, record, files, force=force)
     report(f"{path}: {sum(map(len, files.values())) / 1e6:.1f} MB, digest {digest[:16]}…")
     return digest
@@ -118,10 +129,13 @@ def _record(
     side: int,
     stages: dict[str, Any],
     steps: dict[str, tuple[np.ndarray, np.ndarray]],
-    exported: dict[str, ExportedGraph],
+    study: Study | None,
 ) -> dict[str, Any]:
     tokens, dim = steps["encoder"][1].shape[1:]
-    source = f"random weights, seed {recipe.random_seed}; never trained"
+    source = study.source if study else f"random weights, seed {recipe.random_seed}; never trained"
+    trained = (
+        {"classes": {"names": list(study.class_names), "file": CLASSES}, "results": RESULTS} if study else {}
+    )
     return {
         "format": "fsfast-engine",
         "schema": SCHEMA_VERSION,
@@ -129,7 +143,7 @@ def _record(
         "version": __version__,
         "sigma": recipe.sigma,
         "n0": recipe.n0,
-        "random_weights": True,
+        "random_weights": study is None,
         "noise": {"version": 1, "file": "noise.npy"},
         "grid": asdict(recipe.grid),
         "denoise": asdict(denoise) if denoise else None,
@@ -140,7 +154,8 @@ def _record(
         "weights": {PRECISION: WEIGHTS},
         "golden": "golden.safetensors",
         "architecture": {stage: network.architecture for stage, network in networks.items()},
-        "provenance": [{"stage": stage, "source": source, "licence": recipe.licence} for stage in exported],
+        "provenance": [{"stage": stage, "source": source, "licence": recipe.licence} for stage in stages],
+        **trained,
     }
 
 

@@ -7,8 +7,14 @@ from typing import Any
 from export.networks import Network
 
 
-def model_card(record: dict[str, Any], networks: dict[str, Network]) -> str:
-    """Return the engine's model card in Markdown."""
+def model_card(record: dict[str, Any], networks: dict[str, Network], results: dict[str, Any] | None) -> str:
+    """Return the engine's model card in Markdown.
+
+    Args:
+        record: the manifest.
+        networks: stage → network.
+        results: what the training measured, with `other_seeds`; None for random weights.
+    """
     warning = (
         "**The weights are random: these networks were never trained.** The engine shows that the machinery "
         "works; its features mean nothing.\n\n"
@@ -32,6 +38,7 @@ def model_card(record: dict[str, Any], networks: dict[str, Network]) -> str:
     lines += [
         "",
         f"Features: {output['kind']}, {output['tokens']} × {output['dim']}. Serving samples: n0 = {record['n0']}.",
+        *_classes(record),
         "",
         "What a certificate from this engine says, and what it does not say, stands in fsfast's README and in",
         "docs/certificates.md. It speaks about images on the grid above, not about files before resizing.",
@@ -40,5 +47,22 @@ def model_card(record: dict[str, Any], networks: dict[str, Network]) -> str:
         "|---|---|---|",
         *(f"| {p['stage']} | {p['source']} | {p['licence']} |" for p in record["provenance"]),
         "",
+        *_results(results),
     ]
     return "\n".join(lines)
+
+
+def _classes(record: dict[str, Any]) -> list[str]:
+    if "classes" not in record:
+        return []
+    return [
+        f"Classes, each with a direction to compare features with: {', '.join(record['classes']['names'])}."
+    ]
+
+
+def _results(results: dict[str, Any] | None) -> list[str]:
+    if results is None:
+        return []
+    from train.report import results_markdown, spread_markdown
+
+    return ["## What was measured", "", results_markdown(results), *spread_markdown(results)]

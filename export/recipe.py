@@ -22,9 +22,9 @@ _KEYS = {
     "purifier": {"preset"},
     "encoder": {"preset", "output", "ln_post"},
     "mapper": {"blocks"},
-    "weights": {"random_seed", "licence"},
+    "weights": {"run", "random_seed", "licence"},
 }
-_OPTIONAL = {"": {"purifier", "mapper"}}
+_OPTIONAL = {"": {"purifier", "mapper"}, "weights": {"run", "random_seed"}}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Recipe:
         output: "penultimate", "tokens" or "pooled".
         ln_post: whether `tokens` are normalised by ln_post.
         mapper_blocks: residual blocks of the mapper, or None without one.
-        random_seed: weights are drawn from this seed.
+        run: folder of the training run that the weights come from, or None.
+        random_seed: weights are drawn from this seed where there is no run.
         licence: licence of the weights.
     """
 
@@ -57,6 +58,7 @@ class Recipe:
     output: str
     ln_post: bool
     mapper_blocks: int | None
+    run: str | None
     random_seed: int
     licence: str
 
@@ -91,6 +93,8 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
     for table, value in record.items():
         if isinstance(value, dict):
             _check_keys(value, table, path)
+    if ("run" in record["weights"]) == ("random_seed" in record["weights"]):
+        raise ValueError(f"[weights] of {path}: wanted one of run (a training run's folder) and random_seed")
     return Recipe(
         name=record["name"],
         sigma=float(record["sigma"]),
@@ -103,7 +107,8 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         output=record["encoder"]["output"],
         ln_post=record["encoder"]["ln_post"],
         mapper_blocks=record["mapper"]["blocks"] if "mapper" in record else None,
-        random_seed=record["weights"]["random_seed"],
+        run=record["weights"].get("run"),
+        random_seed=record["weights"].get("random_seed", 0),
         licence=record["weights"]["licence"],
     )
 

@@ -17,6 +17,7 @@ from fsfast.backends import (
     device_class,
     load_backend,
 )
+from fsfast.classes import load_classes
 from fsfast.engine import load_engine
 from fsfast.errors import CertificateError
 from fsfast.features import SmoothedFeatures
@@ -30,9 +31,16 @@ from fsfast.options import (
     choose_stages,
     choose_threads,
 )
-from fsfast.pipeline import Pipeline
+from fsfast.pipeline import Pipeline, Sample
 from fsfast.progress import progress_bar
-from fsfast.sampling import SeedOrigin, check_samples, check_seeds, seed_from_secret, seed_from_system
+from fsfast.sampling import (
+    MAX_SAMPLES,
+    SeedOrigin,
+    check_samples,
+    check_seeds,
+    seed_from_secret,
+    seed_from_system,
+)
 from fsfast.selftest import check_golden_once
 
 if TYPE_CHECKING:
@@ -115,6 +123,7 @@ class SmoothedEncoder:
         graphs = module.open_graphs(loaded, self.profile.precision, self.profile.stages)
         check_golden_once(loaded, graphs, self.profile, self.function_id)
         pipeline = Pipeline(loaded, graphs, self.profile.micro_batch, self.threads)
+        self.classes = load_classes(loaded)
         self._function = Function(loaded.manifest, loaded.digest, self.profile, pipeline)
 
     def __repr__(self) -> str:
@@ -202,6 +211,33 @@ class SmoothedEncoder:
         """
         items, _ = to_grid(images, self.manifest.grid)
         return self._shaped([self._function.pipeline.clean(stack(items))])
+
+    def sample(self, image: Any, seed: int | None = None, index: int = 0) -> Sample:
+        """Return one noisy sample of an image, and what the purifier makes of it: something to look at.
+
+        Args:
+            image: one image, as in `encode`.
+            seed: what `encode` was given or reported for this image; None: as `encode` chooses it.
+            index: which of the serving samples, counted from 0.
+
+        Returns:
+            A Sample; sample i < n0 is among those that `encode` averages under this seed.
+
+        Raises:
+            ImageError: the input is not an image that can be put on the grid.
+            ValueError: more than one image, or seed or index are off.
+        """
+        items, single = to_grid(image, self.manifest.grid)
+        if not single:
+            raise ValueError(f"wanted one image to sample, got {len(items)}")
+        if (
+            isinstance(index, bool)
+            or not isinstance(index, (int, np.integer))
+            or not 0 <= index < MAX_SAMPLES
+        ):
+            raise ValueError(f"wanted the index of a sample, 0 to 2³² − 1, got {index!r}")
+        (chosen,), _ = self._serving_seeds(items, None if seed is None else [seed])
+        return self._function.pipeline.sample(items[0].pixels, chosen, int(index))
 
     def certify(
         self,

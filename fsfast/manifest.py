@@ -197,6 +197,10 @@ def _check_consistent(manifest: Manifest) -> None:
     """Refuse what the schema cannot express."""
     named = {manifest.noise_file, manifest.golden, *manifest.weights.values()}
     named |= {variant.file for variants in manifest.stages.values() for variant in variants.values()}
+    if "classes" in manifest.record:
+        named.add(manifest.record["classes"]["file"])
+    if "results" in manifest.record:
+        named.add(manifest.record["results"])
     if missing := sorted(named - manifest.files.keys()):
         raise ValueError(f"files named in the manifest but not listed under 'files': {', '.join(missing)}")
     if ("purifier" in manifest.stages) != (manifest.denoise is not None):

@@ -35,6 +35,19 @@ class Context:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
 
 
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One noisy sample of an image, on its way to the encoder.
+
+    Attributes:
+        noisy: [H, W, 3] int16, grid levels x + N; they leave 0…255 where the noise leads.
+        purified: [H, W, 3] float32 in [0, 1], what the purifier makes of it on the grid; None without one.
+    """
+
+    noisy: np.ndarray
+    purified: np.ndarray | None
+
+
 class Pipeline:
     """The fixed function of an engine, evaluated on micro-batches of M rows by a team of threads.
 
@@ -215,6 +228,36 @@ class Pipeline:
             self._graphs["encoder"].run(context.pixels, context.tokens)
             features[first : first + len(chunk)] = context.tokens[: len(chunk)]
         return features
+
+    def sample(self, image: np.ndarray, seed: int, index: int) -> Sample:
+        """Return sample number `index` of the serving stream of one image, before it is resized and encoded.
+
+        Args:
+            image: [H, W, 3] uint8 on the grid.
+            seed: of the image.
+            index: number of the sample, in [0, 2³²).
+        """
+        self._check_open()
+        padding = self.micro_batch - 1
+        rows = Rows(
+            image=np.array([0] + padding * [-1], np.int32),
+            seed=np.array([seed] + padding * [0], np.uint64),
+            sample=np.array([index] + padding * [0], np.uint32),
+        )
+        # With scale 1 and offset 0 the kernel writes the grid levels themselves.
+        levels = noise_tables(self.noise.thresholds, np.ones(3), np.zeros(3), "float32")
+        noisy = noisy_batch(image[None], rows, Stream.SERVING, levels)[0]
+        return Sample(np.ascontiguousarray(noisy.transpose(1, 2, 0), np.int16), self._purified(image, rows))
+
+    def _purified(self, image: np.ndarray, rows: Rows) -> np.ndarray | None:
+        """Return the first row after one denoising step, [H, W, 3] float32 in [0, 1]; None without a purifier."""
+        if not self._denoise:
+            return None
+        x_t = noisy_batch(image[None], rows, Stream.SERVING, self.noise)
+        eps_hat = np.empty_like(x_t)
+        self._graphs["purifier"].run(x_t, eps_hat)
+        x0 = np.clip(self._denoise.a * x_t[0] - self._denoise.b * eps_hat[0], -1, 1)
+        return np.ascontiguousarray((x0.transpose(1, 2, 0) + 1) / 2, np.float32)
 
     def _new_context(self) -> Context:
         manifest, m = self.manifest, self.micro_batch

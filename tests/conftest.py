@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,21 +40,27 @@ def _build(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.build import build_engine
     from export.recipe import load_recipe
 
-    path = tmp_path_factory.mktemp(recipe) / "engine"
-    build_engine(load_recipe(str(RECIPES / f"{recipe}.toml")), path, report=lambda line: None)
+    path = tmp_path_factory.mktemp(Path(recipe).stem) / "engine"
+    build_engine(replace(load_recipe(recipe), run=None), path, report=lambda line: None)
     return path
+
+
+@pytest.fixture(scope="session")
+def random_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in engine's structure with random weights."""
+    return _build("demo", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def pooled_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine of the encoder alone, with pooled features."""
-    return _build("pooled", tmp_path_factory)
+    return _build(str(RECIPES / "pooled.toml"), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def resized_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine whose grid (40×56) is not the encoder's input (64×64): purifier and penultimate tokens."""
-    return _build("resized", tmp_path_factory)
+    return _build(str(RECIPES / "resized.toml"), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -55,17 +55,6 @@ def test_help_of_every_command(fs):
         assert "usage: fsfast" in text
 
 
-def test_demo(fs, tmp_path):
-    code, out, _ = fs("demo", "--n", 60, "-o", tmp_path / "kept")
-    assert code == 0
-    for text in ("bit-equal", "certified cosine", "replay:", "same", "ms per sample", "random weights"):
-        assert text in out
-    assert fsfast.load_certificate(tmp_path / "kept" / "certificate.json").n == 60
-    assert fsfast.load_features(tmp_path / "kept" / "features.safetensors").n0 == 4
-    code, out, _ = fs("demo", "--n", 20, "--json")
-    assert json.loads(out)["verify"] == "same"
-
-
 def test_info(fs, demo_path):
     code, out, _ = fs("info")
     assert code == 0
@@ -415,7 +404,7 @@ def test_file_names_that_are_no_text(fs, photos, tmp_path):
     assert fs("verify", journal, path)[0] == 0
     code, out, _ = fs("demo", "--image", path, "--n", 5, "--json", "-o", tmp_path / "kept")
     assert code == 0
-    assert json.loads(out)["image"].endswith("caf\\xe9.png")
+    assert json.loads(out)["images"][0]["file"].endswith("caf\\xe9.png")
 
 
 def test_output_where_the_terminal_knows_only_ascii():

@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 import fsfast
+from fsfast.engine import load_engine
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError, ImageError
 from fsfast.images import to_grid
 from fsfast.kernels import noisy_batch, reference
 from fsfast.kernels.types import FeatureSums, Rows
+from fsfast.models.folded import load_folded
 from fsfast.sampling import micro_batches
 
 SEED = 0x123456789ABCDEF0
@@ -35,20 +37,17 @@ def pooled(pooled_path):
 
 def by_hand(encoder, pixels, seed, stream, samples):
     """Raw and unit features of every sample by torch and the NumPy reference: [n, L, D] float64."""
-    from export.networks import build_networks
-    from export.recipe import load_recipe
-
-    networks = build_networks(load_recipe("demo"))
+    networks = load_folded(load_engine("demo"))
     (rows,) = micro_batches([seed], samples, samples)
     x_t = reference.noisy_batch(pixels[None], rows, stream, encoder._function.pipeline.noise)
     with torch.inference_mode():
-        eps = networks["purifier"].module(torch.from_numpy(x_t)).numpy()
+        eps = networks["purifier"](torch.from_numpy(x_t)).numpy()
         d = encoder.manifest.denoise
         x0 = np.clip(d.a * x_t.astype(np.float64) - d.b * eps, -1, 1)
         mean, std = (np.array(v).reshape(3, 1, 1) for v in (encoder.manifest.mean, encoder.manifest.std))
         pixels_in = ((x0 + 1) / 2 - mean) / std
-        tokens = networks["encoder"].module(torch.from_numpy(pixels_in.astype(np.float32)))
-        raw = networks["mapper"].module(tokens).numpy().astype(np.float64)
+        tokens = networks["encoder"](torch.from_numpy(pixels_in.astype(np.float32)))
+        raw = networks["mapper"](tokens).numpy().astype(np.float64)
     return raw, raw / np.linalg.norm(raw, axis=-1, keepdims=True)
 
 
@@ -274,14 +273,11 @@ def test_pixel_values_of_a_clip_processor_give_the_same_bits(demo):
 
 
 def test_clean_is_the_encoder_alone(demo, photograph):
-    from export.networks import build_networks
-    from export.recipe import load_recipe
-
     (item,), _ = to_grid(str(photograph), demo.manifest.grid)
     mean, std = np.array(demo.manifest.mean), np.array(demo.manifest.std)
     pixels = ((item.pixels / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
     with torch.inference_mode():
-        wanted = build_networks(load_recipe("demo"))["encoder"].module(torch.from_numpy(pixels)).numpy()
+        wanted = load_folded(load_engine("demo"))["encoder"](torch.from_numpy(pixels)).numpy()
     np.testing.assert_allclose(demo.clean(photograph), wanted, atol=1e-4)
 
 

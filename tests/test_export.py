@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from export.__main__ import main
 from export.networks import build_networks
 from export.recipe import load_recipe
 from fsfast.engine import load_engine
+from fsfast.errors import EngineError
+from fsfast.models.folded import load_folded
+from train.report import results_markdown
 
 RECIPES = Path(__file__).parent / "data" / "recipes"
 
@@ -28,24 +32,31 @@ def engine_of(path):
     }
 
 
-@pytest.fixture(params=["demo", "pooled", "resized"])
+@pytest.fixture(params=["demo", "random", "pooled", "resized"])
 def path(request, demo_path):
-    """Each engine in turn: with everything, alone, and with two sizes."""
-    return demo_path if request.param == "demo" else request.getfixturevalue(f"{request.param}_path")
+    """Each engine in turn: trained, with random weights, of the encoder alone, and with two sizes."""
+    return request.getfixturevalue(f"{request.param}_path")
+
+
+def random_networks(path):
+    """What the recipe of an engine with random weights gives."""
+    name = load_engine(path).manifest.name
+    recipe = load_recipe("demo" if name == "demo" else str(RECIPES / f"{name}.toml"))
+    return build_networks(replace(recipe, run=None))
 
 
 def test_every_weight_is_stored_once_under_its_own_name(path):
     engine, graphs = engine_of(path)
     stored = load_file(path / "weights.float32.safetensors")
-    recipe = load_recipe("demo" if path.name == "demo" else str(RECIPES / f"{engine.manifest.name}.toml"))
     states = {
         f"{stage}.{name}": tensor.numpy()
-        for stage, network in build_networks(recipe).items()
+        for stage, network in random_networks(path).items()
         for name, tensor in network.module.state_dict().items()
     }
     assert stored.keys() == states.keys()
     for name, value in states.items():
-        np.testing.assert_array_equal(stored[name], value)
+        assert stored[name].shape == value.shape
+        assert np.array_equal(stored[name], value) == engine.manifest.random_weights or not value.any()
     inside = sum(len(t.raw_data) for model in graphs.values() for t in model.graph.initializer)
     assert inside < 4096
 
@@ -99,10 +110,11 @@ def test_parity_is_measured_and_small(path):
 def test_golden_outputs_are_torchs(path):
     engine, _ = engine_of(path)
     golden = load_file(path / engine.manifest.golden)
-    recipe = load_recipe("demo" if path.name == "demo" else str(RECIPES / f"{engine.manifest.name}.toml"))
-    for stage, network in build_networks(recipe).items():
+    modules = load_folded(engine)
+    assert modules.keys() == engine.manifest.stages.keys()
+    for stage, module in modules.items():
         with torch.inference_mode():
-            wanted = network.module(torch.from_numpy(golden[f"{stage}.input"])).numpy()
+            wanted = module(torch.from_numpy(golden[f"{stage}.input"])).numpy()
         np.testing.assert_allclose(golden[f"{stage}.output"], wanted, atol=1e-5)
 
 
@@ -110,7 +122,6 @@ def test_a_wrong_graph_fails_the_self_test(path):
     """The golden outputs catch a back end (or an engine) that computes something else."""
     from fsfast.backends import Profile
     from fsfast.backends.onnxruntime import open_graphs
-    from fsfast.errors import EngineError
     from fsfast.selftest import check_golden
 
     engine = load_engine(path)
@@ -139,12 +150,48 @@ def test_building_twice_gives_the_same_bytes(pooled_path, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
 
 
-def test_the_built_in_engine_comes_from_its_recipe(demo_path):
+def test_the_built_in_engine_comes_from_its_recipe(demo_path, random_path):
     record = json.loads((demo_path / "engine.json").read_text())
     recipe = load_recipe("demo")
     assert (record["sigma"], record["n0"], record["name"]) == (recipe.sigma, recipe.n0, "demo")
-    assert record["random_weights"] is True
-    assert "never trained" in (demo_path / "model-card.md").read_text()
+    assert record["random_weights"] is False
+    assert all("python -m train demo" in row["source"] for row in record["provenance"])
+    card = (demo_path / "model-card.md").read_text()
+    results = json.loads((demo_path / "results.json").read_text())
+    assert results_markdown(results) in card
+    # The graphs are what the recipe gives; only their weights were trained.
+    for name, graph in engine_of(demo_path)[1].items():
+        random = onnx.load(random_path / name, load_external_data=False)
+        assert [node.op_type for node in graph.graph.node] == [node.op_type for node in random.graph.node]
+
+
+def test_an_engine_with_random_weights_says_so(random_path):
+    engine = load_engine(random_path)
+    assert engine.manifest.random_weights
+    assert "classes" not in engine.manifest.record
+    assert "never trained" in (random_path / "model-card.md").read_text()
+
+
+def test_an_architecture_that_does_not_fit_is_refused(random_path, tmp_path):
+    engine = load_engine(random_path)
+    architecture = engine.manifest.record["architecture"]
+    for change, says in [
+        ({"mapper": {"type": "mapper", "config": {"dim": 64, "blocks": 3}}}, "size mismatch"),
+        ({"mapper": {"type": "mapper", "config": {"dim": 128, "layers": 3}}}, "layers"),
+        ({"mapper": {"type": "mlp", "config": {}}}, "unet, vit and mapper"),
+        ({"mapper": {}}, "config"),
+    ]:
+        record = {**engine.manifest.record, "architecture": {**architecture, **change}}
+        with pytest.raises(EngineError, match=says):
+            load_folded(replace(engine, manifest=replace(engine.manifest, record=record)))
+
+
+def test_a_missing_run_says_what_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--out", "engine"]) == 2
+    error = capsys.readouterr().err
+    assert "python -m train demo" in error
+    assert "--random-weights" in error
 
 
 @pytest.mark.parametrize(
@@ -156,8 +203,10 @@ def test_the_built_in_engine_comes_from_its_recipe(demo_path):
         (("sigma = 0.5", "sigma = "), "pooled.toml"),
         (('fit = "squash"', 'fit = "stretch"'), "stretch"),
         (("height = 64", "height = 48"), "encoder's input size"),
+        (("random_seed = 1", 'random_seed = 1\nrun = "runs/x"'), "wanted one of run"),
+        (("random_seed = 1\n", ""), "wanted one of run"),
     ],
-    ids=["missing", "unknown", "preset", "toml", "fit", "size"],
+    ids=["missing", "unknown", "preset", "toml", "fit", "size", "both", "neither"],
 )
 def test_bad_recipes(tmp_path, capsys, change, says):
     text = (RECIPES / "pooled.toml").read_text()

@@ -100,10 +100,13 @@ def test_a_file_round_trip_changes_nothing(certificate, tmp_path):
     assert os.listdir(tmp_path) == ["cat.cert.json"]
 
 
-def test_random_weights_are_marked(certificate):
-    assert certificate.random_weights
-    assert certificate.to_record()["engine"]["random_weights"] is True
-    assert "random weights" in str(certificate)
+def test_random_weights_are_marked(certificate, pooled_path, photograph):
+    with fsfast.SmoothedEncoder(pooled_path) as encoder:
+        drawn = encoder.certify(photograph, n=2)
+    for known, random in ((certificate, False), (drawn, True)):
+        assert known.random_weights is random
+        assert known.to_record()["engine"]["random_weights"] is random
+        assert ("random weights" in str(known)) is random
 
 
 def test_replay_finds_the_same(demo, certificate, photograph, reread, record):
@@ -124,7 +127,7 @@ def test_replay_on_another_picture(demo, certificate, picture):
         ({"seed": 78}, "scores"),
         ({"sigma": 0.125}, "sigma"),
         ({"total_variation": 0.0}, "total variation"),
-        ({"random_weights": False}, "random weights"),
+        ({"random_weights": True}, "random weights"),
         ({"engine": "better"}, "name"),
         ({"grid": (224, 224)}, "grid"),
     ],
@@ -139,13 +142,13 @@ def test_replay_finds_a_forged_constant(demo, certificate, photograph, changes, 
 def test_a_forged_function_does_not_hide_forged_constants(certificate, photograph, record, reread):
     """A certificate of "another machine" is held to the engine's own constants all the same."""
     with fsfast.SmoothedEncoder("demo", micro_batch=2) as other:
-        found = other.verify(dataclasses.replace(certificate, sigma=2.5, random_weights=False), photograph)
+        found = other.verify(dataclasses.replace(certificate, sigma=2.5, random_weights=True), photograph)
         assert found.verdict == "different"
         assert any("sigma" in detail for detail in found.details)
-        lucky = dataclasses.replace(certificate, scores=np.minimum(certificate.scores + 0.1, 1.0))
+        lucky = dataclasses.replace(certificate, scores=(certificate.scores + 1.0) / 2.0)
         found = other.verify(lucky, photograph)
         assert found.verdict == "different"
-        assert found.deviation == pytest.approx(0.1)
+        assert found.deviation == pytest.approx((1.0 - certificate.scores.min()) / 2.0, abs=1e-4)
     record["function_id"] = "0" * 64
     with pytest.raises(CertificateError, match="function_id"):
         reread(record)

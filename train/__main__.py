@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train", description=__doc__)
     parser.add_argument("study", choices=sorted(_STUDIES))
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY)")
+    parser.add_argument("--seed", type=int, help="of data, weights and noise (default: the study's, 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, help="of torch on the CPU (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything, in under a minute")
@@ -36,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = quick(_STUDIES[options.study]) if options.quick else _STUDIES[options.study]
+    if options.seed is not None:
+        config = replace(config, seed=options.seed)
     folder = options.out or Path("runs") / (options.study + ("-quick" if options.quick else ""))
     try:
         _prepare(folder, options.resume)

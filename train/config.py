@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 
-from fsfast.models import UNET_TINY, UNetConfig, ViTConfig
+from fsfast.models import UNET_TINY, VIT_TINY, UNetConfig, ViTConfig
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ DEMO = StudyConfig(
     seed=0,
     sigma=0.25,
     encoder=EncoderConfig(
-        vit=ViTConfig(width=128, layers=4, heads=2, patch=8, image_size=64, embed_dim=128, mlp_ratio=2),
+        vit=VIT_TINY,
         temperature=16.0,
         token_weight=0.5,
         plain=0.1,
@@ -153,7 +153,7 @@ DEMO = StudyConfig(
     mapper=MapperConfig(
         blocks=3,
         noises=8,
-        stats_weight=1.0,
+        stats_weight=0.1,
         identity_weight=0.25,
         schedule=Schedule(steps=1200, batch=8, rate=3e-3, weight_decay=0.01),
     ),

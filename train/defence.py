@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsfast.models import OneStepPurifier, SmoothnessMapper
-from train.encoder import StemViT
+from train.encoder import VanillaEncoder
 from train.loop import step_generator
 from train.losses import add_noise
 
@@ -31,7 +31,7 @@ class Defence:
 
     name: str
     sigma: float
-    encoder: StemViT
+    encoder: VanillaEncoder
     purifier: OneStepPurifier | None = None
     mapper: SmoothnessMapper | None = None
 
@@ -47,7 +47,7 @@ class Defence:
         return F.normalize(tokens, dim=-1) / tokens.shape[1] ** 0.5
 
 
-def clean_unit(encoder: StemViT, levels: Tensor) -> Tensor:
+def clean_unit(encoder: VanillaEncoder, levels: Tensor) -> Tensor:
     """Return the unit feature of images without noise by the vanilla encoder: the paper's anchor."""
     return Defence("clean", 0.0, encoder).unit(levels)
 

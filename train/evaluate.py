@@ -74,7 +74,7 @@ def mean_scores(
 
 def evaluate(
     config: StudyConfig, test: Batch, defences: list[Defence], class_features: Tensor
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Tensor]:
     """Measure all defences; the last one is attacked adaptively too.
 
     Args:
@@ -84,7 +84,8 @@ def evaluate(
         class_features: [K, D].
 
     Returns:
-        a record of numbers, strings and lists, as it goes into results.json.
+        a record of numbers, strings and lists, as it goes into results.json; and the test images after the
+        attack on the plain encoder, [B, 3, S, S] grid levels.
     """
     full = defences[-1]
     with torch.no_grad():
@@ -94,7 +95,7 @@ def evaluate(
     with torch.no_grad():
         unsmoothed = predict(clean_unit(full.encoder, attacked), class_features)
     rows = [_row(config, defence, test, anchor, attacked, class_features) for defence in defences]
-    return {
+    record = {
         "images": len(test.images),
         "test_digest": test.digest(),
         "vanilla_accuracy": _share(predict(anchor, class_features) == test.labels),
@@ -103,6 +104,7 @@ def evaluate(
         "radii": list(RADII),
         "rows": [asdict(row) for row in rows],
     }
+    return record, attacked
 
 
 def _row(

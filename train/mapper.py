@@ -8,7 +8,7 @@ from torch import Tensor
 from fsfast.models import OneStepPurifier, SmoothnessMapper
 from train.config import StudyConfig
 from train.data import StudyData
-from train.encoder import StemViT
+from train.encoder import VanillaEncoder
 from train.loop import step_generator
 from train.losses import add_noise, feature_cosine, mapper_loss
 
@@ -24,7 +24,7 @@ class MapperStage:
     """
 
     def __init__(
-        self, config: StudyConfig, data: StudyData, encoder: StemViT, purifier: OneStepPurifier | None
+        self, config: StudyConfig, data: StudyData, encoder: VanillaEncoder, purifier: OneStepPurifier | None
     ) -> None:
         self.name = "mapper" if purifier is not None else "mapper-alone"
         self.config = config

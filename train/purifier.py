@@ -9,7 +9,7 @@ from fsfast.models import UNet
 from fsfast.schedule import Denoise
 from train.config import StudyConfig
 from train.data import StudyData
-from train.encoder import StemViT
+from train.encoder import VanillaEncoder
 from train.loop import step_generator
 from train.losses import add_noise, feature_cosine, purifier_loss
 
@@ -27,7 +27,7 @@ class PurifierStage:
 
     name = "purifier"
 
-    def __init__(self, config: StudyConfig, data: StudyData, encoder: StemViT) -> None:
+    def __init__(self, config: StudyConfig, data: StudyData, encoder: VanillaEncoder) -> None:
         self.config = config
         self.schedule = config.purifier.schedule
         self.digest = config.digest("purifier")

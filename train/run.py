@@ -15,8 +15,9 @@ from train.checkpoint import load_weights, save_weights
 from train.config import StudyConfig
 from train.data import StudyData, study_set
 from train.defence import Defence
-from train.encoder import Classifier, EncoderStage, StemViT
+from train.encoder import Classifier, EncoderStage, VanillaEncoder
 from train.evaluate import evaluate
+from train.examples import write_examples
 from train.loop import Place, Stage, run_stage
 from train.mapper import MapperStage
 from train.purifier import PurifierStage
@@ -28,12 +29,12 @@ class Weights:
     """The weights of a finished run, on the CPU.
 
     Attributes:
-        encoder: state dict of StemViT: VisionTransformer's names, with `conv1.{0,2,4}`.
+        encoder: state dict of VisionTransformer.
         class_features: [11, D], the directions of the classes; the score of class k is the mean over tokens
             of the cosine with row k.
         purifier: state dict of UNet.
         mapper: state dict of SmoothnessMapper.
-        mapper_alone: the same, trained without a purifier, for the ablation.
+        mapper_alone: the same, trained without a purifier, for the ablation; an engine does not have it.
     """
 
     encoder: dict[str, Tensor]
@@ -90,11 +91,15 @@ def train(config: StudyConfig, place: Place, device: torch.device) -> dict[str, 
 
     mappers = []
     for third in (MapperStage(config, data, encoder, purifier), MapperStage(config, data, encoder, None)):
-        mappers.append(_trained(third, place))
-        save(third.name, mappers[-1].state_dict(), third)
+        mapper = _trained(third, place)
+        assert isinstance(mapper, SmoothnessMapper)
+        save(third.name, mapper.state_dict(), third)
+        mappers.append(mapper)
 
     test = study_set(config.seed, config.evaluation.images, size).to(device)
-    measured = evaluate(config, test, _ablation(config, encoder, purifier, *mappers), class_features)
+    defences = _ablation(config, encoder, purifier, *mappers)
+    measured, attacked = evaluate(config, test, defences, class_features)
+    write_examples(place.folder / "examples", test, attacked)
     return write_results(place.folder, config, measured, _seconds(place.folder), torch.get_num_threads())
 
 
@@ -104,15 +109,22 @@ def _trained(stage: Stage, place: Place) -> nn.Module:
 
 
 def _ablation(
-    config: StudyConfig, encoder: StemViT, purifier: OneStepPurifier, mapper: nn.Module, alone: nn.Module
+    config: StudyConfig,
+    encoder: VanillaEncoder,
+    purifier: OneStepPurifier,
+    mapper: SmoothnessMapper,
+    alone: SmoothnessMapper,
 ) -> list[Defence]:
-    """The rows of the paper's Table 5; the whole defence comes last."""
-    assert isinstance(mapper, SmoothnessMapper)
-    assert isinstance(alone, SmoothnessMapper)
+    """The rows of the paper's Table 5, as an engine's stages can be chosen; the whole defence comes last.
+
+    A mapper that was trained behind a purifier has never seen what it gets without one; so there is a row for one
+    that was trained alone.
+    """
     sigma = config.sigma
     return [
         Defence("encoder alone", sigma, encoder),
-        Defence("+ mapper", sigma, encoder, mapper=alone),
+        Defence("+ mapper, trained alone", sigma, encoder, mapper=alone),
+        Defence("+ mapper", sigma, encoder, mapper=mapper),
         Defence("+ purifier", sigma, encoder, purifier),
         Defence("+ both", sigma, encoder, purifier, mapper),
     ]

@@ -1,6 +1,7 @@
-"""Show everything once, on a photograph: features, certificate, replay, timings.
+"""Show everything once: classes, certificates, attacks, timings, and a page to look at.
 
-Uses the built-in engine and a photograph from the package, or one of yours (--image).
+Uses the built-in engine and test images that its training never saw, or images of yours (--image). Writes
+demo.html, features.safetensors and certificates.jsonl. The page needs matplotlib: pip install 'fsfast[plot]'.
 """
 
 from __future__ import annotations
@@ -12,114 +13,140 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+from fsfast.commands.common import as_text, engine_arguments, open_encoder, readable
+from fsfast.files import check_target, write_whole
 
-from fsfast.commands.common import (
-    RANDOM_WEIGHTS,
-    as_text,
-    engine_arguments,
-    open_encoder,
-    show_bound,
-    show_radius,
-    table,
-)
-from fsfast.files import check_target
+if TYPE_CHECKING:
+    from fsfast.encoder import SmoothedEncoder
+    from fsfast.report.data import DemoResult, Subject
 
 PHOTOGRAPH = Path(__file__).parent.parent / "assets" / "cat.jpg"
+PAGE, FEATURES, CERTIFICATES = "demo.html", "features.safetensors", "certificates.jsonl"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("--image", metavar="FILE", default=str(PHOTOGRAPH), help="a photograph of yours")
+    parser.add_argument("--image", metavar="FILE", nargs="+", help="images of yours instead of the examples")
     parser.add_argument("--engine", default="demo", help='engine to use (default: "demo")')
-    parser.add_argument("-n", "--n", type=int, default=1000, help="certification samples (default 1000)")
+    parser.add_argument(
+        "-n", "--n", type=int, default=1000, help="certification samples per image (default 1000)"
+    )
     parser.add_argument(
         "--alpha", type=float, default=1e-3, help="probability of a wrong certificate (default 0.001)"
     )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", help="keep the features and the certificate in this folder"
+        "-o",
+        "--output",
+        metavar="DIR",
+        default="demo-output",
+        help="folder of the files that are written (default: demo-output)",
+    )
+    parser.add_argument(
+        "--no-page", action="store_true", help="no page, and no comparison of the engine's networks"
     )
     engine_arguments(parser, positional=False)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encode, certify, replay; print what came out."""
-    from fsfast.images import to_grid_image
-
-    targets = _targets(args.output) if args.output is not None else []
-    clock = time.perf_counter()
+    """Gather everything, print it, write the files."""
+    if not 0.0 < args.alpha < 1.0:
+        raise ValueError(f"wanted --alpha in (0, 1), got {args.alpha}")
+    started = time.perf_counter()
     with open_encoder(args) as encoder:
-        seconds: dict[str, float] = {}
-        image = to_grid_image(args.image, encoder.manifest.grid, name=as_text(args.image))
-        served = encoder.encode(image)
-        first_feature = time.perf_counter() - clock
-        again = encoder.encode(image, seeds=served.seeds, seconds=seconds)
-        clean = encoder.clean(image)
-        start = time.perf_counter()
-        certificate = encoder.certify(image, args.n, args.alpha, served=served)
-        assert not isinstance(certificate, list)
-        rate = args.n / (time.perf_counter() - start)
-        found = encoder.verify(certificate, image)
-        sigma, manifest = encoder.sigma, encoder.manifest
-    if targets:
-        served.save(targets[0])
-        certificate.save(targets[1])
-    kept = [as_text(target) for target in targets]
-    cosine = _cosine(served.unit, clean)
-    radii = [0.25 * sigma, 0.5 * sigma, sigma]
+        from fsfast.report.gather import gather
+
+        subjects = _own_images(args.image, encoder) if args.image else _examples(encoder)
+        if not subjects:
+            return 2
+        folder = Path(args.output)
+        _check_folder(folder)
+        result = gather(encoder, subjects, args.n, args.alpha, compare=not args.no_page, started=started)
+    why_no_page = "left out" if args.no_page else _missing_for_the_page()
+    kept = [as_text(str(path)) for path in _write(result, folder, page=why_no_page is None)]
     if args.json:
-        result = {
-            "image": image.name,
-            "features": list(served.features.shape),
-            "bit_equal_replay": bool(np.array_equal(again.features, served.features)),
-            "cosine_to_clean": cosine,
-            "bounds": [{"epsilon": r, "cosine": certificate.cosine(r)} for r in radii],
-            "radius_cosine_0.5": certificate.radius(0.5),
-            "verify": found.verdict,
-            "samples_per_s": rate,
-            "steps_ms": {step: value / served.n0 * 1e3 for step, value in seconds.items()},
-            "random_weights": served.random_weights,
-            "kept": kept,
-        }
-        print(json.dumps(result))
-        return 0 if found else 1
-    print(f"{image.name} → {manifest.grid.height}×{manifest.grid.width} grid, engine {manifest.name}\n")
-    equal = "bit-equal" if np.array_equal(again.features, served.features) else "DIFFERENT"
-    shape = " × ".join(map(str, served.features.shape[1:]))
-    facts = {
-        "smoothed features": f"{shape}, mean of n0 = {served.n0} noisy passes at σ = {sigma:g}",
-        "same seed again": equal,
-        "cosine to clean": f"{cosine:.3f} (encoder alone on the clean image; no guarantee)",
-        "certificate": f"n = {args.n}, α = {args.alpha:g}: mean score ≥ {certificate.score_lower_bound:.4f}",
-        "radius for cos ≥ 0.5": show_radius(certificate.radius(0.5)),
-        "replay": found.verdict,
-    }
-    for key, value in facts.items():
-        print(f"{key + ':':<23}{value}")
-    rows = [[f"{r:g}", show_bound(certificate.cosine(r))] for r in radii]
-    print("\n" + table(rows, ("ℓ2 radius ε", "certified cosine ≥")))
-    steps = [[step, f"{value / served.n0 * 1e3:.2f}"] for step, value in seconds.items() if value]
-    print("\n" + table(steps, ("step", "ms per sample")))
-    print(
-        f"\nfirst feature {first_feature:.2f} s after start of the engine; certification {rate:.0f} samples/s"
-    )
-    if kept:
-        print("kept: " + ", ".join(kept))
-    if served.random_weights:
-        print(RANDOM_WEIGHTS)
-    print(f"\nnext: {_command()} certify demo YOUR-PHOTO.jpg")
-    return 0 if found else 1
+        from fsfast.report.summary import to_json
+
+        print(json.dumps({**to_json(result), "kept": kept, "no_page": why_no_page}))
+    else:
+        _print(result, kept, None if args.no_page else why_no_page)
+    some_failed = len(subjects) < len(args.image or ())
+    return 1 if some_failed or not result.verification or not result.bit_equal else 0
 
 
-def _targets(folder: str) -> list[str]:
-    """Make the folder, and return the files to write in it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    targets = [str(Path(folder) / name) for name in ("features.safetensors", "certificate.json")]
-    for target in targets:
-        check_target(target)
-    return targets
+def _own_images(paths: list[str], encoder: SmoothedEncoder) -> list[Subject]:
+    """Return the images that can be read; the others are named on stderr."""
+    from fsfast.report.data import Subject
+
+    images = [image for image in readable(paths, encoder, "demo") if image is not None]
+    return [Subject(Path(str(image.name)).name, image) for image in images]
+
+
+def _examples(encoder: SmoothedEncoder) -> list[Subject]:
+    """Return the test images of the built-in engine; for another engine, which they say nothing about, a photograph."""
+    from fsfast.engine import engine_path
+    from fsfast.examples import load_examples
+    from fsfast.images import to_grid_image
+    from fsfast.report.data import Subject
+
+    grid = encoder.manifest.grid
+    if encoder.engine_path.resolve() != engine_path("demo").resolve():
+        return [Subject(PHOTOGRAPH.name, to_grid_image(PHOTOGRAPH, grid, name=PHOTOGRAPH.name))]
+    return [
+        Subject(
+            name=example.name,
+            image=to_grid_image(example.image, grid, name=example.image.name),
+            label=example.label,
+            attacked=to_grid_image(example.attacked, grid, name=example.attacked.name),
+            target=example.target,
+        )
+        for example in load_examples()
+    ]
+
+
+def _check_folder(folder: Path) -> None:
+    """Make the folder, and refuse it before the work if the files could not be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (PAGE, FEATURES, CERTIFICATES):
+        check_target(folder / name)
+
+
+def _missing_for_the_page() -> str | None:
+    """Return why no page can be made, and the remedy; None if it can."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        return f"matplotlib cannot be used ({error}); for the page: pip install 'fsfast[plot]'"
+    return None
+
+
+def _write(result: DemoResult, folder: Path, *, page: bool) -> list[Path]:
+    """Write what is kept, each file whole or not at all; return the files, the page first."""
+    kept = []
+    if page:
+        from fsfast.report.page import render_page
+
+        kept.append(folder / PAGE)
+        write_whole(kept[-1], render_page(result).encode())
+    kept.append(folder / FEATURES)
+    result.served.save(kept[-1])
+    kept.append(folder / CERTIFICATES)
+    lines = (json.dumps(case.certificate.to_record(), ensure_ascii=False) for case in result.cases)
+    write_whole(kept[-1], "".join(f"{line}\n" for line in lines).encode())
+    return kept
+
+
+def _print(result: DemoResult, kept: list[str], why_no_page: str | None) -> None:
+    from fsfast.report.summary import to_text
+
+    print(to_text(result))
+    if why_no_page is not None:
+        print(f"\nno page: {why_no_page}")
+    names = ", ".join(Path(path).name for path in kept)
+    print(f"\nwritten to {Path(kept[0]).parent}: {names}")
+    print(f"next: {_command()} certify demo YOUR-PHOTO.jpg")
 
 
 def _command() -> str:
@@ -128,10 +155,3 @@ def _command() -> str:
         return "fsfast"
     program = os.path.relpath(sys.argv[0])
     return "python -m fsfast" if os.path.basename(program) == "__main__.py" else program
-
-
-def _cosine(unit: np.ndarray, clean: np.ndarray) -> float:
-    """Mean over tokens of the cosine between the served direction and the clean features."""
-    wide = clean.astype(np.float64)
-    norm = np.maximum(np.linalg.norm(wide, axis=-1), 1e-300)
-    return float(((unit * wide).sum(-1) / norm).mean())

@@ -25,9 +25,11 @@ class ViTConfig:
         embed_dim: channels of the pooled output.
         mlp_ratio: hidden channels of a block's MLP over width.
         quick_gelu: x·sigmoid(1.702·x), which OpenAI's weights were trained with, instead of the exact GELU.
+        stem: channels between 3×3 convolutions of stride 2 that replace the patch embedding (Xiao et al.
+            2021, "Early convolutions help transformers see better"); empty for CLIP's one convolution.
 
     Raises:
-        ValueError: width does not divide into heads, or image_size into patches.
+        ValueError: width does not divide into heads, image_size into patches, or a stem makes other patches.
     """
 
     width: int
@@ -38,6 +40,7 @@ class ViTConfig:
     embed_dim: int
     mlp_ratio: int = 4
     quick_gelu: bool = False
+    stem: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads, self.patch, self.embed_dim, self.mlp_ratio) < 1:
@@ -47,6 +50,11 @@ class ViTConfig:
         if self.image_size < self.patch or self.image_size % self.patch:
             raise ValueError(
                 f"wanted image_size to be a multiple of patch={self.patch}, got {self.image_size}"
+            )
+        made = 2 ** (len(self.stem) + 1)
+        if self.stem and (min(self.stem) < 1 or self.patch != made):
+            raise ValueError(
+                f"wanted patch={made}, as a stem of {len(self.stem) + 1} halvings makes it, got {self}"
             )
 
     @property
@@ -61,7 +69,7 @@ VIT_B_16 = ViTConfig(768, 12, 12, 16, 224, 512, quick_gelu=True)
 VIT_L_14 = ViTConfig(1024, 24, 16, 14, 224, 768, quick_gelu=True)
 VIT_L_14_336 = ViTConfig(1024, 24, 16, 14, 336, 768, quick_gelu=True)
 # For the built-in engine.
-VIT_TINY = ViTConfig(128, 6, 4, 8, 64, 128, mlp_ratio=2)
+VIT_TINY = ViTConfig(128, 4, 2, 8, 64, 128, mlp_ratio=2, stem=(32, 64))
 
 
 class QuickGELU(nn.Module):
@@ -103,6 +111,16 @@ class _Transformer(nn.Module):
         self.resblocks = nn.ModuleList([Block(config) for _ in range(layers)])
 
 
+def _patch_embedding(config: ViTConfig) -> nn.Module:
+    """[M, 3, S, S] → [M, D, S/patch, S/patch]."""
+    if not config.stem:
+        return nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
+    layers: list[nn.Module] = []
+    for before, after in zip((3, *config.stem), (*config.stem, config.width), strict=True):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
 class _Tower(nn.Module):
     """Patch embedding, `layers` blocks, and as much of the head as is asked for."""
 
@@ -113,7 +131,7 @@ class _Tower(nn.Module):
         std = width**-0.5
         self.class_embedding = nn.Parameter(std * torch.randn(width))
         self.positional_embedding = nn.Parameter(std * torch.randn(config.patches + 1, width))
-        self.conv1 = nn.Conv2d(3, width, config.patch, stride=config.patch, bias=False)
+        self.conv1 = _patch_embedding(config)
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = _Transformer(config, layers)
         if ln_post:
@@ -148,7 +166,8 @@ class VisionTransformer(_Tower):
     """CLIP's image tower, for training and for published weights; `features` makes what an engine runs.
 
     Equal to `VisionTransformer` of github.com/mlfoundations/open_clip with a class token and learned
-    positions, without patch dropout; with the same names of weights.
+    positions, without patch dropout; with the same names of weights. A stem's convolutions are
+    `conv1.0`, `conv1.2`, …
 
     Args:
         config: one of VIT_B_16, VIT_L_14, VIT_L_14_336, VIT_TINY, or another.

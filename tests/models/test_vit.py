@@ -107,11 +107,30 @@ def reference_block(weights, name, x, config):
     return x + h @ weights[f"{name}.mlp.c_proj.weight"].T + weights[f"{name}.mlp.c_proj.bias"]
 
 
+def reference_stem(weights, x):
+    """Every second 3×3 neighbourhood as a row, times the convolution as a matrix; [M, 3, S, S] → [M, L, D]."""
+    for i in range(0, 3, 2):
+        w, bias = weights[f"conv1.{i}.weight"], weights[f"conv1.{i}.bias"]
+        x = x if i == 0 else x * 0.5 * (1 + torch.erf(x / 2**0.5))
+        padded = nn.functional.pad(x, (1, 1, 1, 1))
+        side = x.shape[-1] // 2
+        rows = (
+            padded.unfold(2, 3, 2).unfold(3, 3, 2).permute(0, 2, 3, 1, 4, 5).reshape(len(x), side * side, -1)
+        )
+        x = (rows @ w.flatten(1).T + bias).transpose(1, 2).unflatten(2, (side, side))
+    return x.flatten(2).transpose(1, 2)
+
+
 def reference_vit(weights, config, x, output, ln_post):
     p, side = config.patch, config.image_size // config.patch
-    # [M, side, side, 3·p·p]: every patch as a row, times the convolution as a matrix.
-    patches = x.reshape(-1, 3, side, p, side, p).permute(0, 2, 4, 1, 3, 5).reshape(len(x), side * side, -1)
-    tokens = patches @ weights["conv1.weight"].reshape(config.width, -1).T
+    if config.stem:
+        tokens = reference_stem(weights, x)
+    else:
+        # [M, side, side, 3·p·p]: every patch as a row, times the convolution as a matrix.
+        patches = (
+            x.reshape(-1, 3, side, p, side, p).permute(0, 2, 4, 1, 3, 5).reshape(len(x), side * side, -1)
+        )
+        tokens = patches @ weights["conv1.weight"].reshape(config.width, -1).T
     tokens = torch.cat([weights["class_embedding"].expand(len(x), 1, -1), tokens], dim=1)
     tokens = layer_norm(weights, "ln_pre", tokens + weights["positional_embedding"])
     for i in range(config.layers - 1 if output == "penultimate" else config.layers):
@@ -121,10 +140,12 @@ def reference_vit(weights, config, x, output, ln_post):
     return layer_norm(weights, "ln_post", tokens[:, 1:]) if ln_post else tokens[:, 1:]
 
 
-@pytest.mark.parametrize("quick_gelu", [True, False])
+@pytest.mark.parametrize(
+    "change", [{}, {"quick_gelu": False}, {"stem": (8,)}], ids=["quick", "exact", "stem"]
+)
 @pytest.mark.parametrize(("output", "ln_post"), OUTPUTS)
-def test_equals_the_reference(output, ln_post, quick_gelu, randomised):
-    config = replace(NARROW, quick_gelu=quick_gelu)
+def test_equals_the_reference(output, ln_post, change, randomised):
+    config = replace(NARROW, **change)
     vit = randomised(VisionTransformer(config)).double()
     x = pixels(3, dtype=torch.float64)
     want = reference_vit(vit.state_dict(), config, x, output, ln_post)
@@ -220,7 +241,13 @@ def test_unclear_outputs_are_refused(output, ln_post, complaint):
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [({"heads": 5}, "heads=5"), ({"image_size": 13}, "patch=4"), ({"layers": 0}, "at least 1")],
+    [
+        ({"heads": 5}, "heads=5"),
+        ({"image_size": 13}, "patch=4"),
+        ({"layers": 0}, "at least 1"),
+        ({"stem": (8, 16)}, "patch=8"),
+        ({"stem": (0,)}, "patch=4"),
+    ],
 )
 def test_bad_configurations_are_refused(change, complaint):
     with pytest.raises(ValueError, match=complaint):

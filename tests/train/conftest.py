@@ -1,12 +1,14 @@
 """What the tests of training share."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("skimage", reason="the study data need scikit-image (the train extra)")
 pytest.importorskip("sklearn", reason="the study data need scikit-learn (the train extra)")
 
+from train.__main__ import main
 from train.config import DEMO, StudyConfig, quick
 from train.data import StudyData
 
@@ -26,3 +28,11 @@ def training_data() -> StudyData:
 @pytest.fixture(scope="session")
 def test_data() -> StudyData:
     return StudyData("test", seed=0)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a quick run."""
+    folder = tmp_path_factory.mktemp("runs") / "quick"
+    assert main(["demo", "--quick", "--out", str(folder), "--device", "cpu", "--threads", "1"]) == 0
+    return folder

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fsfast.models import OneStepPurifier, UNet
 from train.checkpoint import load_checkpoint, write_text
 from train.config import DEMO, Schedule, quick
 from train.encoder import EncoderStage
@@ -17,14 +18,15 @@ from train.purifier import PurifierStage
 def stages(config, data):
     encoder = EncoderStage(config, data)
     frozen = encoder.module.encoder.requires_grad_(False)
+    purifier = OneStepPurifier(UNet(config.purifier.unet).requires_grad_(False), config.sigma)
     return {
         "encoder": lambda: EncoderStage(config, data),
         "purifier": lambda: PurifierStage(config, data, frozen),
-        "mapper-alone": lambda: MapperStage(config, data, frozen, None),
+        "mapper": lambda: MapperStage(config, data, frozen, purifier),
     }
 
 
-@pytest.mark.parametrize("name", ["encoder", "purifier", "mapper-alone"])
+@pytest.mark.parametrize("name", ["encoder", "purifier", "mapper"])
 def test_a_resumed_stage_repeats_every_bit(small, training_data, tmp_path, name):
     make = stages(small, training_data)[name]
     whole = run_stage(make(), Place(tmp_path / "whole"))
@@ -104,7 +106,7 @@ def test_streams_are_independent():
     draws = {
         tuple(torch.randn(4, generator=step_generator(seed, name, step, device)).tolist())
         for seed in (0, 1)
-        for name in ("mapper", "mapper-alone", "scores")
+        for name in ("mapper", "purifier", "scores")
         for step in (0, 1)
     }
     assert len(draws) == 12

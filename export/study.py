@@ -1,0 +1,90 @@
+"""A finished training run, as the export needs it: weights, classes and what was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import save
+
+from export.recipe import Recipe
+from fsfast.classes import TENSOR
+from train.glyphs import CLASS_NAMES
+from train.run import Weights, load_run
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run.
+
+    Attributes:
+        folder: where it lies.
+        weights: of all stages.
+        class_names: of the rows of `weights.class_features`.
+        results: results.json of the run.
+    """
+
+    folder: str
+    weights: Weights
+    class_names: tuple[str, ...]
+    results: dict[str, Any]
+
+    def fill(self, stage: str, module: torch.nn.Module) -> None:
+        """Give a stage's module the weights of the run.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        try:
+            module.load_state_dict(getattr(self.weights, stage))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the {stage} of {self.folder} does not fit the recipe: {reason}") from None
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, for the provenance."""
+        return (
+            f"trained by `python -m train demo`, seed {self.results['seed']}, run {self.results['run'][:16]}"
+        )
+
+    def class_file(self) -> bytes:
+        """Return the safetensors file of the classes' directions."""
+        return save({TENSOR: self.weights.class_features.numpy()}, {"format": "fsfast-classes"})
+
+
+def load_study(recipe: Recipe) -> Study | None:
+    """Return the run that a recipe names, or None where its weights are random.
+
+    Raises:
+        ValueError: the run is missing, unfinished, or was made for another σ.
+    """
+    if recipe.run is None:
+        return None
+    results = read_results(Path(recipe.run))
+    if results["sigma"] != recipe.sigma:
+        raise ValueError(
+            f"{recipe.run} was trained for σ = {results['sigma']}, the recipe says {recipe.sigma}"
+        )
+    return Study(recipe.run, load_run(Path(recipe.run)), CLASS_NAMES, results)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Return results.json of a run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"wanted a finished training run in {folder}, got no results.json; run `python -m train demo` first, "
+            "or pass --random-weights for an engine that only has the right structure"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / 'results.json'}: {error}") from None
+    return record

@@ -1,0 +1,61 @@
+"""The networks of an engine as torch modules: built from its architecture, filled with its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from fsfast.engine import Engine
+from fsfast.errors import EngineError
+from fsfast.models.mapper import FoldedMapper
+from fsfast.models.unet import FoldedUNet, UNetConfig
+from fsfast.models.vit import ViTConfig, ViTFeatures
+
+
+def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Module]:
+    """Return stage → module in evaluation mode: what the engine's graphs compute, for torch.
+
+    Args:
+        engine: a verified engine.
+        precision: one of its precisions.
+
+    Raises:
+        EngineError: its architecture is unknown, or does not fit its weights.
+    """
+    weights = load(engine.read(engine.manifest.weights[precision]))
+    modules = {}
+    for stage in engine.manifest.stages:
+        own = {
+            name.removeprefix(f"{stage}."): tensor
+            for name, tensor in weights.items()
+            if name.startswith(f"{stage}.")
+        }
+        try:
+            with torch.device("meta"):
+                module = _module(engine.manifest.record["architecture"][stage])
+            module.load_state_dict(own, assign=True)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise EngineError(
+                f"{engine.path}: the {stage} cannot be built from its architecture: {reason}"
+            ) from None
+        modules[stage] = module.eval().requires_grad_(False)
+    return modules
+
+
+def _module(architecture: dict[str, Any]) -> nn.Module:
+    # JSON has lists where the configurations have tuples.
+    config: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in architecture["config"].items()
+    }
+    kind = architecture["type"]
+    if kind == "unet":
+        return FoldedUNet(UNetConfig(**config))
+    if kind == "vit":
+        return ViTFeatures(ViTConfig(**config), architecture["output"], architecture["ln_post"])
+    if kind == "mapper":
+        return FoldedMapper(**config)
+    raise ValueError(f"wanted a type among unet, vit and mapper, got {kind!r}")

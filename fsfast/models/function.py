@@ -1,0 +1,77 @@
+"""The fixed function f of an engine in torch, with gradients: for attacks, and for whoever trains through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsfast.engine import Engine
+from fsfast.kernels.tables import AxisTable, resize_tables
+from fsfast.models.folded import load_folded
+
+
+class TorchFunction(nn.Module):
+    """Noisy grid values in, unit features out; what the engine's pipeline computes, up to rounding (1e-5).
+
+    Args:
+        engine: a verified engine.
+        stages: the stages to use, "encoder" among them; None: all.
+
+    Raises:
+        EngineError: the networks cannot be built.
+    """
+
+    mean: Tensor
+    std: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, engine: Engine, stages: Sequence[str] | None = None) -> None:
+        super().__init__()
+        manifest = engine.manifest
+        chosen = manifest.stages if stages is None else stages
+        self.networks = nn.ModuleDict({k: v for k, v in load_folded(engine).items() if k in chosen})
+        self.sigma = manifest.sigma
+        self.denoise = manifest.denoise if "purifier" in self.networks else None
+        resize = resize_tables((manifest.grid.height, manifest.grid.width), manifest.encoder_size)
+        self.register_buffer("rows", _matrix(resize.rows))
+        self.register_buffer("columns", _matrix(resize.columns))
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(manifest, name), dtype=torch.float32)
+            self.register_buffer(name, values.reshape(1, 3, 1, 1))
+
+    def purified(self, noisy: Tensor) -> Tensor:
+        """Return the images that the encoder gets, before resizing: [M, 3, H, W] grid values → about [0, 1]."""
+        if self.denoise is None:
+            return noisy / 255.0
+        x_t = self.denoise.scale * noisy + self.denoise.offset
+        x_0 = self.denoise.a * x_t - self.denoise.b * self.networks["purifier"](x_t)
+        return (x_0.clamp(-1.0, 1.0) + 1.0) / 2.0
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """Return f.
+
+        Args:
+            noisy: [M, 3, H, W] float, grid values 0…255 plus noise.
+
+        Returns:
+            [M, L, D]: every token divided by its norm and by √L, so that the whole has norm 1.
+        """
+        pixels = self.rows @ self.purified(noisy) @ self.columns.T
+        tokens = self.networks["encoder"]((pixels - self.mean) / self.std)
+        if "mapper" in self.networks:
+            tokens = self.networks["mapper"](tokens)
+        return F.normalize(tokens, dim=-1, eps=1e-30) / tokens.shape[1] ** 0.5
+
+
+def _matrix(axis: AxisTable) -> Tensor:
+    """Return one axis of the resize as a matrix, [out, in]."""
+    matrix = np.zeros((len(axis.start), axis.size), np.float32)
+    for row, (start, weights) in enumerate(zip(axis.start, axis.weights, strict=True)):
+        taps = weights[: axis.size - start]
+        matrix[row, start : start + len(taps)] = taps
+    return torch.from_numpy(matrix)
