@@ -30,6 +30,7 @@ def shown(row: dict[str, str]) -> bool:
 
 
 _PLACE = re.compile(r"(<!-- results: (?P<folder>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+_CERTIFICATES = re.compile(r"(<!-- certificates -->\n).*?(<!-- end of certificates -->)", re.DOTALL)
 _STUDY = re.compile(r"(<!-- study: (?P<engine>\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
@@ -96,8 +97,44 @@ def render(folder: Path) -> str:
 
 def updated(text: str) -> str:
     """Return the README with its tables made anew from the folder and the engine that it names."""
+    text = _CERTIFICATES.sub(lambda m: m[1] + render_certificates(RESULTS / "certificates") + m[2], text)
     text = _STUDY.sub(lambda m: m[1] + render_study(engine_path(m["engine"]) / "results.json") + m[3], text)
     return _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
+
+
+def render_certificates(folder: Path) -> str:
+    """Return what the certificates' results files say, for the README."""
+    if not (folder / "methods.csv").exists():
+        return ""
+    rows = read(folder / "methods.csv")
+    distances = [name.removeprefix("bound_") for name in rows[0] if name.startswith("bound_")]
+    cells = [
+        [r["n"], r["method"], r["mean_radius"][:-1]]
+        + [f"{float(r[f'bound_{d}']):.3f}{_none(r[f'none_{d}'])}" for d in distances]
+        for r in rows
+    ]
+    header = ["n", "method", "mean radius (cos ≥ .5)", *(f"cos ≥ at ε = {d} σ" for d in distances)]
+    (stop,), attacks = read(folder / "stopping.csv"), read(folder / "soundness.csv")
+    margin = min(float(a["after"]) - float(a["bound"]) for a in attacks)
+    violated = sum(a["violated"] == "True" for a in attacks)
+    images = " and ".join(f"{r['images']} at n = {r['n']}" for r in rows if r["method"] == "joint")
+    lines = [
+        markdown(header, cells),
+        f"Means over test images ({images}), α = {rows[0]['alpha']}; in brackets the share of images with no "
+        "certificate, counted as 0.",
+        "",
+        f'* Deciding "cosine ≥ .5 at ε = σ" takes {stop["median_n"]} samples in the median '
+        f"({stop['images']} images with mean cosine ≥ .9); Hoeffding's bound with the paper's theorem would need "
+        f"{int(stop['median_n_hoeffding_fcsb']):,}, {float(stop['times_fewer']):.0f} times as many.",
+        f"* {len(attacks)} adaptive ℓ2 attacks at certified radii, through the whole function: {violated} violations; "
+        f"the smallest margin between measured and certified cosine is {margin:.3f}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _none(share: str) -> str:
+    return f" ({float(share):.0%} none)" if float(share) else ""
 
 
 def render_study(path: Path) -> str:

@@ -17,9 +17,10 @@ from fsfast.errors import BackendUnavailable, CertificateError, EngineError, Fsf
 
 if TYPE_CHECKING:
     from fsfast.arrays import from_pixel_values
+    from fsfast.certificate_file import load_certificate
     from fsfast.encoder import SmoothedEncoder
     from fsfast.features import SmoothedFeatures, load_features
-    from fsfast.record import Certificate, Verification, load_certificate
+    from fsfast.record import Certificate, Verification
 
 __all__ = [
     "BackendUnavailable",
@@ -45,7 +46,7 @@ _HOME = {
     "from_pixel_values": "arrays",
     "Certificate": "record",
     "Verification": "record",
-    "load_certificate": "record",
+    "load_certificate": "certificate_file",
 }
 
 

@@ -1,19 +1,28 @@
-"""Certify one image, and replay what was certified."""
+"""Certify images: anchors, pilot and certification samples, and when to stop."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from fsfast._version import __version__
 from fsfast.bounds import MeanMethod
-from fsfast.features import SmoothedFeatures, directions
+from fsfast.certificate import cosine_lower_bound
+from fsfast.evidence import PILOT, Budget, choose_thresholds, constants
+from fsfast.features import SmoothedFeatures, anchor_of, directions
 from fsfast.function import Advance, Function, stack
 from fsfast.images import GridImage
-from fsfast.record import Anchor, Certificate, Verification, anchor_hash, round_scores
-from fsfast.sampling import SeedOrigin
+from fsfast.kernels.types import FeatureSums
+from fsfast.record import Anchor, Certificate, Stopping, anchor_hash, round_scores
+from fsfast.sampling import SeedOrigin, Stream, check_samples
 
-# Scores of one precision agree to about 1e-6 across back ends and processors.
-ROUNDING_DEVIATION = 1e-3
+# A sequential certification looks at 32 samples first, and then at a tenth more each time; it does not give up
+# before 100.
+FIRST_LOOK, LOOK_RATIO, HOPE = 32, 1.1, 100
 
 
 def served_anchor(
@@ -38,29 +47,142 @@ def clean_anchor(function: Function, item: GridImage) -> tuple[np.ndarray, Ancho
     return unit, Anchor("clean", anchor_hash(unit))
 
 
-def certify_image(
-    function: Function,
-    item: GridImage,
-    anchor: tuple[np.ndarray, Anchor],
-    n: int,
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of a certification.
+
+    Attributes:
+        n: samples; at most so many where there is a target.
+        alpha: probability of error.
+        method: confidence bound of the mean.
+        per_token: also score every token on its own.
+        target: (ε, cosine): stop as soon as this is certified or out of reach; None: n samples in any case.
+    """
+
+    n: int
+    alpha: float
+    method: MeanMethod = "mixture"
+    per_token: bool = False
+    target: tuple[float, float] | None = None
+
+
+def plan_of(
+    n: int | None,
     alpha: float,
     method: MeanMethod,
-    seed: int,
-    origin: SeedOrigin,
-    advance: Advance | None = None,
-) -> Certificate:
-    """Draw n scores of the certification stream and state what follows from them.
+    epsilon: float | None,
+    cosine: float | None,
+    n_max: int | None,
+    per_token: bool,
+) -> Plan:
+    """Check what a user asked for; arguments as `SmoothedEncoder.certify`.
+
+    Raises:
+        ValueError: an argument is off, or two contradict each other.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0.0 < alpha < 1.0:
+        raise ValueError(f"wanted alpha in (0, 1), the probability of a wrong certificate, got {alpha!r}")
+    if method not in get_args(MeanMethod):
+        raise ValueError(f"wanted method to be one of {', '.join(get_args(MeanMethod))}; got {method!r}")
+    if epsilon is None:
+        if cosine is not None or n_max is not None:
+            raise ValueError(
+                "wanted `epsilon` with `cosine` and `n_max`: the radius at which sampling may stop"
+            )
+        return Plan(check_samples(1000 if n is None else n, "n"), alpha, method, per_token)
+    cosine = 0.5 if cosine is None else cosine
+    if not 0.0 <= epsilon < math.inf or not 0.0 < cosine < 1.0:
+        raise ValueError(f"wanted epsilon ≥ 0 and a cosine in (0, 1), got {epsilon} and {cosine}")
+    if n is not None or per_token or method == "hoeffding":
+        raise ValueError(
+            "sampling that stops at `epsilon` takes n_max instead of n, and neither per_token nor the method "
+            "hoeffding, whose n must be fixed beforehand"
+        )
+    most = check_samples(10_000 if n_max is None else n_max, "n_max")
+    return Plan(most, alpha, method, target=(float(epsilon), float(cosine)))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image to certify.
+
+    Attributes:
+        item: the image on the grid.
+        unit: [L, D] float32, the anchor's directions; they must not depend on the certification noise.
+        anchor: their description.
+        seed, origin: certification noise and how it came about.
+    """
+
+    item: GridImage
+    unit: np.ndarray
+    anchor: Anchor
+    seed: int
+    origin: SeedOrigin
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the certification noise of one image gave.
+
+    Attributes:
+        thresholds: from the pilot stream.
+        scores: [n] rounded down.
+        perp_norm, token_scores, stopping: see `Certificate`.
+    """
+
+    thresholds: tuple[float, ...]
+    scores: np.ndarray
+    perp_norm: float | None = None
+    token_scores: np.ndarray | None = None
+    stopping: Stopping | None = None
+
+
+def certify(
+    function: Function, tasks: list[Task], plan: Plan, advance: Advance | None = None
+) -> list[Certificate]:
+    """Draw scores of the certification stream and state what follows from them, per image."""
+    if plan.target is not None:
+        drawn = _until_decided(function, tasks, plan, advance)
+    else:
+        drawn = [draw(function, task, plan.n, plan.per_token, advance) for task in tasks]
+    return [_certificate(function, *pair, plan) for pair in zip(tasks, drawn, strict=True)]
+
+
+def draw(
+    function: Function, task: Task, n: int, per_token: bool = False, advance: Advance | None = None
+) -> Drawn:
+    """Draw the pilot samples and then a fixed number of scores."""
+    manifest = function.manifest
+    thresholds = _thresholds(function, task)
+    sums = FeatureSums.zeros(1, manifest.tokens, manifest.dim)
+    scores = function.scores(
+        [task.item], [task.seed], n, [task.unit], sums=sums, per_token=per_token, advance=advance
+    )[0]
+    across = length_across(sums.unit[0] / n, anchor_of(task.unit))
+    tokens = round_scores(scores) if per_token else None
+    # The mean of the tokens' rounded scores may not be a multiple of the unit: round again.
+    return Drawn(thresholds, round_scores(scores.mean(1) if per_token else scores), across, tokens)
+
+
+def _thresholds(function: Function, task: Task) -> tuple[float, ...]:
+    pilot = function.scores([task.item], [task.seed], PILOT, [task.unit], stream=Stream.PILOT)[0]
+    return choose_thresholds(round_scores(pilot))
+
+
+def length_across(mean: np.ndarray, unit: np.ndarray) -> float:
+    """Return the length of a mean unit feature's component orthogonal to the anchor.
 
     Args:
-        function: the fixed function.
-        item: the image on the grid.
-        anchor: directions [L, D] and their description; must not depend on the certification noise.
-        n, alpha, method: samples, error probability, confidence bound of the mean.
-        seed, origin: certification noise and how it came about.
-        advance: called with the number of samples done.
+        mean: [L, D] float64, the mean of unit tokens; the feature is this over √L.
+        unit: [L, D] float64, the anchor's unit tokens.
     """
-    unit, about = anchor
-    manifest = function.manifest
+    along = float((mean * unit).sum() / max(float((unit * unit).sum()), 1e-300))
+    # Relative errors of the sums are below L·D·2⁻⁵³, 1e-9 for the largest features.
+    return float(np.linalg.norm(mean - along * unit) / np.sqrt(len(unit)) * (1.0 + 1e-9))
+
+
+def _certificate(function: Function, task: Task, drawn: Drawn, plan: Plan) -> Certificate:
+    manifest, item = function.manifest, task.item
     return Certificate(
         engine=manifest.name,
         engine_digest=function.engine_digest,
@@ -73,64 +195,99 @@ def certify_image(
         grid=(manifest.grid.height, manifest.grid.width),
         sigma=manifest.sigma,
         total_variation=function.total_variation,
-        anchor=about,
-        alpha=float(alpha),
-        method=method,
-        seed=seed,
-        seed_origin=origin,
-        scores=round_scores(function.scores(item, seed, n, unit, advance)),
+        anchor=task.anchor,
+        alpha=float(plan.alpha),
+        method=plan.method,
+        seed=task.seed,
+        seed_origin=task.origin,
+        scores=drawn.scores,
+        thresholds=drawn.thresholds,
+        perp_norm=drawn.perp_norm,
+        stopping=drawn.stopping,
+        token_scores=drawn.token_scores,
+        direction=task.unit,
         versions={"fsfast": __version__, "numpy": np.__version__},
     )
 
 
-def replay(function: Function, certificate: Certificate, item: GridImage) -> Verification:
-    """Compute a certificate's anchor and scores again and compare; the engine is known to be the same one."""
-    about = certificate.anchor
-    if item.grid_sha256 != certificate.grid_sha256:
-        return Verification("different", ("the image: its pixels on the grid are not the certified ones",))
-    if details := _other_constants(function, certificate):
-        return Verification("different", tuple(details))
-    if about.kind == "clean":
-        unit, anchor = clean_anchor(function, item)
-    else:
-        unit, anchor = served_anchor(
-            function, item, about.n0 or 1, about.seed or 0, about.seed_origin or "replay"
+def _until_decided(function: Function, tasks: list[Task], plan: Plan, advance: Advance | None) -> list[Drawn]:
+    """Sample in rounds; an image leaves when its target is certified or out of reach."""
+    assert plan.target is not None
+    epsilon, cosine = plan.target
+    thresholds = [_thresholds(function, task) for task in tasks]
+    scores: list[np.ndarray] = [np.empty(0)] * len(tasks)
+    reasons: dict[int, str] = {}
+    done = 0
+    for look in looks(plan.n):
+        open_ = [i for i in range(len(tasks)) if i not in reasons]
+        if not open_:
+            break
+        chosen = [tasks[i] for i in open_]
+        chunk = function.scores(
+            [task.item for task in chosen],
+            [task.seed for task in chosen],
+            look - done,
+            [task.unit for task in chosen],
+            first_sample=done,
+            advance=advance,
         )
-    scores = round_scores(function.scores(item, certificate.seed, certificate.n, unit))
-    deviation = float(np.abs(scores - certificate.scores).max())
-    wrong = int(np.count_nonzero(scores != certificate.scores))
-    if certificate.function_id != function.function_id:
-        return _compared_elsewhere(function, certificate, deviation)
-    if anchor.sha256 != about.sha256:
-        details.append("the anchor: its directions do not come from the stated seed")
-    if wrong:
-        details.append(f"the scores: {wrong} of {certificate.n} do not come from the stated seed")
-    return Verification("different" if details else "same", tuple(details), deviation)
-
-
-def _compared_elsewhere(function: Function, certificate: Certificate, deviation: float) -> Verification:
-    """Judge a certificate of another execution profile by how far its scores are from ours."""
-    here, there = vars(function.profile), vars(certificate.profile)
-    details = [f"{key}: {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
-    same_kind = here["precision"] == there["precision"] and here["stages"] == there["stages"]
-    if same_kind and deviation > ROUNDING_DEVIATION:
-        details.append(f"the scores: they deviate by {deviation:.1e}, more than rounding explains")
-        return Verification("different", tuple(details), deviation)
-    return Verification("cannot be checked bit for bit here", tuple(details), deviation)
-
-
-def _other_constants(function: Function, certificate: Certificate) -> list[str]:
-    """Return which constants of a certificate are not those of the function."""
-    manifest = function.manifest
-    pairs = {
-        "sigma": (certificate.sigma, manifest.sigma),
-        "the noise's total variation": (certificate.total_variation, function.total_variation),
-        "the engine's name": (certificate.engine, manifest.name),
-        "random weights": (certificate.random_weights, manifest.random_weights),
-        "the grid": (certificate.grid, (manifest.grid.height, manifest.grid.width)),
-    }
+        for i, values in zip(open_, chunk, strict=True):
+            scores[i] = np.concatenate([scores[i], round_scores(values)])
+            reason = decide(
+                scores[i],
+                thresholds[i],
+                epsilon / function.manifest.sigma,
+                cosine,
+                plan,
+                function.total_variation,
+            )
+            if reason is not None:
+                reasons[i] = reason
+        done = look
     return [
-        f"{what}: {stated} stated, {found} found"
-        for what, (stated, found) in pairs.items()
-        if stated != found
+        Drawn(thresholds[i], scores[i], stopping=Stopping(epsilon, cosine, plan.n, reasons.get(i, "n_max")))
+        for i in range(len(tasks))
     ]
+
+
+def looks(n_max: int) -> Iterator[int]:
+    """Yield the numbers of samples at which a sequential certification looks at what it has."""
+    look = FIRST_LOOK
+    while look < n_max:
+        yield look
+        look = max(look + 1, round(look * LOOK_RATIO))
+    yield n_max
+
+
+def decide(
+    scores: np.ndarray,
+    thresholds: tuple[float, ...],
+    d: float,
+    cosine: float,
+    plan: Plan,
+    total_variation: float,
+) -> str | None:
+    """Return "reached", "out of reach", or None to go on.
+
+    Success is declared from bounds that hold at all numbers of samples at once. Giving up is always sound: it is
+    done where even the samples' own mean and shares, three standard errors better, would not suffice, or no samples
+    could.
+    """
+    budget = Budget.of(plan.alpha, len(thresholds), stopped=True)
+    known = constants(scores, thresholds, None, budget, total_variation, plan.method)
+    bound = cosine_lower_bound(d, mean=known.mean, caps=known.caps)
+    if bound is not None and bound >= cosine:
+        return "reached"
+    if len(scores) < HOPE:
+        return None
+    better = 3.0 / np.sqrt(len(scores))
+    # No bound from n_max samples can be above these, whatever the samples are.
+    highest, highest_share = (min(1.0, part ** (1.0 / plan.n)) for part in (budget.mean, budget.cap or 1.0))
+    mean = min(highest, float(scores.mean() + better * scores.std()))
+    shares = [float(np.mean(scores >= threshold)) for threshold in thresholds]
+    caps = [
+        (2.0 * t - 1.0, min(highest_share, p + better * np.sqrt(p * (1.0 - p)) + better**2))
+        for t, p in zip(thresholds, shares, strict=True)
+    ]
+    hope = cosine_lower_bound(d, mean=mean, caps=caps)
+    return None if hope is not None and hope >= cosine else "out of reach"

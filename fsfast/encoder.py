@@ -46,7 +46,7 @@ from fsfast.selftest import check_golden_once
 if TYPE_CHECKING:
     # Certification needs SciPy; who only encodes never imports it.
     from fsfast.bounds import MeanMethod
-    from fsfast.record import Certificate, Verification
+    from fsfast.record import Anchor, Certificate, Verification
 
 logger = logging.getLogger("fsfast")
 
@@ -242,11 +242,15 @@ class SmoothedEncoder:
     def certify(
         self,
         images: Any,
-        n: int = 1000,
+        n: int | None = None,
         alpha: float = 1e-3,
         *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
         anchor: AnchorKind = "served",
         method: MeanMethod = "mixture",
+        per_token: bool = False,
         n0: int | None = None,
         seeds: Sequence[int] | np.ndarray | None = None,
         served: SmoothedFeatures | None = None,
@@ -256,12 +260,16 @@ class SmoothedEncoder:
 
         Args:
             images: as in `encode`.
-            n: certification samples per image.
+            n: certification samples per image; None: 1000. Not with `epsilon`.
             alpha: probability that a certificate is wrong, per image, in (0, 1).
+            epsilon, cosine: stop sampling an image as soon as this cosine (None: 0.5) is certified at this ℓ2
+                radius ([0,1] units), or plainly out of reach. Sampling that may stop costs some tightness.
+            n_max: with `epsilon`, samples per image at most; None: 10,000.
             anchor: "served": the direction of n0 serving samples; "clean": the vanilla encoder's features.
-            method: confidence bound of the mean score: "mixture", "product" or "hoeffding".
+            method: confidence bound of the mean score: "mixture", "product" or "hoeffding" (not with `epsilon`).
+            per_token: also certify every token on its own, with half of alpha for all of them together.
             n0: serving samples; None: the engine's default.
-            seeds: one 64-bit seed per image, for the anchor's noise and (another stream) the certification's;
+            seeds: one 64-bit seed per image, for the anchor's noise and (other streams) the certification's;
                 None: fresh ones, or under a secret the ones of `encode` and ones that depend on all settings.
             served: what `encode` returned for the same images: certify the directions handed out there.
             progress: as in `encode`.
@@ -274,30 +282,40 @@ class SmoothedEncoder:
             CertificateError: `served` belongs to other images or another function.
             ValueError: another argument is off.
         """
-        from fsfast.certification import certify_image, clean_anchor, handed_out_anchor, served_anchor
+        from fsfast.certification import Task, certify, plan_of
 
         items, single = to_grid(images, self.manifest.grid)
-        n = check_samples(n, "n")
-        self._check_certify(items, alpha, anchor, method, n0, served)
+        plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
+        self._check_certify(items, anchor, n0, served)
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
         serving, origins = self._serving_seeds(items, seeds)
-        certificates = []
-        with progress_bar(progress, len(items) * n, "certify") as advance:
-            for i, item in enumerate(items):
-                if anchor == "clean":
-                    unit, about = clean_anchor(self._function, item)
-                elif served is not None:
-                    unit, about = handed_out_anchor(self._function, served, i)
-                else:
-                    unit, about = served_anchor(self._function, item, n0, serving[i], origins[i])
-                given = None if seeds is None else serving[i]
-                seed, origin = self._certification_seed(item, given, about.sha256, n, float(alpha), method)
-                certificates.append(
-                    certify_image(
-                        self._function, item, (unit, about), n, alpha, method, seed, origin, advance
-                    )
-                )
+        tasks = []
+        for i, item in enumerate(items):
+            unit, about = self._anchor(item, anchor, served, i, n0, serving[i], origins[i])
+            given = None if seeds is None else serving[i]
+            seed, origin = self._certification_seed(item, given, about.sha256, plan)
+            tasks.append(Task(item, unit, about, seed, origin))
+        with progress_bar(progress, len(items) * plan.n, "certify") as advance:
+            certificates = certify(self._function, tasks, plan, advance)
         return certificates[0] if single else certificates
+
+    def _anchor(
+        self,
+        item: GridImage,
+        kind: AnchorKind,
+        served: SmoothedFeatures | None,
+        index: int,
+        n0: int,
+        seed: int,
+        origin: SeedOrigin,
+    ) -> tuple[np.ndarray, Anchor]:
+        from fsfast.certification import clean_anchor, handed_out_anchor, served_anchor
+
+        if kind == "clean":
+            return clean_anchor(self._function, item)
+        if served is not None:
+            return handed_out_anchor(self._function, served, index)
+        return served_anchor(self._function, item, n0, seed, origin)
 
     def verify(self, certificate: Certificate, image: Any) -> Verification:
         """Replay a certificate's noise and scores on this encoder and compare.
@@ -315,7 +333,35 @@ class SmoothedEncoder:
             CertificateError: the certificate belongs to another engine.
             ValueError: more than one image.
         """
-        from fsfast.certification import replay
+        from fsfast.replay import replay
+
+        return replay(self._function, certificate, self._image_of(certificate, image))
+
+    def certify_anew(
+        self, certificate: Certificate, image: Any, *, progress: bool | None = None
+    ) -> Certificate:
+        """Certify the direction of a certificate again, with noise from the system.
+
+        A replay proves the computation; this also shows that the stated seed was no lucky one.
+        `fsfast.replay.contradictions` compares the two.
+
+        Args:
+            certificate, image: as in `verify`.
+            progress: as in `encode`.
+
+        Raises:
+            CertificateError, ValueError: as `verify`; or the image is not the certified one.
+        """
+        from fsfast.replay import certify_anew
+
+        item = self._image_of(certificate, image)
+        if item.grid_sha256 != certificate.grid_sha256:
+            raise CertificateError("the image is not the certified one: its pixels on the grid differ")
+        most = certificate.stopping.n_max if certificate.stopping else certificate.n
+        with progress_bar(progress, most, "certify") as advance:
+            return certify_anew(self._function, certificate, item, seed_from_system(), advance)
+
+    def _image_of(self, certificate: Certificate, image: Any) -> GridImage:
         from fsfast.record import Certificate as Record
 
         if not isinstance(certificate, Record):
@@ -330,7 +376,7 @@ class SmoothedEncoder:
                 f"the certificate belongs to the engine {certificate.engine!r} with digest "
                 f"{certificate.engine_digest[:16]}…, this one has {self.engine_digest[:16]}…; open that engine"
             )
-        return replay(self._function, certificate, items[0])
+        return items[0]
 
     def _serving_seeds(
         self, items: list[GridImage], seeds: Sequence[int] | np.ndarray | None
@@ -359,22 +405,12 @@ class SmoothedEncoder:
     def _check_certify(
         self,
         items: list[GridImage],
-        alpha: float,
         anchor: str,
-        method: str,
         n0: int | None,
         served: SmoothedFeatures | None,
     ) -> None:
-        from fsfast.bounds import MeanMethod as Methods
-
-        if not isinstance(alpha, (int, float)) or not 0.0 < alpha < 1.0:
-            raise ValueError(f"wanted alpha in (0, 1), the probability of a wrong certificate, got {alpha!r}")
-        for name, value, allowed in (
-            ("anchor", anchor, get_args(AnchorKind)),
-            ("method", method, get_args(Methods)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"wanted {name} to be one of {', '.join(allowed)}; got {value!r}")
+        if anchor not in get_args(AnchorKind):
+            raise ValueError(f"wanted anchor to be one of {', '.join(get_args(AnchorKind))}; got {anchor!r}")
         if served is None:
             return
         if not isinstance(served, SmoothedFeatures):

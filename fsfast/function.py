@@ -87,22 +87,49 @@ class Function:
         return Served(served_features(sums, unit), unit, raw)
 
     def scores(
-        self, item: GridImage, seed: int, n: int, unit: np.ndarray, advance: Advance | None = None
+        self,
+        items: list[GridImage],
+        seeds: list[int],
+        n: int,
+        units: list[np.ndarray],
+        *,
+        stream: Stream = Stream.CERTIFICATION,
+        first_sample: int = 0,
+        sums: FeatureSums | None = None,
+        per_token: bool = False,
+        advance: Advance | None = None,
     ) -> np.ndarray:
-        """Return n scores of the certification stream against the directions `unit` [L, D]: [n] float64."""
-        sums = FeatureSums.zeros(1, self.manifest.tokens, self.manifest.dim)
-        size = self.profile.micro_batch
-        scores = np.empty(-(-n // size) * size)
-        rows = micro_batches([seed], n, size)
-        anchor = anchor_of(unit)[None]
+        """Return n scores per image against its directions.
+
+        Args:
+            items: B images.
+            seeds: one per image.
+            n: samples per image.
+            units: [L, D] float32 directions per image.
+            stream: noise stream.
+            first_sample: number of the first sample.
+            sums: for B images; unit features are added to it.
+            per_token: return the score of every token instead of their mean.
+            advance: called with the number of samples done.
+
+        Returns:
+            [B, n] float64, or [B, n, L].
+        """
+        if sums is None:
+            sums = FeatureSums.zeros(len(items), self.manifest.tokens, self.manifest.dim)
+        rows = micro_batches(seeds, n, self.profile.micro_batch, first_sample)
+        anchor = np.stack([anchor_of(unit) for unit in units])
+        size, total = self.profile.micro_batch, len(items) * n
+        tail = (self.manifest.tokens,) if per_token else ()
+        scores = np.empty((-(-total // size) * size, *tail))
         with closing(
-            self.pipeline.reduce(stack([item]), rows, Stream.CERTIFICATION, sums, anchor=anchor)
-        ) as chunks:
-            for i, chunk in enumerate(chunks):
+            self.pipeline.reduce(stack(items), rows, stream, sums, anchor=anchor, per_token=per_token)
+        ) as reduced:
+            for i, chunk in enumerate(reduced):
                 scores[i * size : (i + 1) * size] = chunk
                 if advance:
                     advance(size)
-        return scores[:n]
+        return scores[:total].reshape(len(items), n, *tail)
 
 
 def stack(items: Iterable[GridImage]) -> np.ndarray:

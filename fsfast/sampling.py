@@ -94,8 +94,8 @@ def check_samples(count: int, name: str) -> int:
     return int(count)
 
 
-def micro_batches(seeds: Sequence[int], samples: int, size: int) -> Iterator[Rows]:
-    """Yield the rows of samples 0…samples−1 of every image, `size` at a time; the last ones are padding.
+def micro_batches(seeds: Sequence[int], samples: int, size: int, first_sample: int = 0) -> Iterator[Rows]:
+    """Yield the rows of `samples` samples of every image, `size` at a time; the last ones are padding.
 
     Rows of different images share micro-batches; the samples of one image come in ascending order.
 
@@ -103,6 +103,7 @@ def micro_batches(seeds: Sequence[int], samples: int, size: int) -> Iterator[Row
         seeds: one 64-bit seed per image.
         samples: samples per image.
         size: M, rows per micro-batch.
+        first_sample: number of the first sample of every image.
     """
     seed_of = np.array(seeds, np.uint64)
     total = len(seeds) * samples
@@ -113,5 +114,5 @@ def micro_batches(seeds: Sequence[int], samples: int, size: int) -> Iterator[Row
         yield Rows(
             image=image.astype(np.int32),
             seed=np.where(image >= 0, seed_of[np.maximum(image, 0)], np.uint64(0)),
-            sample=np.concatenate([row % samples, np.zeros_like(padding)]).astype(np.uint32),
+            sample=np.concatenate([first_sample + row % samples, np.zeros_like(padding)]).astype(np.uint32),
         )

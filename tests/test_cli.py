@@ -16,6 +16,7 @@ from PIL import Image
 
 import fsfast
 from fsfast.cli import main
+from fsfast.examples import load_examples
 from fsfast.files import check_target, write_whole
 from fsfast.progress import progress_bar
 
@@ -296,7 +297,7 @@ def test_resume_refuses_a_forged_line(fs, photos, tmp_path):
     common = ("certify", "demo", photos[0], "--n", 5, "-o", target)
     assert fs(*common)[0] == 0
     record = json.loads(target.read_text())
-    record["score_lower_bound"] = 0.99
+    record["constants"]["mean"] = 0.9999
     target.write_text(json.dumps(record) + "\n")
     code, _, err = fs(*common)
     assert code == 2
@@ -347,6 +348,7 @@ _WITHOUT_EXTENSION = """
 import sys
 sys.modules["fsfast.kernels._cpu"] = None
 from fsfast.cli import main
+from fsfast.examples import load_examples
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -521,7 +523,7 @@ def _with_other_scores(line):
     scores = np.frombuffer(zlib.decompress(b64decode(record["scores"])), "<u4")
     lower = zlib.compress((scores - 1000).astype("<u4").tobytes(), 9)
     record["scores"] = b64encode(lower).decode()
-    record["score_lower_bound"] = 0.0
+    record["constants"]["mean"] = 0.0
     record["bounds"] = [{**bound, "cosine": None} for bound in record["bounds"]]
     return json.dumps(record) + "\n"
 
@@ -577,3 +579,45 @@ def test_verify_names_the_engine_that_is_wanted(fs, photos, tmp_path, pooled_pat
     code, out, err = fs("verify", tmp_path / "c", photos[0], "--engine", pooled_path)
     assert (code, out) == (2, "")
     assert "belongs to the engine 'demo'" in err
+
+
+def test_certify_until_a_target_and_plot(fs, tmp_path):
+    image = str(load_examples()[0].image)
+    code, out, _ = fs("certify", "demo", image, "--until", 0.25, "--n-max", 300, "--plot", tmp_path / "c.svg")
+    assert code == 0
+    assert "class" in out
+    assert (tmp_path / "c.svg").read_text().startswith("<svg ")
+    code, out, _ = fs("certify", "demo", image, "--until", 2.0, "--n-max", 50)
+    assert code == 0
+    assert "not certified with n = 50 (n_max)" in out
+    for wrong in (
+        ("--cosine", 0.5),
+        ("--until", 0.1, "--n", 5),
+        ("--until", 0.1, "--per-token"),
+        ("--plot", "c.png"),
+    ):
+        code, _, err = fs("certify", "demo", image, *wrong)
+        assert code == 2
+        assert err.count("\n") == 1
+
+
+def test_resuming_keeps_the_kind_of_sampling(fs, tmp_path):
+    image, target = str(load_examples()[0].image), tmp_path / "c.jsonl"
+    assert fs("certify", "demo", image, "--until", 0.25, "--n-max", 200, "-o", target)[0] == 0
+    code, _, err = fs("certify", "demo", image, "--n", 200, "-o", target)
+    assert code == 2
+    assert "stopping" in err
+    code, _, err = fs("certify", "demo", image, "--until", 0.25, "--n-max", 200, "-o", target)
+    assert (code, "done before" in err) == (0, True)
+
+
+def test_verify_fresh(fs, tmp_path):
+    image, target = str(load_examples()[0].image), tmp_path / "c.jsonl"
+    assert fs("certify", "demo", image, "--n", 100, "-o", target)[0] == 0
+    code, out, _ = fs("verify", target, image, "--fresh")
+    assert code == 0
+    assert "not refuted by new noise (n = 100)" in out
+    code, out, _ = fs("verify", target, image, "--fresh", "--json")
+    found = json.loads(out)
+    assert found["refuted"] == []
+    assert {b["epsilon"] for b in found["bounds"]} == {0.125, 0.25, 0.5}

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import fsfast
+from fsfast.certificate_file import parse_certificate
 from fsfast.cli import main
 from fsfast.commands.common import show_bound
 from fsfast.engine import load_engine
@@ -52,7 +53,7 @@ def photos(tmp_path, picture):
 
 def certificates_in(folder):
     lines = (folder / "certificates.jsonl").read_text(encoding="utf-8").splitlines()
-    return [fsfast.record.parse_certificate(json.loads(line)) for line in lines]
+    return [parse_certificate(json.loads(line)) for line in lines]
 
 
 def test_the_examples(demo, tmp_path, capsys):

@@ -42,15 +42,19 @@ def reread(tmp_path):
 
 
 def test_the_bound_is_the_theorem(certificate, demo):
-    """S_L is the mixture bound less η; b(ε) is Theorem 1 at d = ε/σ."""
+    """S_L is the mixture bound at its share of α, less η; bounds follow from the constants at d = ε/σ."""
     eta = noise_total_variation(0.25, 3 * 64 * 64)
-    lower = float(mean_lower_bound(certificate.scores, 1e-2, "mixture")) - eta
+    lower = float(mean_lower_bound(certificate.scores, 0.2 * 1e-2, "mixture")) - eta
     assert certificate.score_lower_bound == pytest.approx(lower, abs=1e-15)
     assert certificate.score_lower_bound <= lower < certificate.mean_score
+    known = certificate.constants
     for epsilon in (0.0, 0.1, 0.2):
-        assert certificate.cosine(epsilon) == cosine_lower_bound(
-            epsilon / 0.25, mean=certificate.score_lower_bound
+        assert certificate.cosine(epsilon, "fcsb") == cosine_lower_bound(
+            epsilon / 0.25, mean=known.mean, method="fcsb"
         )
+        joint = cosine_lower_bound(epsilon / 0.25, mean=known.mean, caps=known.caps, perp=known.perp)
+        assert certificate.cosine(epsilon) == joint > certificate.cosine(epsilon, "fcsb")
+        assert certificate.curve([epsilon])[0] == pytest.approx(joint, abs=1e-6)
 
 
 def test_radius_and_cosine_agree(certificate):
@@ -63,9 +67,9 @@ def test_radius_and_cosine_agree(certificate):
 
 def test_the_papers_number_is_larger_and_kept_apart(certificate):
     """The plug-in estimate has no confidence bound; nothing uses it unless it is asked for by name."""
-    assert certificate.cosine(0.125, method="paper") > certificate.cosine(0.125)
+    assert certificate.cosine(0.125, method="paper") > certificate.cosine(0.125, method="fcsb")
     assert certificate.cosine(100.0, method="paper") == pytest.approx(-1.0)
-    assert {b["method"] for b in certificate.to_record()["bounds"]} == {"fcsb"}
+    assert {b["method"] for b in certificate.to_record()["bounds"]} == {"joint"}
 
 
 @pytest.mark.parametrize("epsilon", [-0.1, float("nan"), float("inf")])
@@ -156,11 +160,12 @@ def test_a_forged_function_does_not_hide_forged_constants(certificate, photograp
 
 def test_a_certificate_from_other_rounding_is_honest(record, reread):
     """Last bits of logarithms differ between processors: a file may state a little less, never more."""
-    lower, cosine = record["score_lower_bound"], record["bounds"][0]["cosine"]
-    record["score_lower_bound"] = lower - 1e-15
+    constants, cosine = record["constants"], record["bounds"][0]["cosine"]
+    lower = constants["mean"]
+    constants["mean"] = lower - 1e-15
     record["bounds"][0]["cosine"] = cosine - 1e-14
     assert reread(record).score_lower_bound == lower
-    record["bounds"][0]["cosine"] = cosine + 1e-6
+    record["bounds"][0]["cosine"] = cosine + 2e-3
     with pytest.raises(CertificateError, match="altered"):
         reread(record)
 
@@ -208,14 +213,19 @@ def test_replay_with_another_engine(certificate, photograph, pooled_path):
 @pytest.mark.parametrize(
     "forge",
     [
-        lambda r: r.update(score_lower_bound=0.999),
+        lambda r: r["constants"].update(mean=0.9999),
+        lambda r: r["constants"]["caps"].__setitem__(0, 0.999),
+        lambda r: r["constants"].update(perp=0.0),
+        lambda r: r["constants"].update(perp=None),
+        lambda r: r["constants"]["caps"].pop(),
+        lambda r: r["certification"]["budget"].update(mean=0.01),
         lambda r: r["bounds"][0].update(cosine=0.99),
         lambda r: r["certification"].update(alpha=1e-9),
         lambda r: r["certification"].update(method="hoeffding"),
         lambda r: r.update(sigma=0.5),
         lambda r: r["noise"].update(total_variation=0.1),
     ],
-    ids=["score", "bound", "alpha", "method", "sigma", "eta"],
+    ids=["mean", "cap", "perp", "no perp", "caps", "budget", "bound", "alpha", "method", "sigma", "eta"],
 )
 def test_a_file_that_contradicts_itself(record, reread, forge):
     forge(record)

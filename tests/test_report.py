@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fsfast.commands.common import show_bound, show_radius
 from fsfast.examples import load_examples
 from fsfast.images import to_grid_image
 from fsfast.pipeline import STEPS
-from fsfast.report import charts, svg
+from fsfast.report import charts, curves, plot, svg
 from fsfast.report.data import RADII, DemoResult, Subject
 from fsfast.report.gather import gather
 from fsfast.report.page import render_page
@@ -125,7 +126,7 @@ def test_every_section_is_there(page):
         "What it costs",
         "What this says and what it does not",
     ]
-    assert page.count('<svg class="chart"') == 6
+    assert page.count('<svg class="chart"') == 7
 
 
 def test_pictures_are_those_of_the_images(page, result):
@@ -286,19 +287,19 @@ def test_charts_take_their_colours_and_font_from_the_page(page):
 @pytest.fixture
 def figures(monkeypatch):
     """Let charts return their figures instead of SVG."""
-    monkeypatch.setattr(charts, "to_svg", lambda figure, name, label: figure)
+    for module in (charts, curves):
+        monkeypatch.setattr(module, "to_svg", lambda figure, name, label: figure)
 
 
 def test_certificate_curves(figures, result):
     certificates = {variant.title: variant.certificate for variant in result.variants}
-    axes = charts.certificate_curves(certificates).axes[0]
+    axes = curves.certificate_curves(certificates).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     for label, certificate in certificates.items():
         radii, bounds = lines[label].get_xdata(), lines[label].get_ydata()
-        assert [certificate.cosine(r) or 0.0 for r in radii] == list(bounds)
+        np.testing.assert_allclose([certificate.cosine(r) for r in radii], bounds, atol=1e-3)
         # It ends where nothing is certified.
-        assert bounds[-1] < 1e-6
-        assert certificate.cosine(radii[-1] + 1e-6) is None
+        assert certificate.cosine(radii[-1] + radii[1]) is None
     # No certificate of n samples lies above the line that says so.
     limit = lines["most that n = 80 can certify"].get_xdata()[-1]
     assert all(lines[label].get_xdata()[-1] <= limit for label in certificates)
@@ -307,23 +308,34 @@ def test_certificate_curves(figures, result):
     assert "ℓ₂" in axes.get_xlabel()
 
 
+def test_method_curves(figures, result):
+    certificate = result.cases[0].certificate
+    axes = curves.method_curves(certificate).axes[0]
+    lines = {line.get_label().split(":")[0]: line for line in axes.lines[1:]}
+    for method in ("joint", "cap", "sharp", "fcsb"):
+        radii, bounds = lines[method].get_xdata(), lines[method].get_ydata()
+        np.testing.assert_allclose([certificate.cosine(r, method) for r in radii], bounds, atol=1e-3)
+    # What is not a certificate says so beside its line.
+    assert "not a certificate" in axes.get_legend().get_texts()[-1].get_text()
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_certificate_curves_of_any_number(result, count):
     certificate = result.cases[0].certificate
-    chart = charts.certificate_curves({f"number {i}": certificate for i in range(count)})
+    chart = curves.certificate_curves({f"number {i}": certificate for i in range(count)})
     assert all(f"number {i}" in chart for i in range(count))
 
 
 def test_certificates_of_several_sigmas_share_no_axis(result):
     certificate = result.cases[0].certificate
     with pytest.raises(ValueError, match="one σ"):
-        charts.certificate_curves({"a": certificate, "b": replace(certificate, sigma=0.5)})
+        curves.certificate_curves({"a": certificate, "b": replace(certificate, sigma=0.5)})
 
 
 def test_charts_of_a_certificate_that_certifies_nothing(result):
     nothing = replace(result.cases[0].certificate, scores=np.full(80, 0.5))
     assert nothing.cosine(0.0) is None
-    assert "nothing" in charts.certificate_curves({"nothing": nothing})
+    assert "nothing" in curves.certificate_curves({"nothing": nothing})
     assert "nothing" in charts.score_histograms({"nothing": nothing})
 
 
@@ -332,7 +344,9 @@ def test_score_histograms(figures, result):
     figure = charts.score_histograms(certificates)
     for axes, certificate in zip(figure.axes, certificates.values(), strict=True):
         assert sum(bar.get_height() for bar in axes.patches) == certificate.n
-        bound, mean = (lines.get_segments()[0][0][0] for lines in axes.collections)
+        places = [[line[0][0] for line in lines.get_segments()] for lines in axes.collections]
+        (bound,), ticks, (mean,) = places
+        assert set(ticks) <= set(certificate.thresholds)
         assert (bound, mean) == (certificate.score_lower_bound, certificate.mean_score)
         assert f"S_L = {int(bound * 1e4) / 1e4:.4f}" in axes.texts[0].get_text()
 
@@ -434,3 +448,14 @@ def test_nothing_to_compare():
     Reader(page)
     assert "What it costs" not in page
     assert "ms per sample" in to_text(result)
+
+
+def test_a_certificate_as_a_file_of_its_own(result):
+    certificate = replace(result.cases[0].certificate, image_name="<b>&.png")
+    document = plot.certificate_svg(certificate)
+    assert ElementTree.fromstring(document).tag.endswith("svg")
+    assert "&lt;b&gt;&amp;.png: n = 80" in document
+    assert "var(" not in document
+    assert "currentColor" not in document
+    assert "Certification scores" in document
+    assert "not a certificate" in document

@@ -27,9 +27,11 @@ from fsfast.commands.common import (
     table,
 )
 from fsfast.commands.journal import append, resume
-from fsfast.files import check_target
+from fsfast.errors import BackendUnavailable
+from fsfast.files import check_target, write_whole
 
 if TYPE_CHECKING:
+    from fsfast.classes import ClassHead
     from fsfast.encoder import SmoothedEncoder
     from fsfast.features import SmoothedFeatures
     from fsfast.images import GridImage
@@ -41,8 +43,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     engine_arguments(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files of any size")
     parser.add_argument("-o", "--output", metavar="FILE", help="append certificates here, one JSON line each")
+    parser.add_argument("-n", "--n", type=int, help="certification samples per image (default 1000)")
     parser.add_argument(
-        "-n", "--n", type=int, default=1000, help="certification samples per image (default 1000)"
+        "--until",
+        type=float,
+        metavar="EPSILON",
+        help="stop sampling an image as soon as --cosine is certified at this radius, or out of reach",
+    )
+    parser.add_argument("--cosine", type=float, help="with --until: what is asked for (default 0.5)")
+    parser.add_argument("--n-max", type=int, help="with --until: samples per image at most (default 10000)")
+    parser.add_argument(
+        "--per-token",
+        action="store_true",
+        help="also certify every token, with half of alpha for all of them",
     )
     parser.add_argument(
         "--alpha", type=float, default=1e-3, help="probability of a wrong certificate (default 0.001)"
@@ -66,6 +79,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=parse_seed, help="use this seed for every image, to replay a result")
     parser.add_argument(
         "--epsilon", type=float, nargs="+", help="ℓ2 radii to show ([0,1] pixel units; default σ/2, σ, 2σ)"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE.svg", help="draw the curves of all methods and the scores of the first image"
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON line per image instead of the table"
@@ -92,8 +108,10 @@ def run(args: argparse.Namespace) -> int:
                 certificate = _certify(encoder, image, args, served)
                 _emit(certificate, args)
                 certificates.append(certificate)
+        if certificates and args.plot is not None:
+            _plot(args.plot, certificates[0])
         if certificates and not args.json:
-            _print_table(certificates, radii, encoder.manifest.random_weights)
+            _print_table(certificates, radii, encoder.manifest.random_weights, encoder.classes)
     return 1 if failed else 0
 
 
@@ -121,6 +139,14 @@ def _check(args: argparse.Namespace) -> None:
     for epsilon in args.epsilon or ():
         if not 0.0 <= epsilon <= MAX_EPSILON:
             raise ValueError(f"wanted --epsilon in [0, {MAX_EPSILON:g}], got {epsilon}")
+    if args.plot is not None:
+        check_target(args.plot)
+        if not args.plot.endswith(".svg"):
+            raise ValueError(f"wanted --plot FILE.svg, got {args.plot}")
+    if args.until is None and (args.cosine is not None or args.n_max is not None):
+        raise ValueError("--cosine and --n-max belong to --until")
+    if args.until is not None and (args.n is not None or args.per_token):
+        raise ValueError("--until takes --n-max instead of --n, and no --per-token")
     if args.served is not None and (args.anchor == "clean" or args.n0 is not None):
         raise ValueError("--served gives the direction and its n0; leave out --anchor clean and --n0")
     if args.output is not None:
@@ -136,7 +162,9 @@ def _settings(
     def compare(there: Certificate) -> dict[str, tuple[object, object]]:
         pairs: dict[str, tuple[object, object]] = {
             "engine or profile": (there.function_id, encoder.function_id),
-            "n": (there.n, args.n),
+            "stopping": (_target(there), _wanted(args)),
+            "n": (None if there.stopping else there.n, None if args.until is not None else args.n or 1000),
+            "tokens": (there.token_scores is not None, args.per_token),
             "alpha": (there.alpha, args.alpha),
             "method": (there.method, args.method),
             "anchor": (there.anchor.kind, args.anchor),
@@ -153,6 +181,24 @@ def _settings(
     return compare
 
 
+def _plot(path: str, certificate: Certificate) -> None:
+    """Write the curves and the scores of a certificate as one SVG file."""
+    try:
+        from fsfast.report.plot import certificate_svg
+    except ImportError as error:
+        raise BackendUnavailable(f"--plot needs matplotlib ({error}); pip install 'fsfast[plot]'") from None
+    write_whole(path, certificate_svg(certificate).encode())
+
+
+def _target(there: Certificate) -> tuple[float, float, int] | None:
+    stopping = there.stopping
+    return None if stopping is None else (stopping.epsilon, stopping.cosine, stopping.n_max)
+
+
+def _wanted(args: argparse.Namespace) -> tuple[float, float, int] | None:
+    return None if args.until is None else (args.until, args.cosine or 0.5, args.n_max or 10_000)
+
+
 def _certify(
     encoder: SmoothedEncoder,
     image: GridImage,
@@ -163,8 +209,12 @@ def _certify(
         image,
         args.n,
         args.alpha,
+        epsilon=args.until,
+        cosine=args.cosine,
+        n_max=args.n_max,
         anchor=args.anchor,
         method=args.method,
+        per_token=args.per_token,
         n0=args.n0,
         seeds=None if args.seed is None else [args.seed],
         served=None if served is None else served[image.grid_sha256],
@@ -182,21 +232,35 @@ def _emit(certificate: Certificate, args: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
-def _print_table(certificates: list[Certificate], radii: list[float], random_weights: bool) -> None:
+def _print_table(
+    certificates: list[Certificate],
+    radii: list[float],
+    random_weights: bool,
+    classes: ClassHead | None,
+) -> None:
     first = certificates[0]
-    rows = [
-        [Path(c.image_name or "image").name, f"{c.score_lower_bound:.4f}"]
-        + [show_bound(c.cosine(r)) for r in radii]
-        + [show_radius(c.radius(0.5))]
-        for c in certificates
-    ]
-    header = ["image", "score ≥", *(f"cos ≥ at ε={r:g}" for r in radii), "radius for cos ≥ 0.5"]
+    rows, header = [], ["image", "n", *(f"cos ≥ at ε={r:g}" for r in radii), "radius for cos ≥ 0.5"]
+    if classes is not None:
+        header += ["class", "its radius"]
+    for c in certificates:
+        row = [Path(c.image_name or "image").name, str(c.n), *(show_bound(c.cosine(r)) for r in radii)]
+        row.append(show_radius(c.radius(0.5)))
+        if classes is not None:
+            prediction = c.predict(classes)
+            row += [prediction.name, show_radius(prediction.radius)]
+        rows.append(row)
     print(table(rows, header))
     print(
         f"\nWith probability ≥ {1 - first.alpha:g} per image, for every image x' on the "
         f"{first.grid[0]}×{first.grid[1]} grid within ℓ2 distance ε of x ([0,1] units):\n"
         "the smoothed feature of x' has at least this cosine to the certified direction. "
-        f"n = {first.n}, σ = {first.sigma:g}."
+        f"σ = {first.sigma:g}."
     )
+    if classes is not None:
+        print("Within the last column's radius that feature also keeps its class.")
+    for c in certificates:
+        if c.stopping is not None and c.stopping.reason != "reached":
+            what = f"cosine {c.stopping.cosine:g} at ε = {c.stopping.epsilon:g} not certified"
+            print(f"{Path(c.image_name or 'image').name}: {what} with n = {c.n} ({c.stopping.reason})")
     if random_weights:
         print(RANDOM_WEIGHTS)

@@ -52,7 +52,7 @@ def resume(path: str, wanted: Callable[[Certificate], Mapping[str, tuple[object,
         CertificateError: the file holds something else, or certificates made with other settings. It is left
             as it was.
     """
-    from fsfast.record import parse_certificate
+    from fsfast.certificate_file import parse_certificate
 
     if not Path(path).exists():
         return set()

@@ -1,9 +1,9 @@
 """Replay a certificate: does it come from this engine, this image and the stated noise?
 
 Answers "same", "different" (and what), or "cannot be checked bit for bit here" (and the deviation). A replay
-proves the computation, not that the seed was drawn fairly: certify anew for that. Exit code 0 means "same", 1 any
-other answer. The engine runs as the
-certificate says (precision, micro-batch, stages) unless flags say otherwise. Several certificates about the
+proves the computation, not that the seed was drawn fairly: --fresh certifies the same direction anew. Exit
+code 0 means "same" (or not refuted), 1 any other answer. The engine runs as the certificate says (precision,
+micro-batch, stages) unless flags say otherwise. Several certificates about the
 image in one file are replayed one after the other, one verdict each.
 """
 
@@ -15,12 +15,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsfast.commands.common import complain, engine_arguments, open_encoder
+from fsfast.commands.common import complain, engine_arguments, open_encoder, show_bound, table
 from fsfast.commands.journal import read_records
 from fsfast.errors import CertificateError
 from fsfast.strict_json import parse_json
 
 if TYPE_CHECKING:
+    from fsfast.encoder import SmoothedEncoder
+    from fsfast.images import GridImage
     from fsfast.record import Certificate, Verification
 
 
@@ -32,6 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="the image that it speaks about")
     parser.add_argument("--engine", default="demo", help='the engine that made it (default: "demo")')
     engine_arguments(parser, positional=False)
+    parser.add_argument(
+        "--fresh", action="store_true", help="certify anew with new noise, and say whether that refutes it"
+    )
     parser.add_argument("--json", action="store_true", help="print the finding as JSON")
 
 
@@ -49,13 +54,37 @@ def run(args: argparse.Namespace) -> int:
                 f"{args.certificate} belongs to the engine {certificate.engine!r} with digest "
                 f"{certificate.engine_digest[:16]}…, {args.engine} has {engine.digest[:16]}…; name it with --engine"
             )
-    results = []
+    results: list[bool] = []
     for profile, group in groupby(certificates, key=lambda certificate: certificate.profile):
         with open_encoder(args, profile) as encoder:
             for certificate in group:
-                results.append(encoder.verify(certificate, image))
-                _report(results[-1], args.json)
+                if args.fresh:
+                    results.append(_fresh(encoder, certificate, image, args.json))
+                else:
+                    found = encoder.verify(certificate, image)
+                    _report(found, args.json)
+                    results.append(bool(found))
     return 0 if all(results) else 1
+
+
+def _fresh(encoder: SmoothedEncoder, certificate: Certificate, image: GridImage, as_json: bool) -> bool:
+    """Certify anew and compare; returns whether nothing is refuted."""
+    from fsfast.replay import contradictions
+
+    fresh = encoder.certify_anew(certificate, image)
+    refuted = contradictions(certificate, fresh)
+    radii = [factor * certificate.sigma for factor in (0.5, 1.0, 2.0)]
+    pairs = [(radius, certificate.cosine(radius), fresh.cosine(radius)) for radius in radii]
+    if as_json:
+        bounds = [{"epsilon": r, "stated": a, "fresh": b} for r, a, b in pairs]
+        print(json.dumps({"refuted": refuted, "n": fresh.n, "bounds": bounds}))
+        return not refuted
+    rows = [[f"{radius:g}", show_bound(stated), show_bound(again)] for radius, stated, again in pairs]
+    print(table(rows, ("ℓ2 radius ε", "stated cosine ≥", "certified anew ≥")))
+    print("refuted by new noise:" if refuted else f"not refuted by new noise (n = {fresh.n})")
+    for detail in refuted:
+        print(f"  {detail}")
+    return not refuted
 
 
 def _report(found: Verification, as_json: bool) -> None:
@@ -75,7 +104,7 @@ def _read(path: str, grid_sha256: str) -> list[Certificate]:
     Raises:
         CertificateError: something else is in the file, or nothing about this image.
     """
-    from fsfast.record import parse_certificate
+    from fsfast.certificate_file import parse_certificate
 
     try:
         content = Path(path).read_bytes()

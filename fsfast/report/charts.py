@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator
 
-from fsfast.certificate import cosine_lower_bound
 from fsfast.record import Certificate
 from fsfast.report.svg import (
     COOL,
@@ -39,98 +36,8 @@ _PARTS = {
 }
 
 
-def certificate_curves(
-    certificates: Mapping[str, Certificate], *, cosine: float = 0.5, name: str = "curves"
-) -> str:
-    """Draw the certified cosine of one or more certificates against the ℓ2 radius.
-
-    Args:
-        certificates: label → certificate; at least one, all of one σ.
-        cosine: drawn as a line, with a dot where each curve meets it.
-        name: unique in the page.
-
-    Raises:
-        ValueError: no certificates, or of several σ.
-    """
-    sigmas = {certificate.sigma for certificate in certificates.values()}
-    if len(sigmas) != 1:
-        raise ValueError(
-            f"wanted certificates of one σ, which is the unit of the second axis; got {sorted(sigmas)}"
-        )
-    (sigma,) = sigmas
-    first = next(iter(certificates.values()))
-    same = {(c.n, c.alpha) for c in certificates.values()} == {(first.n, first.alpha)}
-    highest = first.alpha ** (1 / first.n)
-    ends = [_last_radius(c.score_lower_bound, sigma) for c in certificates.values()]
-    with style():
-        figure = new_figure(WHOLE, 305)
-        axes = figure.add_subplot()
-        axes.axhline(cosine, color=MUTED, linewidth=0.9, dashes=(4, 3))
-        if same:
-            ends.append(_last_radius(highest, sigma))
-            limit = f"most that n = {first.n} can certify"
-            _curve(axes, highest, sigma, label=limit, color=MUTED, linewidth=0.9, dashes=(1, 2))
-        for i, (label, certificate) in enumerate(certificates.items()):
-            line = series(i, len(certificates))
-            _curve(axes, certificate.score_lower_bound, sigma, label=label, **line)
-            if radius := certificate.radius(cosine):
-                axes.plot(radius, cosine, "o", color=line["color"], markersize=7, markeredgecolor=PAPER)
-        right = 1.04 * max(*ends, sigma)
-        axes.text(right, cosine + 0.015, f"cosine {cosine:g}", color=MUTED, ha="right", va="bottom")
-        axes.set(
-            title="Certified cosine against the size of the attack",
-            xlabel="ℓ₂ radius ε, pixels in [0, 1]",
-            ylabel="cosine ≥",
-            xlim=(0, right),
-            ylim=(0, 1.02),
-        )
-        axes.set_yticks(np.linspace(0, 1, 5))
-        handles, labels = axes.get_legend_handles_labels()
-        # The limit comes last.
-        order = [*range(1, len(labels)), 0] if same else range(len(labels))
-        axes.legend([handles[i] for i in order], [labels[i] for i in order], loc="lower left")
-        above = axes.secondary_xaxis(
-            "top", functions=(partial(np.multiply, 1 / sigma), partial(np.multiply, sigma))
-        )
-        above.set_xlabel("ε / σ")
-        above.spines["top"].set_visible(False)
-        return to_svg(figure, name, "Curves of the certified cosine against the radius of the attack")
-
-
-def series(position: int, count: int) -> dict[str, Any]:
-    """Return how the curve at `position` of `count` is drawn, as options of matplotlib.
-
-    Four are the choices of an engine's stages: the colour says purifier or not, a thin line over a wide pale one
-    mapper or not, so that both are seen where they coincide.
-    """
-    if count == 4:
-        wide, thin = {"linewidth": 4.5, "alpha": 0.45}, {"linewidth": 1.6, "alpha": 1.0}
-        return {"color": (WARM, COOL)[position // 2], **(wide, thin)[position % 2]}
-    colours = (WARM, COOL) if count == 2 else (COOL, WARM, GREEN)
-    dashes = ((), (5, 2), (1.5, 1.5))[position // len(colours) % 3]
-    return {"color": colours[position % len(colours)], **({"dashes": dashes} if dashes else {})}
-
-
-def _curve(axes: Axes, score: float, sigma: float, **options: Any) -> None:
-    """Draw the bound from radius 0 to where it ends."""
-    end = _last_radius(score, sigma)
-    if end <= 0:
-        axes.plot([], [], **options)
-        return
-    radii = np.linspace(0, end, 200)
-    bounds = [cosine_lower_bound(r / sigma, mean=score) or 0.0 for r in radii]
-    axes.plot(radii, bounds, **options)
-
-
-def _last_radius(score: float, sigma: float) -> float:
-    """Return where the bound reaches zero."""
-    from scipy.special import ndtri
-
-    return max(0.0, sigma * float(ndtri(score)))
-
-
 def score_histograms(certificates: Mapping[str, Certificate], *, name: str = "scores") -> str:
-    """Draw the certification scores of one or more certificates, a panel each, with S_L and the mean.
+    """Draw the certification scores of one or more certificates, a panel each, with S_L, mean and thresholds.
 
     Args:
         certificates: label → certificate.
@@ -147,6 +54,9 @@ def score_histograms(certificates: Mapping[str, Certificate], *, name: str = "sc
             # Room for the label above the bars.
             top = 1.35 * counts.max()
             axes.vlines(c.score_lower_bound, 0, top, color=INK, linewidth=1.2)
+            # Thresholds of caps, as ticks inside the axis.
+            inside = [t for t in c.thresholds if t > low]
+            axes.vlines(inside, 0, 0.06 * top, color=INK, linewidth=1.6)
             axes.vlines(c.mean_score, 0, 1.06 * counts.max(), color=INK, linewidth=1.0, linestyles="dotted")
             side = -1 if c.score_lower_bound > (1 + low) / 2 else 1
             axes.text(
@@ -308,19 +218,6 @@ def stage_bars(steps: Mapping[str, Mapping[str, float]], *, name: str = "stages"
         quiet_axis(axes, grid="x")
         figure.legend(loc="outside lower left", ncols=2, columnspacing=1.2)
         return to_svg(figure, name, "Stacked bars of the milliseconds per sample of every step")
-
-
-def swatch(position: int, count: int) -> str:
-    """Return a small SVG element that shows the line of `series(position, count)`."""
-    line = series(position, count)
-    variable = {WARM: "warm", COOL: "cool", GREEN: "green"}[line["color"]]
-    dash = " ".join(f"{2 * length:g}" for length in line.get("dashes", ()))
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return (
-        '<svg class="swatch" viewBox="0 0 28 8" aria-hidden="true">'
-        f'<path d="M1 4H27" stroke="var(--{variable})" stroke-width="{1.25 * line.get("linewidth", 1.8):g}" '
-        f'stroke-opacity="{line.get("alpha", 1.0):g}" fill="none"{dashes} /></svg>'
-    )
 
 
 def _floor(value: float, digits: int) -> str:

@@ -1,0 +1,228 @@
+"""Certificates as JSON: written whole, read strictly, and held against themselves."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from fsfast.backends import Profile
+from fsfast.errors import CertificateError
+from fsfast.evidence import PILOT, SCORE_UNIT
+from fsfast.manifest import check_schema
+from fsfast.record import Anchor, Certificate, Stopping
+from fsfast.strict_json import parse_json
+
+SCHEMA_VERSION = 1
+# Radii at which a certificate file states its bounds, in units of σ.
+STATED_RADII = (0.25, 0.5, 1.0, 1.5, 2.0)
+# Numbers derived elsewhere may differ by rounding, never by more than this.
+_ROUNDING = 1e-9
+# Bounds at stated radii come from a search that other versions of SciPy may end elsewhere.
+_SEARCH = 1e-3
+# A certificate of 10⁷ samples stays below it.
+MAX_FILE_BYTES = 64 << 20
+
+
+def to_json(certificate: Certificate) -> bytes:
+    """Return the content of a certificate's file."""
+    return json.dumps(to_record(certificate), indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def to_record(certificate: Certificate) -> dict[str, Any]:
+    """Return a certificate as a JSON document; `schemas/certificate.schema.json` describes it."""
+    c = certificate
+    anchor: dict[str, Any] = {"kind": c.anchor.kind, "sha256": c.anchor.sha256}
+    if c.anchor.kind == "served":
+        anchor["n0"] = c.anchor.n0
+        anchor["seed"] = _hex(c.anchor.seed)
+        anchor["seed_origin"] = c.anchor.seed_origin
+    record = {
+        "format": "fsfast-certificate",
+        "schema": SCHEMA_VERSION,
+        "engine": {"name": c.engine, "digest": c.engine_digest, "random_weights": c.random_weights},
+        "function_id": c.function_id,
+        "profile": {**asdict(c.profile), "stages": list(c.profile.stages)},
+        "image": {"name": c.image_name, "grid_sha256": c.grid_sha256, "source": c.source},
+        "grid": {"height": c.grid[0], "width": c.grid[1]},
+        "sigma": c.sigma,
+        "noise": {"version": 1, "total_variation": c.total_variation},
+        "anchor": anchor,
+        "certification": {
+            "n": c.n,
+            "alpha": c.alpha,
+            "budget": asdict(c.budget),
+            "method": c.method,
+            "seed": _hex(c.seed),
+            "seed_origin": c.seed_origin,
+            "pilot": PILOT,
+            "stopping": asdict(c.stopping) if c.stopping else None,
+        },
+        "thresholds": list(c.thresholds),
+        "scores": _pack(c.scores),
+        "perp_norm": c.perp_norm,
+        "constants": {
+            "mean": c.constants.mean,
+            "caps": [p for _, p in c.constants.caps],
+            "perp": c.constants.perp,
+        },
+        "bounds": _stated_bounds(c),
+        "versions": c.versions,
+    }
+    if c.token_scores is not None:
+        record["token_scores"] = _pack(c.token_scores)
+    return record
+
+
+def _stated_bounds(certificate: Certificate) -> list[dict[str, Any]]:
+    radii = [factor * certificate.sigma for factor in STATED_RADII]
+    bounds = certificate.curve(radii)
+    return [
+        {"epsilon": r, "cosine": None if np.isnan(b) else float(b), "method": "joint"}
+        for r, b in zip(radii, bounds, strict=True)
+    ]
+
+
+def load_certificate(path: str | os.PathLike[str]) -> Certificate:
+    """Read a certificate file and check that it agrees with itself.
+
+    Raises:
+        CertificateError: missing, malformed, too new, or its stated bounds do not follow from its scores.
+    """
+    try:
+        with open(path, "rb") as handle:
+            content = handle.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+        record = parse_json(content)
+    except FileNotFoundError:
+        raise CertificateError(f"wanted a certificate file, {os.fspath(path)} does not exist") from None
+    except (ValueError, OSError) as error:
+        raise CertificateError(f"{os.fspath(path)} is not a certificate: {error}") from None
+    return parse_certificate(record, os.fspath(path))
+
+
+def parse_certificate(record: Any, name: str = "certificate") -> Certificate:
+    """Turn a JSON document into a Certificate; raises CertificateError as `load_certificate` does."""
+    if not isinstance(record, dict) or record.get("format") != "fsfast-certificate":
+        raise CertificateError(f"{name} is not an fsfast certificate")
+    schema = record.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise CertificateError(
+            f"{name} has schema version {schema}, this fsfast reads up to {SCHEMA_VERSION}; upgrade fsfast"
+        )
+    try:
+        check_schema(record, "certificate.schema.json")
+        certificate = _from_record(record)
+        again = to_record(certificate)
+    except (ValueError, TypeError, KeyError, OverflowError, zlib.error) as error:
+        raise CertificateError(f"{name} is malformed: {error}") from None
+    if certificate.profile.function_id(certificate.engine_digest) != certificate.function_id:
+        raise CertificateError(f"{name} was altered: its function_id is not that of its engine and profile")
+    if not _states_no_more(record, again):
+        raise CertificateError(f"{name} was altered: its stated bounds do not follow from its scores")
+    return certificate
+
+
+def _states_no_more(record: dict[str, Any], again: dict[str, Any]) -> bool:
+    """Whether a record says what was computed from it again, and its bounds no more than that.
+
+    Other processors and versions of NumPy round the last bits of logarithms differently, and the same scores
+    may compress to other bytes; both are honest.
+    """
+    derived = ("constants", "bounds", "scores", "token_scores")
+    if record.keys() != again.keys() or any(record[key] != again[key] for key in again if key not in derived):
+        return False
+    stated, found = record["constants"], again["constants"]
+    if len(stated["caps"]) != len(found["caps"]) or (stated["perp"] is None) != (found["perp"] is None):
+        return False
+    pairs = [(stated["mean"], found["mean"]), *zip(stated["caps"], found["caps"], strict=True)]
+    if found["perp"] is not None:
+        # An upper bound: stated no smaller than found.
+        pairs.append((found["perp"], stated["perp"]))
+    if not all(s <= f + _ROUNDING for s, f in pairs):
+        return False
+    if [(b["epsilon"], b["method"]) for b in record["bounds"]] != [
+        (b["epsilon"], b["method"]) for b in again["bounds"]
+    ]:
+        return False
+    cosines = zip(record["bounds"], again["bounds"], strict=True)
+    return all((s["cosine"] or 0.0) <= (f["cosine"] or 0.0) + _SEARCH for s, f in cosines)
+
+
+def _from_record(record: dict[str, Any]) -> Certificate:
+    anchor, certification = record["anchor"], record["certification"]
+    served = anchor["kind"] == "served"
+    if served != all(key in anchor for key in ("n0", "seed", "seed_origin")):
+        raise ValueError("a served anchor has n0, seed and seed_origin, a clean one has none of them")
+    stopping = certification["stopping"]
+    numbers = [certification["n"], record["grid"]["height"], record["grid"]["width"], anchor.get("n0", 1)]
+    numbers += [certification["pilot"], record["profile"]["micro_batch"]]
+    numbers += [1 if stopping is None else stopping["n_max"]]
+    if not all(type(number) is int for number in numbers):
+        raise ValueError("counts must be written as integers")
+    if (stopping is None) != (record["perp_norm"] is not None):
+        raise ValueError("perp_norm belongs to certificates with a fixed n, and to them alone")
+    n = certification["n"]
+    return Certificate(
+        engine=record["engine"]["name"],
+        engine_digest=record["engine"]["digest"],
+        random_weights=record["engine"]["random_weights"],
+        function_id=record["function_id"],
+        profile=Profile(**{**record["profile"], "stages": tuple(record["profile"]["stages"])}),
+        image_name=record["image"]["name"],
+        grid_sha256=record["image"]["grid_sha256"],
+        source=record["image"]["source"],
+        grid=(record["grid"]["height"], record["grid"]["width"]),
+        sigma=record["sigma"],
+        total_variation=record["noise"]["total_variation"],
+        anchor=Anchor(
+            kind=anchor["kind"],
+            sha256=anchor["sha256"],
+            n0=anchor.get("n0"),
+            seed=int(anchor["seed"], 16) if "seed" in anchor else None,
+            seed_origin=anchor.get("seed_origin"),
+        ),
+        alpha=certification["alpha"],
+        method=certification["method"],
+        seed=int(certification["seed"], 16),
+        seed_origin=certification["seed_origin"],
+        scores=_unpack(record["scores"], n, 1)[:, 0],
+        thresholds=_thresholds(record["thresholds"]),
+        perp_norm=record["perp_norm"],
+        stopping=Stopping(**stopping) if stopping else None,
+        token_scores=_unpack(record["token_scores"], n) if "token_scores" in record else None,
+        versions=record["versions"],
+    )
+
+
+def _thresholds(values: list[float]) -> tuple[float, ...]:
+    if any(v % SCORE_UNIT or not 0.5 < v <= 1.0 for v in values) or sorted(values, reverse=True) != values:
+        raise ValueError("thresholds must be falling multiples of 2^-20 above 0.5")
+    return tuple(float(v) for v in values)
+
+
+def _hex(seed: int | None) -> str:
+    return f"0x{seed:016x}"
+
+
+def _pack(scores: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress((scores / SCORE_UNIT).astype("<u4").tobytes(), 9)).decode()
+
+
+def _unpack(text: str, n: int, columns: int | None = None) -> np.ndarray:
+    """Return [n, k] float64; where k is not given, it is what the bytes make of it."""
+    inflater = zlib.decompressobj()
+    content = inflater.decompress(base64.b64decode(text, validate=True), MAX_FILE_BYTES)
+    found, rest = divmod(len(content), 4 * n)
+    if not found or rest or columns not in (None, found) or not inflater.eof:
+        raise ValueError(f"wanted the scores of n = {n} samples, got {len(content)} bytes")
+    scores = np.frombuffer(content, "<u4").astype(np.float64) * SCORE_UNIT
+    if scores.max() > 1.0:
+        raise ValueError("a score exceeds 1")
+    return scores.reshape(n, -1)

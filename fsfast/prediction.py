@@ -1,0 +1,54 @@
+"""Certified predictions: the class of a smoothed feature, and how far it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fsfast.angles import prediction_radius
+from fsfast.classes import ClassHead
+
+if TYPE_CHECKING:
+    from fsfast.record import Certificate
+
+# No certificate reaches farther, in units of σ.
+_CEILING = 8.3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A certified class.
+
+    Attributes:
+        index: of the class with the largest score.
+        name: its name, or its number as text.
+        radius: ℓ2 radius ([0,1] units) within which every image's smoothed feature has this class, with the
+            certificate's confidence; 0.0 if there is none.
+        scores: [K], the anchor's cosines with the classes.
+    """
+
+    index: int
+    name: str
+    radius: float
+    scores: tuple[float, ...]
+
+
+def predict(certificate: Certificate, classes: ClassHead | np.ndarray, direction: np.ndarray) -> Prediction:
+    """Return the class of a certificate's anchor and its certified radius; see `Certificate.predict`."""
+    if not isinstance(classes, ClassHead):
+        features = np.asarray(classes)
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(f"wanted directions of classes as [K, D], got {list(features.shape)}")
+        classes = ClassHead(tuple(map(str, range(len(features)))), features)
+    tokens = direction.reshape(1, -1, direction.shape[-1])
+    scores = classes.scores(tokens)[0]
+    wide = classes.features.astype(np.float64)
+    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)
+    # Repeated over L tokens and divided by √L, directions keep their inner products.
+    radius = prediction_radius(
+        scores, unit @ unit.T, certificate.cosine, ceiling=_CEILING * certificate.sigma
+    )
+    best = int(np.argmax(scores))
+    return Prediction(best, classes.names[best], radius, tuple(map(float, scores)))

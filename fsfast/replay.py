@@ -1,0 +1,136 @@
+"""Replay a certificate: draw its noise again, and compare every bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fsfast.bounds import mean_lower_bound, proportion_lower_bound
+from fsfast.certification import Drawn, Plan, Task, certify, clean_anchor, draw, served_anchor
+from fsfast.function import Advance, Function
+from fsfast.images import GridImage
+from fsfast.record import Certificate, Verification
+
+# Scores of one precision agree to about 1e-6 across back ends and processors.
+ROUNDING_DEVIATION = 1e-3
+
+
+def replay(function: Function, certificate: Certificate, item: GridImage) -> Verification:
+    """Compute a certificate's anchor, thresholds and scores again and compare; the engine is known to be the same."""
+    if item.grid_sha256 != certificate.grid_sha256:
+        return Verification("different", ("the image: its pixels on the grid are not the certified ones",))
+    if details := _other_constants(function, certificate):
+        return Verification("different", tuple(details))
+    task = _task(function, certificate, item)
+    drawn = draw(function, task, certificate.n, certificate.token_scores is not None)
+    deviation = _deviation(drawn, certificate)
+    if certificate.function_id != function.function_id:
+        return _compared_elsewhere(function, certificate, deviation)
+    if task.anchor.sha256 != certificate.anchor.sha256:
+        details.append("the anchor: its directions do not come from the stated seed")
+    details += _differences(drawn, certificate)
+    return Verification("different" if details else "same", tuple(details), deviation)
+
+
+def certify_anew(
+    function: Function, certificate: Certificate, item: GridImage, seed: int, advance: Advance | None = None
+) -> Certificate:
+    """Certify the same direction again with noise that nobody could choose: what a replay cannot show."""
+    task = replace(_task(function, certificate, item), seed=seed, origin="os")
+    stopping = certificate.stopping
+    plan = Plan(
+        n=stopping.n_max if stopping else certificate.n,
+        alpha=certificate.alpha,
+        method=certificate.method,
+        per_token=certificate.token_scores is not None,
+        target=(stopping.epsilon, stopping.cosine) if stopping else None,
+    )
+    return certify(function, [task], plan, advance)[0]
+
+
+def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
+    """Return what fresh samples refute, each with probability of error ≤ the certificate's alpha.
+
+    Two honest certificates differ by chance. A stated constant is refuted where even the confidence bound of the
+    fresh samples on the other side does not reach it.
+    """
+    details = []
+    most = 1.0 - float(mean_lower_bound(1.0 - fresh.scores, stated.alpha, "mixture"))
+    if most < stated.constants.mean:
+        details.append(f"mean score ≥ {stated.constants.mean:.4f} stated, fresh samples say ≤ {most:.4f}")
+    for tau, share in stated.constants.caps:
+        misses = int(np.count_nonzero(fresh.scores < (1.0 + tau) / 2.0))
+        most = 1.0 - float(proportion_lower_bound(misses, fresh.n, stated.alpha))
+        if most < share:
+            details.append(
+                f"share of inner products ≥ {tau:.4f}: at least {share:.4f} stated, fresh samples say ≤ {most:.4f}"
+            )
+    return details
+
+
+def _task(function: Function, certificate: Certificate, item: GridImage) -> Task:
+    about = certificate.anchor
+    if about.kind == "clean":
+        unit, anchor = clean_anchor(function, item)
+    else:
+        origin = about.seed_origin or "replay"
+        unit, anchor = served_anchor(function, item, about.n0 or 1, about.seed or 0, origin)
+    return Task(item, unit, anchor, certificate.seed, certificate.seed_origin)
+
+
+def _differences(drawn: Drawn, certificate: Certificate) -> list[str]:
+    """Return what a certificate states and the noise does not give; `drawn` always has a length across."""
+    details = []
+    if drawn.thresholds != certificate.thresholds:
+        details.append("the thresholds: they do not come from the pilot samples of the stated seed")
+    if wrong := int(np.count_nonzero(drawn.scores != certificate.scores)):
+        details.append(f"the scores: {wrong} of {certificate.n} do not come from the stated seed")
+    stated, found = certificate.token_scores, drawn.token_scores
+    if stated is not None and (found is None or not np.array_equal(found, stated)):
+        details.append("the scores of the tokens: they do not come from the stated seed")
+    if certificate.perp_norm is not None and drawn.perp_norm != certificate.perp_norm:
+        details.append("perp_norm: it is not the length across the anchor that the samples give")
+    return details
+
+
+def _deviation(drawn: Drawn, certificate: Certificate) -> float:
+    """Return the largest difference of a score, or of the length across."""
+    found = [float(np.abs(drawn.scores - certificate.scores).max())]
+    if drawn.token_scores is not None and certificate.token_scores is not None:
+        if drawn.token_scores.shape != certificate.token_scores.shape:
+            return float("inf")
+        found.append(float(np.abs(drawn.token_scores - certificate.token_scores).max()))
+    if drawn.perp_norm is not None and certificate.perp_norm is not None:
+        found.append(abs(drawn.perp_norm - certificate.perp_norm))
+    if len(drawn.thresholds) == len(certificate.thresholds):
+        found += [abs(a - b) for a, b in zip(drawn.thresholds, certificate.thresholds, strict=True)]
+    return max(found)
+
+
+def _compared_elsewhere(function: Function, certificate: Certificate, deviation: float) -> Verification:
+    """Judge a certificate of another execution profile by how far its scores are from ours."""
+    here, there = vars(function.profile), vars(certificate.profile)
+    details = [f"{key}: {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
+    same_kind = here["precision"] == there["precision"] and here["stages"] == there["stages"]
+    if same_kind and deviation > ROUNDING_DEVIATION:
+        details.append(f"the scores: they deviate by {deviation:.1e}, more than rounding explains")
+        return Verification("different", tuple(details), deviation)
+    return Verification("cannot be checked bit for bit here", tuple(details), deviation)
+
+
+def _other_constants(function: Function, certificate: Certificate) -> list[str]:
+    """Return which constants of a certificate are not those of the function."""
+    manifest = function.manifest
+    pairs = {
+        "sigma": (certificate.sigma, manifest.sigma),
+        "the noise's total variation": (certificate.total_variation, function.total_variation),
+        "the engine's name": (certificate.engine, manifest.name),
+        "random weights": (certificate.random_weights, manifest.random_weights),
+        "the grid": (certificate.grid, (manifest.grid.height, manifest.grid.width)),
+    }
+    return [
+        f"{what}: {stated} stated, {found} found"
+        for what, (stated, found) in pairs.items()
+        if stated != found
+    ]
