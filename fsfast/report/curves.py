@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fsfast.certificate import CosineMethod, cosine_curve
+from fsfast.certificate import CosineMethod
 from fsfast.record import Certificate
 from fsfast.report.svg import COOL, GREEN, INK, MUTED, PAPER, WARM, WHOLE, new_figure, style, to_svg
 
@@ -37,8 +37,6 @@ def certificate_curves(
             f"wanted certificates of one σ, which is the unit of the second axis; got {sorted(sigmas)}"
         )
     (sigma,) = sigmas
-    first = next(iter(certificates.values()))
-    same = {(c.n, c.budget) for c in certificates.values()} == {(first.n, first.budget)}
     with style():
         figure, axes = _radius_axes(sigma, cosine, "Certified cosine against the size of the attack")
         for i, (label, certificate) in enumerate(certificates.items()):
@@ -46,10 +44,6 @@ def certificate_curves(
             _curve(axes, certificate.curve, sigma, label=label, **line)
             if radius := certificate.radius(cosine):
                 axes.plot(radius, cosine, "o", color=line["color"], markersize=7, markeredgecolor=PAPER)
-        if same:
-            limit = f"most that n = {first.n} can certify"
-            highest = partial(_highest, first)
-            _curve(axes, highest, sigma, label=limit, color=MUTED, linewidth=0.9, dashes=(1, 2))
         _finish(axes, sigma, cosine)
         return to_svg(figure, name, "Curves of the certified cosine against the radius of the attack")
 
@@ -136,11 +130,3 @@ def _curve(axes: Axes, bounds: Callable[[Sequence[float]], np.ndarray], sigma: f
     values = bounds(list(radii))
     shown = values > 0
     axes.plot(radii[shown], values[shown], **options)
-
-
-def _highest(certificate: Certificate, radii: Sequence[float]) -> np.ndarray:
-    """Return the curve of an encoder all of whose samples equal the anchor: no n scores certify more."""
-    budget, n = certificate.budget, certificate.n
-    caps = [(1.0, budget.cap ** (1 / n))] if budget.cap else []
-    d = np.asarray(radii) / certificate.sigma
-    return cosine_curve(d, mean=budget.mean ** (1 / n), caps=caps, perp=None if certificate.stopping else 0.0)
