@@ -19,3 +19,7 @@ class BackendUnavailable(FsfastError, ImportError):
 
 class CertificateError(FsfastError, ValueError):
     """A certificate file is malformed, or does not belong to the engine or the image at hand."""
+
+
+class CheckpointError(FsfastError, ValueError):
+    """Weights cannot be loaded: missing, damaged, not weights alone, or not those of the network at hand."""

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 from fsfast.errors import BackendUnavailable
 
 if TYPE_CHECKING:
+    from fsfast.models.checkpoints import (
+        Loaded,
+        LoadedEncoder,
+        load_encoder,
+        load_mapper,
+        load_purifier,
+    )
     from fsfast.models.mapper import FoldedMapper, SmoothnessMapper
     from fsfast.models.purifier import OneStepPurifier
     from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNet, UNetConfig
@@ -33,6 +40,8 @@ __all__ = [
     "VIT_TINY",
     "FoldedMapper",
     "FoldedUNet",
+    "Loaded",
+    "LoadedEncoder",
     "OneStepPurifier",
     "SmoothnessMapper",
     "UNet",
@@ -40,9 +49,13 @@ __all__ = [
     "ViTConfig",
     "ViTFeatures",
     "VisionTransformer",
+    "load_encoder",
+    "load_mapper",
+    "load_purifier",
 ]
 
 _HOME = {
+    "checkpoints": ("Loaded", "LoadedEncoder", "load_encoder", "load_mapper", "load_purifier"),
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
     "purifier": ("OneStepPurifier",),
     "unet": ("ADM256", "UNET_LIGHT", "UNET_TINY", "FoldedUNet", "UNet", "UNetConfig"),

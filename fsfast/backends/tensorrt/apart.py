@@ -1,0 +1,94 @@
+"""A plan is built in a process of its own: if the library crashes, the server lives on; its memory comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fsfast.backends.tensorrt.library import Library
+from fsfast.backends.tensorrt.plans import Builder, PlanKey
+from fsfast.engine import Engine
+from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.strict_json import parse_json
+
+# Names inside the private folder that both processes share.
+REQUEST, PLAN, OUTCOME, LOG, WORDS = "request.json", "plan", "outcome.json", "build.log", "words.txt"
+_CHILD = "fsfast.backends.tensorrt.child"
+
+
+def build_apart(engine: Engine, key: PlanKey, library: Library) -> Builder:
+    """Return a builder for `plans.load_plan` that runs `child` on one stage of the engine.
+
+    The builder raises EngineError when the library cannot build the graph or dies over it, and BackendUnavailable
+    when it cannot build anything here. The build log lies beside the plan either way.
+    """
+
+    def build(path: Path) -> dict[str, Any]:
+        with TemporaryDirectory(dir=path.parent, prefix=".build-") as name:
+            folder = Path(name).absolute()
+            request = {
+                # A bare "demo" would be the built-in engine.
+                "engine": os.path.abspath(engine.path),
+                "library": library.name,
+                "digest": key.engine_digest,
+                "stage": key.stage,
+                "precision": key.precision,
+                "micro_batch": key.micro_batch,
+            }
+            (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
+            code = _run_child(folder)
+            log = path.with_suffix(".log")
+            if (folder / LOG).exists():
+                os.replace(folder / LOG, log)
+            file = engine.manifest.stages[key.stage][key.precision].file
+            outcome = _outcome(folder, code, f"{engine.path}: {file}: {library} cannot build it", log)
+            os.replace(folder / PLAN, path)
+        return outcome
+
+    return build
+
+
+def _run_child(folder: Path) -> int:
+    """Run the build; return its exit code, or minus the signal that ended it."""
+    # The child finds the packages that this process finds, wherever it found them.
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+    # The library prints, too.
+    with open(folder / WORDS, "wb") as words:
+        return subprocess.run(
+            [sys.executable, "-m", _CHILD, str(folder)],
+            # The current folder comes first on the child's path: one with nothing to import.
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": paths},
+            check=False,
+        ).returncode
+
+
+def _outcome(folder: Path, code: int, where: str, log: Path) -> dict[str, Any]:
+    """Return the record of a finished build; raise what went wrong."""
+    remedy = f"the build log is {log}; take another back end (backend='onnxruntime')"
+    if code:
+        words = (folder / WORDS).read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(words) if line.strip()), "nothing")
+        raise EngineError(f"{where}: {_end(code)}; it said last: {last}; {remedy}")
+    outcome: dict[str, Any] = parse_json((folder / OUTCOME).read_bytes())
+    if "unavailable" in outcome:
+        raise BackendUnavailable(outcome["unavailable"])
+    if "error" in outcome:
+        raise EngineError(f"{where}: {outcome['error']}; {remedy}")
+    return outcome
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"the build ended with code {code}"
+    name = signal.Signals(-code).name
+    return f"the build was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

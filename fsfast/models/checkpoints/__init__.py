@@ -1,0 +1,16 @@
+"""Published checkpoints into this package's networks, without running anything that is in them.
+
+* `load_encoder`: CLIP image towers as open_clip, OpenAI, RobustVLM (FARE, TeCoA), transformers and LLaVA save them.
+* `load_purifier`: guided-diffusion's `256x256_diffusion_uncond.pt`, and U-Nets that `train` wrote.
+* `load_mapper`: smoothness mappers that `train` wrote.
+
+Each takes a safetensors file, a file of torch.save with tensors alone, an index of shards, or a directory with one of
+these. The layout is recognised by names and shapes; a checkpoint fits exactly, or it is refused with a report.
+"""
+
+from fsfast.models.checkpoints.encoder import LoadedEncoder, load_encoder
+from fsfast.models.checkpoints.matching import Loaded
+from fsfast.models.checkpoints.networks import load_mapper, load_purifier
+from fsfast.models.checkpoints.shards import ReadFile
+
+__all__ = ["Loaded", "LoadedEncoder", "ReadFile", "load_encoder", "load_mapper", "load_purifier"]

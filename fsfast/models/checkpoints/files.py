@@ -1,0 +1,225 @@
+"""One weights file: which kind it is, and its tensors by name; nothing that is in it is run."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from fsfast.errors import CheckpointError
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Keys under which training scripts keep the state dict; `vision_encoder_state_dict` is TeCoA's.
+_WRAPPERS = ("state_dict", "vision_encoder_state_dict", "model_state_dict", "model")
+_MAX_WRAPPERS = 3
+# As the safetensors library has it.
+_MAX_HEADER_BYTES = 100_000_000
+_HEAD_BYTES = 512
+_REFUSED = re.compile(r"GLOBAL ([\w.]+)")
+
+
+class TensorFile(Protocol):
+    """The tensors of one file."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading its values."""
+
+    def read(self, name: str) -> Tensor:
+        """Values of a tensor as stored; they may lie in the mapped file."""
+
+
+class _Safetensors:
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = safe_open(path, framework="pt")
+        # The library raises SafetensorError for a bad header, OSError for the rest.
+        except Exception as error:
+            raise _damaged(path, error) from None
+        self.names = frozenset(self._file.keys())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+
+class _StateDict:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+        self.names = frozenset(tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Open a weights file by what is in it, whatever its name.
+
+    Args:
+        path: a safetensors file, or one of torch.save that holds tensors alone.
+
+    Raises:
+        CheckpointError: no such file; another kind of file (a web page, a pointer of git-lfs, a TorchScript
+            archive, …); truncated or damaged; or Python objects in it, which are never unpickled.
+    """
+    kind = _kind(path)
+    if kind == "safetensors":
+        return _Safetensors(path)
+    if kind == "zip":
+        _check_zip(path)
+    try:
+        # Mapped, so that the other tensors of a large file are never read; the old format has to be read whole.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
+    # A malformed pickle raises anything: UnpicklingError, EOFError, RuntimeError, KeyError, …
+    except Exception as error:
+        raise _not_loaded(path, error) from None
+    return _StateDict(_state_dict(content, path))
+
+
+def as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """Return the values in float32, in memory of their own, so that the file may change or go afterwards.
+
+    Raises:
+        CheckpointError: not a plain tensor of floating-point numbers, or some are not finite in float32.
+    """
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    if not plain or tensor.dtype not in _FLOATS:
+        raise CheckpointError(
+            f"{path}: wanted {name} as float16, bfloat16, float32 or float64, got {tensor.dtype}; "
+            "quantised weights cannot be used, take the checkpoint that they were made from"
+        )
+    copied = tensor.detach().to(torch.float32, copy=True).contiguous()
+    # One pass without a copy: NaN is passed on by both.
+    if copied.numel() and not all(torch.isfinite(extreme) for extreme in torch.aminmax(copied)):
+        bad = copied.numel() - int(torch.isfinite(copied).sum())
+        raise CheckpointError(
+            f"{path}: {bad} of {copied.numel()} values of {name} are NaN or infinite; "
+            "the file is damaged or its training diverged: get it again, or choose another checkpoint"
+        )
+    return copied
+
+
+def refuse_text(path: Path, head: bytes) -> None:
+    """Refuse what downloads and clones leave in the place of a file.
+
+    Args:
+        path: of the file.
+        head: its first bytes.
+
+    Raises:
+        CheckpointError: a pointer of git-lfs, a web page, or nothing.
+    """
+    if not head:
+        raise CheckpointError(f"{path}: the file is empty; download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: this is a pointer of git-lfs, not the file itself; run: git lfs pull")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise CheckpointError(
+            f"{path}: this is a web page, not a checkpoint: the download failed; "
+            "download the file itself (some models want a login first)"
+        )
+
+
+def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(_HEAD_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read it: {error.strerror or error}") from None
+    # A header's length can begin with any byte, so this comes first; read as one, text and pickles are far too long.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES:
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head.startswith(b"\x80"):
+        return "pickle"
+    refuse_text(path, head)
+    what = "a text file" if _is_text(head) else "something else"
+    raise CheckpointError(
+        f"{path}: wanted a safetensors file or one of torch.save, got {what} that begins with {head[:24]!r}"
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte >= 32 or byte in b"\t\r\n" for byte in head)
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse zip archives that torch.load would not take, with the reason."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = {name.partition("/")[2] for name in archive.namelist()}
+    # BadZipFile, NotImplementedError for an odd version, UnicodeDecodeError, …
+    except Exception as error:
+        raise _damaged(path, error) from None
+    if "constants.pkl" in inside:
+        raise CheckpointError(
+            f"{path}: this is a TorchScript archive, a program and not weights alone; on a machine that you trust "
+            'with it, run: torch.save(torch.jit.load(path, map_location="cpu").state_dict(), "weights.pt")'
+        )
+    if "data.pkl" not in inside:
+        raise CheckpointError(
+            f"{path}: wanted a safetensors file or one of torch.save, got a zip archive of something else"
+        )
+
+
+def _not_loaded(path: Path, error: Exception) -> CheckpointError:
+    text = str(error)
+    if refused := _REFUSED.search(text):
+        return CheckpointError(
+            f"{path}: wanted tensors alone, got a pickled {refused[1]}, which could run code and was not loaded; "
+            "on a machine that you trust with it, save the state dict alone, best as safetensors"
+        )
+    if "Weights only load failed" in text and "truncated" not in text:
+        return CheckpointError(
+            f"{path}: wanted a state dict written by torch.save, got another pickle, which could run code and was "
+            "not loaded; save the state dict alone, best as safetensors"
+        )
+    return _damaged(path, error)
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().split("\n")[0].split(". ")[0]
+    if not (reason and reason.isprintable()):
+        reason = type(error).__name__
+    return CheckpointError(f"{path}: the file is truncated or damaged ({reason}); get it again")
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The dictionary of tensors in what torch.load returned."""
+    # A pickled dictionary can contain itself.
+    for _ in range(_MAX_WRAPPERS):
+        if not isinstance(content, dict):
+            break
+        inner = [key for key in _WRAPPERS if isinstance(content.get(key), dict)]
+        if len(inner) > 1:
+            raise CheckpointError(
+                f"{path}: wanted one state dict, got {' and '.join(inner)}; save the one that is meant alone"
+            )
+        if not inner:
+            break
+        content = content[inner[0]]
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(
+            f"{path}: wanted a dictionary of tensors, got {'an empty one' if content == {} else type(content).__name__}"
+        )
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path}: wanted a dictionary of tensors, alone or under {', '.join(_WRAPPERS)}; "
+                f"got {type(value).__name__} under {name!r}; save the state dict alone"
+            )
+    return content

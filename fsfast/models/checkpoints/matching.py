@@ -1,0 +1,139 @@
+"""Fill a module with a checkpoint's tensors: all of them, or one report of what does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fsfast.errors import CheckpointError
+from fsfast.models.checkpoints.layouts import Source
+from fsfast.models.checkpoints.shards import Checkpoint, ReadFile
+
+_SHOWN = 3
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[M]):
+    """A network with the weights of a checkpoint.
+
+    Attributes:
+        module: float32 on the CPU, in evaluation mode, without gradients.
+        layout: whose names the checkpoint uses: "open_clip", "transformers", "guided-diffusion" or "fsfast".
+        files: what was read, with hashes: the provenance of the weights.
+        notes: what was not visible in the weights and who says so, what was added, and how the weights were stored.
+    """
+
+    module: M
+    layout: str
+    files: tuple[ReadFile, ...]
+    notes: tuple[str, ...]
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a module's weights."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def check_fit(
+    checkpoint: Checkpoint,
+    shapes: dict[str, tuple[int, ...]],
+    sources: dict[str, Source],
+    concerns: Callable[[str], bool],
+    what: str,
+    remedy: str,
+) -> None:
+    """Refuse a checkpoint that is not exactly what a module needs.
+
+    Args:
+        checkpoint: to read.
+        shapes: weight of the module → shape.
+        sources: weight of the module → where it is.
+        concerns: whether a tensor that nobody asked for is one too many.
+        what: the module, in words.
+        remedy: what to do about it.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected, or of another shape.
+    """
+    wanted = {
+        name: source.stored_shape(shapes[weight])
+        for weight, source in sources.items()
+        for name in source.names
+    }
+    # Shapes first: they open the shards, whose own names then count, too.
+    came = {name: checkpoint.shape(name) for name in wanted if name in checkpoint.names}
+    missing = [name for name in wanted if name not in came]
+    unexpected = sorted(name for name in checkpoint.names - wanted.keys() if concerns(name))
+    misshapen = [
+        f"{name} (wanted {_times(wanted[name])}, got {_times(shape)})"
+        for name, shape in came.items()
+        if shape != wanted[name]
+    ]
+    parts = [
+        f"{len(found)} {kind}: {', '.join(found[:_SHOWN])}{', …' if len(found) > _SHOWN else ''}"
+        for kind, found in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+        )
+        if found
+    ]
+    if parts:
+        raise CheckpointError(
+            f"{checkpoint.path}: wanted {len(wanted)} tensors, {what}; {'; '.join(parts)}. "
+            f"Remedy: {remedy_for(checkpoint.path, remedy)}"
+        )
+
+
+@torch.no_grad()
+def fill(
+    module: M, checkpoint: Checkpoint, sources: dict[str, Source], added: dict[str, Tensor] | None = None
+) -> M:
+    """Give a module on the meta device the tensors of a checkpoint that fits.
+
+    Args:
+        module: without memory; the tensors become its weights, so that nothing is held twice.
+        checkpoint: that `check_fit` let pass.
+        sources: weight → where it is.
+        added: weights that come from elsewhere.
+
+    Returns:
+        the module in evaluation mode, without gradients.
+
+    Raises:
+        CheckpointError: a tensor cannot be read, or is not finite.
+    """
+    tensors = dict(added or {})
+    for weight, source in sources.items():
+        parts = [checkpoint.read(name) for name in source.names]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        tensors[weight] = tensor.T.contiguous() if source.transposed else tensor
+    module.load_state_dict(tensors, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def remedy_for(path: Path, remedy: str) -> str:
+    """Return the remedy, or a better one where the path is one shard of several."""
+    return (
+        "this is one shard of several: give the directory or the index"
+        if _SHARD.search(path.name)
+        else remedy
+    )
+
+
+def storage_note(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Say that the weights were not stored as float32, if so."""
+    other = sorted(checkpoint.dtypes - {"float32"})
+    return (f"cast to float32 from {' and '.join(other)}",) if other else ()
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a number"

@@ -1,0 +1,132 @@
+"""U-Nets and smoothness mappers from their checkpoints."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+from fsfast.errors import CheckpointError
+from fsfast.models.checkpoints.layouts import Source
+from fsfast.models.checkpoints.matching import Loaded, check_fit, fill, shapes_of, storage_note
+from fsfast.models.checkpoints.shards import Checkpoint
+from fsfast.models.mapper import HEAD_DIM, SmoothnessMapper
+from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, UNet, UNetConfig
+
+_UNETS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
+# Around a bare state dict: DataParallel, torch.compile, OneStepPurifier.
+_AROUND = re.compile(r"((module|_orig_mod|unet)\.)+")
+
+
+def load_purifier(path: str | os.PathLike[str], config: UNetConfig | None = None) -> Loaded[UNet]:
+    """Load a U-Net: guided-diffusion's unconditional 256×256 one, or one of ours.
+
+    Args:
+        path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either.
+        config: of the network. By default the one of ADM256, UNET_LIGHT and UNET_TINY whose names and shapes the
+            checkpoint has; groups and channels per head do not show in weights and are taken from there.
+
+    Returns:
+        the U-Net, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
+
+    Raises:
+        CheckpointError: the tensors are not exactly those of config, or of one of the three; values are not finite;
+            a file is missing, damaged, of another kind, or has more in it than tensors.
+    """
+    checkpoint = Checkpoint(path)
+    prefix = _prefix(checkpoint)
+    name, chosen = ("the given config", config) if config is not None else _nearest(checkpoint, prefix)
+    module = _unet(chosen)
+    shapes = shapes_of(module)
+    sources = _prefixed(shapes, prefix)
+    check_fit(checkpoint, shapes, sources, _all, f"the U-Net of {name}", _unet_remedy(checkpoint, prefix))
+    fill(module, checkpoint, sources)
+    notes = (f"groups={chosen.groups} and head_channels={chosen.head_channels}: {name}",)
+    return Loaded(module, "guided-diffusion", checkpoint.files(), notes + storage_note(checkpoint))
+
+
+def load_mapper(path: str | os.PathLike[str]) -> Loaded[SmoothnessMapper]:
+    """Load a smoothness mapper; channels and blocks are read off its weights.
+
+    Args:
+        path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either.
+
+    Returns:
+        the mapper, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
+
+    Raises:
+        CheckpointError: the tensors are not exactly those of a SmoothnessMapper; values are not finite; a file is
+            missing, damaged, of another kind, or has more in it than tensors.
+    """
+    checkpoint = Checkpoint(path)
+    prefix = _prefix(checkpoint)
+    names = {name.removeprefix(prefix) for name in checkpoint.names}
+    if "blocks.0.gain" in names:
+        raise CheckpointError(
+            f"{path}: a mapper that was folded at one sigma, which cannot be undone; give the weights of training"
+        )
+    if not {"blocks.0.scale", "blocks.0.film.0.weight"} & names:
+        raise CheckpointError(
+            f"{path}: wanted a smoothness mapper (blocks.0.scale, blocks.0.film.0.weight, …), got "
+            f"{', '.join(sorted(names)[:3])}, …; choose another checkpoint"
+        )
+    shape = checkpoint.shape(f"{prefix}blocks.0.scale") if "blocks.0.scale" in names else ()
+    if len(shape) != 1 or shape[0] % HEAD_DIM or not shape[0]:
+        raise CheckpointError(
+            f"{path}: wanted blocks.0.scale as [D] with D a multiple of {HEAD_DIM}, got {list(shape)}; get it again"
+        )
+    blocks = 1 + max(int(match[1]) for name in names if (match := re.match(r"blocks\.(\d{1,3})\.", name)))
+    with torch.device("meta"):
+        module = SmoothnessMapper(shape[0], blocks)
+    shapes = shapes_of(module)
+    sources = _prefixed(shapes, prefix)
+    what = f"a smoothness mapper of {blocks} blocks for {shape[0]} channels"
+    check_fit(checkpoint, shapes, sources, _all, what, "get the checkpoint again")
+    return Loaded(fill(module, checkpoint, sources), "fsfast", checkpoint.files(), storage_note(checkpoint))
+
+
+def _all(name: str) -> bool:
+    return True
+
+
+def _prefix(checkpoint: Checkpoint) -> str:
+    """What stands before every name because something stood around the network when it was saved."""
+    prefixes = {match[0] if (match := _AROUND.match(name)) else "" for name in checkpoint.names}
+    return prefixes.pop() if len(prefixes) == 1 else ""
+
+
+def _prefixed(shapes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Source]:
+    return {weight: Source((prefix + weight,)) for weight in shapes}
+
+
+def _unet(config: UNetConfig) -> UNet:
+    with torch.device("meta"):
+        return UNet(config)
+
+
+def _nearest(checkpoint: Checkpoint, prefix: str) -> tuple[str, UNetConfig]:
+    """The known configuration that has most names and shapes in common with a checkpoint."""
+    names = {name.removeprefix(prefix) for name in checkpoint.names}
+    if not {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} & names:
+        raise CheckpointError(
+            f"{checkpoint.path}: wanted a U-Net in guided-diffusion's names (input_blocks.0.0.weight, …), got "
+            f"{', '.join(sorted(names)[:3])}, …; choose another checkpoint"
+        )
+    fits = {}
+    for preset, config in _UNETS.items():
+        shapes = shapes_of(_unet(config))
+        same = sum(checkpoint.shape(prefix + name) == shapes[name] for name in shapes.keys() & names)
+        # Both ways: a small network must not win by being part of a large one.
+        fits[preset] = same / len(shapes.keys() | names)
+    best = max(fits, key=lambda preset: fits[preset])
+    return best, _UNETS[best]
+
+
+def _unet_remedy(checkpoint: Checkpoint, prefix: str) -> str:
+    names = {name.removeprefix(prefix) for name in checkpoint.names}
+    if "label_emb.weight" in names:
+        return "this network wants a class; the unconditional one is 256x256_diffusion_uncond.pt"
+    if "time_embed.0.weight" not in names:
+        return "it has no time embedding: folded at one sigma, which cannot be undone; give the weights of training"
+    return f"choose one of {', '.join(_UNETS)}, or give the config that the weights have"

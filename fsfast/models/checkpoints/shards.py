@@ -1,0 +1,209 @@
+"""A checkpoint as one set of names: a file, an index of shards, or a directory that holds either."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, KeysView
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fsfast.engine import file_sha256
+from fsfast.errors import CheckpointError
+from fsfast.models.checkpoints.files import TensorFile, as_float32, open_tensors, refuse_text
+from fsfast.strict_json import parse_json
+
+INDEX_SUFFIX = ".index.json"
+# As the Hub has them; safetensors first, then in the order of transformers.
+_IN_A_DIRECTORY = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+)
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_MAX_JSON_BYTES = 64 << 20
+_MAX_NAME = 500
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """A file that a network was read from.
+
+    Attributes:
+        name: without its folder.
+        sha256: of its content, hex.
+        bytes: its size.
+    """
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class Checkpoint:
+    """Names at once, shapes and values when they are asked for: shards that nobody needs are never opened.
+
+    Args:
+        path: a weights file, an index (`….index.json`), or a directory with one of them.
+
+    Raises:
+        CheckpointError: none of these, or as `open_tensors`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._stats: dict[Path, os.stat_result] = {}
+        self._open: dict[Path, TensorFile] = {}
+        self._place: dict[str, Path] = {}
+        self.dtypes: set[str] = set()
+        main = _main_file(self.path)
+        # Beside a file that was named alone, other files may belong to other models.
+        self._folder = main.parent if self.path.is_dir() or main.name.endswith(INDEX_SUFFIX) else None
+        if main.name.endswith(INDEX_SUFFIX):
+            self._place = _weight_map(main, self._json(main))
+        else:
+            self._open_file(main)
+
+    @property
+    def names(self) -> KeysView[str]:
+        """Names of all tensors: those in the index and those in the files opened so far."""
+        return self._place.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading its values.
+
+        Raises:
+            CheckpointError: its shard is missing, does not hold it, or as `open_tensors`.
+        """
+        return self._file(name).shape(name)
+
+    def read(self, name: str) -> Tensor:
+        """Values of a tensor, float32 in memory of their own.
+
+        Raises:
+            CheckpointError: as `shape`, or the values are no finite floating-point numbers.
+        """
+        tensor = self._file(name).read(name)
+        self.dtypes.add(str(tensor.dtype).removeprefix("torch."))
+        return as_float32(tensor, name, self._place[name])
+
+    def settings(self, name: str) -> dict[str, Any] | None:
+        """A JSON file beside the weights, None without one; read only for a directory or an index.
+
+        Raises:
+            CheckpointError: it is not a JSON object.
+        """
+        if self._folder is None or not (self._folder / name).is_file():
+            return None
+        return self._json(self._folder / name)
+
+    def files(self) -> tuple[ReadFile, ...]:
+        """Hash the files that were opened.
+
+        Raises:
+            CheckpointError: one of them changed since it was opened.
+        """
+        read = []
+        for path, before in self._stats.items():
+            digest = file_sha256(path)
+            after = path.stat()
+            if _identity(before) != _identity(after):
+                raise CheckpointError(f"{path}: the file changed while it was read; try again")
+            read.append(ReadFile(path.name, digest, after.st_size))
+        return tuple(read)
+
+    def _file(self, name: str) -> TensorFile:
+        path = self._place[name]
+        if path not in self._open:
+            if not path.is_file():
+                raise CheckpointError(
+                    f"{self.path}: the shard {path.name} is missing, which holds {name}; download it, too"
+                )
+            self._open_file(path)
+        if name not in self._open[path].names:
+            raise CheckpointError(
+                f"{path}: the index says that {name} is in this file, and it is not; download both again"
+            )
+        return self._open[path]
+
+    def _open_file(self, path: Path) -> None:
+        before = path.stat()
+        file = open_tensors(path)
+        if not file.names:
+            raise CheckpointError(f"{path}: wanted weights, got a file without tensors; get it again")
+        self._stats[path], self._open[path] = before, file
+        _check_names(path, file.names)
+        for name in sorted(file.names):
+            self._place.setdefault(name, path)
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        try:
+            before = path.stat()
+            content = path.read_bytes() if before.st_size <= _MAX_JSON_BYTES else b"too large"
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot read it: {error.strerror or error}") from None
+        refuse_text(path, content)
+        try:
+            record = parse_json(content)
+            if not isinstance(record, dict):
+                raise ValueError(f"wanted an object, got {type(record).__name__}")
+        except ValueError as error:
+            raise CheckpointError(f"{path}: not a JSON file to read: {error}; download it again") from None
+        self._stats[path] = before
+        return record
+
+
+def _identity(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _main_file(path: Path) -> Path:
+    """The weights file or index that a path means."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise CheckpointError(f"wanted a weights file, an index or a directory, found none at {path}")
+        return path
+    for name in _IN_A_DIRECTORY:
+        if (path / name).is_file():
+            return path / name
+    others = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    if len(others) != 1:
+        found = ", ".join(file.name for file in others[:3]) or "no weights"
+        raise CheckpointError(
+            f"{path}: wanted one weights file in the directory, found {found}{', …' if len(others) > 3 else ''}; "
+            "give the path of the file"
+        )
+    return others[0]
+
+
+def _check_names(path: Path, names: Iterable[str]) -> None:
+    """Refuse names that could not be shown in a message."""
+    for name in names:
+        if not name.isprintable() or len(name) > _MAX_NAME:
+            raise CheckpointError(
+                f"{path}: wanted printable names of at most {_MAX_NAME} characters, got {name[:40]!r}; "
+                "the file is damaged"
+            )
+
+
+def _weight_map(index: Path, record: dict[str, Any]) -> dict[str, Path]:
+    """Tensor → shard of an index; shards stand beside it and nowhere else."""
+    places = record.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(
+            f"{index}: wanted an index of shards with a weight_map, got {sorted(record)[:5]}"
+        )
+    _check_names(index, places)
+    for name, shard in places.items():
+        plain = isinstance(shard, str) and shard.endswith(_SUFFIXES) and shard.isprintable()
+        if not plain or set(shard) & set("/\\:"):
+            raise CheckpointError(
+                f"{index}: wanted the name of a weights file beside the index for {name}, got {shard!r}; "
+                "an index that points elsewhere is not used"
+            )
+    return {name: index.parent / shard for name, shard in places.items()}
