@@ -95,7 +95,7 @@ def test_a_llava_of_its_authors_says_whose_tower_it_has(tmp_path):
         "config.json",
         {"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336"},
     )
-    with pytest.raises(CheckpointError, match=r"quick_gelu=True\).* 1 missing: .*post_layernorm.bias\. "):
+    with pytest.raises(CheckpointError, match=r"quick_gelu=True.* 1 missing: .*post_layernorm.bias\. "):
         load_encoder(tmp_path)
 
 
