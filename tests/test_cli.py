@@ -523,7 +523,8 @@ def _with_other_scores(line):
     scores = np.frombuffer(zlib.decompress(b64decode(record["scores"])), "<u4")
     lower = zlib.compress((scores - 1000).astype("<u4").tobytes(), 9)
     record["scores"] = b64encode(lower).decode()
-    record["constants"]["mean"] = 0.0
+    # Lower scores may fall below a threshold.
+    record["constants"] |= {"mean": 0.0, "caps": [0.0] * len(record["thresholds"])}
     record["bounds"] = [{**bound, "cosine": None} for bound in record["bounds"]]
     return json.dumps(record) + "\n"
 
