@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 
+from export.options import OUTPUTS, Options, customise, describe, needs
 from export.recipe import load_recipe, recipe_names
 from fsfast.errors import FsfastError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Build the engine that the arguments name; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export",
-        description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
+    args = _parser().parse_args(argv)
+    options = Options(
+        args.encoder,
+        args.purifier,
+        args.mapper,
+        args.output,
+        args.sigma,
+        args.n0,
+        args.licence,
+        args.random_weights,
     )
-    parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
-    parser.add_argument("--out", help="directory to write (default: engines/<name>)")
-    parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
-    parser.add_argument(
-        "--random-weights",
-        action="store_true",
-        help="the right structure without training; marked everywhere",
-    )
-    parser.add_argument(
-        "--compare", metavar="RUN", nargs="+", default=[], help="runs with other seeds, for the model card"
-    )
-    parser.add_argument(
-        "--micro-batch", type=int, default=4, help="measure parity at this batch size too (default 4)"
-    )
-    args = parser.parse_args(argv)
     try:
-        recipe = load_recipe(args.recipe)
-        if args.random_weights:
-            recipe = replace(recipe, run=None)
+        recipe = customise(load_recipe(args.recipe), options)
+        if args.dry_run:
+            print(describe(recipe))
+            return 1 if any(need.missing for need in needs(recipe)) else 0
         # torch is imported only now, so that --help and a wrong recipe answer at once.
         from export.build import build_engine
 
@@ -55,6 +48,53 @@ def main(argv: list[str] | None = None) -> int:
         print(f"python -m export: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
+    )
+    parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
+    files = parser.add_argument_group(
+        "networks", "for recipes whose weights come from files (docs/engines.md); --dry-run says which"
+    )
+    files.add_argument("--encoder", metavar="FILE_OR_DIR", help="the image tower's weights")
+    files.add_argument(
+        "--purifier",
+        metavar="[PRESET=]FILE",
+        help="a U-Net's weights, recognised by their shapes or to be a preset's (adm256, unet-light), or none; the "
+        "grid becomes 256×256",
+    )
+    files.add_argument("--mapper", metavar="FILE", help="a smoothness mapper's weights, or none")
+    files.add_argument("--output", choices=list(OUTPUTS), help="of the encoder (default: the recipe's)")
+    files.add_argument(
+        "--licence",
+        action="append",
+        default=[],
+        metavar="[STAGE=]TEXT",
+        help="of the weights, for the manifest",
+    )
+    files.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="the right structure without training; marked everywhere. Networks are then named: --purifier "
+        "adm256, --mapper 3 (blocks)",
+    )
+    files.add_argument("--dry-run", action="store_true", help="say what is missing and where to get it")
+    parser.add_argument(
+        "--sigma", type=float, help="noise level in [0,1] pixel units (default: the recipe's)"
+    )
+    parser.add_argument("--n0", type=int, help="default number of serving samples (default: the recipe's)")
+    parser.add_argument("--out", metavar="DIR", help="directory to write (default: engines/<name>)")
+    parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
+    parser.add_argument(
+        "--compare", metavar="RUN", nargs="+", default=[], help="runs with other seeds, for the model card"
+    )
+    parser.add_argument(
+        "--micro-batch", type=int, default=4, help="measure parity at this batch size too (default 4)"
+    )
+    return parser
 
 
 if __name__ == "__main__":

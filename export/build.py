@@ -1,11 +1,12 @@
-"""Build an engine: networks → graphs → one weights file → parity → golden outputs → manifest."""
+"""Build an engine, stage by stage: network → graph → weights file → parity; then the manifest."""
 
 from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import torch
 from safetensors.numpy import save
 
 from export.card import model_card
-from export.graph import export_graph
-from export.networks import Network, build_networks, encoder_size
-from export.parity import Chain, measure
+from export.graph import ExportedGraph, export_graph
+from export.networks import Drawn, Network, Source, encoder_config, fold
+from export.parity import Chain, Step, measure
+from export.published import Published
 from export.recipe import Recipe
 from export.study import Study, load_study, read_results
 from export.thresholds import gaussian_thresholds
-from export.weights import pack_weights, point_into
+from export.weights import WeightsFile, point_into
 from fsfast import __version__
 from fsfast.engine_writer import check_target, save_engine
 from fsfast.manifest import SCHEMA_VERSION
@@ -60,54 +62,94 @@ def build_engine(
     Raises:
         ValueError: the recipe contradicts itself.
         EngineError: something stands at `path`.
+        CheckpointError: a file of weights cannot be used.
     """
     # Said before the minutes that an export may take, not after.
     check_target(path, force)
     if micro_batch < 1:
         raise ValueError(f"wanted a micro-batch of at least 1, got {micro_batch}")
     study = load_study(recipe)
-    networks = build_networks(recipe, study.fill if study else None)
-    side = encoder_size(recipe)
-    if recipe.purifier is None and (recipe.grid.height, recipe.grid.width) != (side, side):
+    source = study or (Drawn(recipe) if recipe.random else Published(recipe))
+    side, grid = encoder_config(recipe).image_size, (recipe.grid.height, recipe.grid.width)
+    if recipe.purifier is None and grid != (side, side):
         raise ValueError(
             f"without a purifier the grid must be the encoder's input size, {side}×{side}; "
-            f"the recipe says {recipe.grid.height}×{recipe.grid.width}"
+            f"the recipe says {grid[0]}×{grid[1]}"
         )
-    denoise = Denoise.at_sigma(recipe.sigma) if "purifier" in networks else None
+    denoise = Denoise.at_sigma(recipe.sigma) if recipe.purifier is not None else None
     thresholds = gaussian_thresholds(recipe.sigma)
-    grid = (recipe.grid.height, recipe.grid.width)
-    chain = Chain(networks, thresholds, denoise, grid, (side, side), recipe.mean, recipe.std)
-    steps = {batch: chain.run(batch) for batch in sorted({1, 3, micro_batch})}
-    exported = {}
-    for stage, network in networks.items():
-        report(f"{stage}: exporting")
-        example = torch.from_numpy(steps[3][stage][0][:2])
-        exported[stage] = export_graph(network.module, example, network.input, network.output, OPSET)
-    weights = pack_weights(exported)
-    stages, files = {}, {WEIGHTS: weights}
-    for stage, graph in exported.items():
-        file = f"{stage}.{PRECISION}.onnx"
-        files[file] = point_into(graph, stage, weights, WEIGHTS)
-        parity = measure(files[file], weights, [steps[batch][stage] for batch in steps])
-        for row in parity:
-            report(f"{stage}: batch {row['batch']}: max |Δ| {row['max_abs']:.1e}, cosine {row['cosine']:.9f}")
-        stages[stage] = {PRECISION: _variant(file, networks[stage], steps[1][stage], parity)}
-    files["golden.safetensors"] = _golden(steps[1])
-    files["noise.npy"] = _npy(thresholds)
-    record = _record(recipe, networks, denoise, side, stages, steps[1], study)
-    results = None
-    if study:
-        results = {**study.results, "other_seeds": [read_results(Path(run)) for run in compare]}
-        files |= {CLASSES: study.class_file(), RESULTS: json.dumps(results, indent=1).encode() + b"\n"}
-    files["model-card.md"] = model_card(record, networks, results).encode()
-    digest = save_engine(path, record, files, force=force)
-    report(f"{path}: {sum(map(len, files.values())) / 1e6:.1f} MB, digest {digest[:16]}…")
+    batches = sorted({1, 3, micro_batch})
+    chain = Chain(thresholds, denoise, grid, (side, side), recipe.mean, recipe.std, batches)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # Beside the engine: the weights may not fit where temporary files usually are.
+    with tempfile.TemporaryDirectory(prefix=f".{Path(path).name}.", dir=Path(path).parent) as folder:
+        weights = WeightsFile(Path(folder))
+        built = {stage: _stage(recipe, source, stage, chain, weights, report) for stage in recipe.stages}
+        begin = weights.finish(Path(folder) / WEIGHTS)
+        files: dict[str, bytes | Path] = {WEIGHTS: Path(folder) / WEIGHTS}
+        for stage, result in built.items():
+            files[_file(stage)] = point_into(result.graph, result.offsets, begin, WEIGHTS)
+        files["golden.safetensors"] = _golden({stage: result.step for stage, result in built.items()})
+        files["noise.npy"] = _npy(thresholds)
+        record = _record(recipe, built, denoise, side, study)
+        results = None
+        if study:
+            results = {**study.results, "other_seeds": [read_results(Path(run)) for run in compare]}
+            files |= {CLASSES: study.class_file(), RESULTS: json.dumps(results, indent=1).encode() + b"\n"}
+        parameters = {stage: result.parameters for stage, result in built.items()}
+        files["model-card.md"] = model_card(record, parameters, results).encode()
+        digest = save_engine(path, record, files, force=force)
+    size = sum(entry.stat().st_size for entry in Path(path).iterdir())
+    report(f"{path}: {size / 1e6:.1f} MB, digest {digest[:16]}…")
     return digest
 
 
-def _variant(
-    file: str, network: Network, step: tuple[np.ndarray, np.ndarray], parity: list[dict[str, float]]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Built:
+    """What is kept of a stage; its weights are in the file."""
+
+    graph: ExportedGraph
+    offsets: dict[str, int]
+    variant: dict[str, Any]
+    architecture: dict[str, Any]
+    provenance: dict[str, str]
+    parameters: int
+    step: Step
+
+
+def _stage(
+    recipe: Recipe,
+    source: Source,
+    stage: str,
+    chain: Chain,
+    weights: WeightsFile,
+    report: Callable[[str], None],
+) -> _Built:
+    """Load, fold, export and measure one stage; only one stage's networks are in memory at a time."""
+    report(f"{stage}: loading")
+    network = fold(recipe, source.load(stage))
+    steps = chain.step(stage, network.module)
+    report(f"{stage}: exporting")
+    example = torch.from_numpy(steps[min(batch for batch in steps if batch > 1)][0][:2])
+    graph = export_graph(network.module, example, network.input, network.output, OPSET)
+    offsets = weights.add(stage, graph.weights)
+    parameters = sum(parameter.numel() for parameter in network.module.parameters())
+    network, graph = replace(network, module=torch.nn.Identity()), replace(graph, weights={})
+    content = np.memmap(weights.data, np.uint8, "r")
+    parity = measure(point_into(graph, offsets, 0, WEIGHTS), content, steps.values())
+    for row in parity:
+        report(f"{stage}: batch {row['batch']}: max |Δ| {row['max_abs']:.1e}, cosine {row['cosine']:.9f}")
+    origin, licence = source.provenance(stage)
+    provenance = {"stage": stage, "source": origin, "licence": licence}
+    variant = _variant(_file(stage), network, steps[1], parity)
+    return _Built(graph, offsets, variant, network.architecture, provenance, parameters, steps[1])
+
+
+def _file(stage: str) -> str:
+    return f"{stage}.{PRECISION}.onnx"
+
+
+def _variant(file: str, network: Network, step: Step, parity: list[dict[str, float]]) -> dict[str, Any]:
     def tensor(name: str, value: np.ndarray) -> dict[str, Any]:
         return {"name": name, "dtype": PRECISION, "shape": ["M", *value.shape[1:]]}
 
@@ -124,15 +166,12 @@ def _variant(
 
 def _record(
     recipe: Recipe,
-    networks: dict[str, Network],
+    built: dict[str, _Built],
     denoise: Denoise | None,
     side: int,
-    stages: dict[str, Any],
-    steps: dict[str, tuple[np.ndarray, np.ndarray]],
     study: Study | None,
 ) -> dict[str, Any]:
-    tokens, dim = steps["encoder"][1].shape[1:]
-    source = study.source if study else f"random weights, seed {recipe.random_seed}; never trained"
+    tokens, dim = built["encoder"].step[1].shape[1:]
     trained = (
         {"classes": {"names": list(study.class_names), "file": CLASSES}, "results": RESULTS} if study else {}
     )
@@ -143,23 +182,23 @@ def _record(
         "version": __version__,
         "sigma": recipe.sigma,
         "n0": recipe.n0,
-        "random_weights": study is None,
+        "random_weights": recipe.random,
         "noise": {"version": 1, "file": "noise.npy"},
         "grid": asdict(recipe.grid),
         "denoise": asdict(denoise) if denoise else None,
         "resize": {"height": side, "width": side, "kernel": "bicubic"},
         "normalise": {"mean": list(recipe.mean), "std": list(recipe.std)},
         "output": {"kind": recipe.output, "ln_post": recipe.ln_post, "tokens": tokens, "dim": dim},
-        "stages": stages,
+        "stages": {stage: {PRECISION: result.variant} for stage, result in built.items()},
         "weights": {PRECISION: WEIGHTS},
         "golden": "golden.safetensors",
-        "architecture": {stage: network.architecture for stage, network in networks.items()},
-        "provenance": [{"stage": stage, "source": source, "licence": recipe.licence} for stage in stages],
+        "architecture": {stage: result.architecture for stage, result in built.items()},
+        "provenance": [result.provenance for result in built.values()],
         **trained,
     }
 
 
-def _golden(steps: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
+def _golden(steps: dict[str, Step]) -> bytes:
     tensors = {}
     for stage, (x, y) in steps.items():
         tensors[f"{stage}.input"] = np.ascontiguousarray(x)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.networks import Network
 
-
-def model_card(record: dict[str, Any], networks: dict[str, Network], results: dict[str, Any] | None) -> str:
+def model_card(record: dict[str, Any], parameters: dict[str, int], results: dict[str, Any] | None) -> str:
     """Return the engine's model card in Markdown.
 
     Args:
         record: the manifest.
-        networks: stage → network.
-        results: what the training measured, with `other_seeds`; None for random weights.
+        parameters: stage → number of them.
+        results: what the training measured, with `other_seeds`; None without a training run.
     """
     warning = (
         "**The weights are random: these networks were never trained.** The engine shows that the machinery "
@@ -31,10 +29,11 @@ def model_card(record: dict[str, Any], networks: dict[str, Network], results: di
     ]
     for stage, variants in record["stages"].items():
         (precision, variant), *_ = variants.items()
-        parameters = sum(p.numel() for p in networks[stage].module.parameters())
         shapes = ("×".join(map(str, variant[key]["shape"])) for key in ("input", "output"))
         worst = max(row["max_abs"] for row in variant["parity"])
-        lines.append(f"| {stage} | {parameters:,} | {' | '.join(shapes)} | {worst:.1e} ({precision}) |")
+        lines.append(
+            f"| {stage} | {parameters[stage]:,} | {' | '.join(shapes)} | {worst:.1e} ({precision}) |"
+        )
     lines += [
         "",
         f"Features: {output['kind']}, {output['tokens']} × {output['dim']}. Serving samples: n0 = {record['n0']}.",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
-from onnx import numpy_helper
 from onnxscript import opset21 as op
 
 # Smaller constants (shapes, epsilons) stay inside the graph, where a reader finds them.
@@ -24,7 +24,8 @@ class ExportedGraph:
 
     Attributes:
         model: the graph; its large initialisers are empty, `weights` has their values.
-        weights: state-dict name (or the graph's own, for constants of the export) → array.
+        weights: state-dict name (or the graph's own, for constants of the export) → array; those of the state dict
+            lie in the module's memory.
         source: initialiser name → key in `weights`.
     """
 
@@ -78,11 +79,11 @@ def export_graph(
             custom_translation_table=_TRANSLATIONS,
             verbose=False,
         )
-    model = program.model_proto
-    _strip(model)
     state = {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}
-    weights, source = _externalise(model.graph, state)
-    onnx.checker.check_model(model)
+    weights, source = _externalise(program.model.graph, state)
+    model = onnx_ir.to_proto(program.model)
+    _strip(model)
+    _check(model, source)
     return ExportedGraph(model, weights, source)
 
 
@@ -115,21 +116,43 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _externalise(
-    graph: onnx.GraphProto, state: dict[str, np.ndarray]
+    graph: onnx_ir.Graph, state: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tie every initialiser to a tensor of the state dict; large constants that are none are stored beside it.
 
     The exporter merges initialisers with the same content, so a name may be missing in the graph; never here.
+    Their values leave the graph before it is serialised, so that no copy of them is made.
     """
     weights = dict(state)
     source: dict[str, str] = {}
-    for tensor in graph.initializer:
-        value = numpy_helper.to_array(tensor)
-        if tensor.name in state:
-            if not np.array_equal(value, state[tensor.name]):
-                raise ValueError(f"the exporter changed the values of {tensor.name}")
-            source[tensor.name] = tensor.name
-        elif value.nbytes > _INLINE_BYTES:
-            source[tensor.name] = f"onnx.{tensor.name}"
-            weights[source[tensor.name]] = value
+    for name, initializer in graph.initializers.items():
+        tensor = initializer.const_value
+        if tensor is None:
+            raise ValueError(f"the exporter left the initialiser {name} without a value")
+        if name in state:
+            if not np.array_equal(tensor.numpy(), state[name]):
+                raise ValueError(f"the exporter changed the values of {name}")
+            source[name] = name
+        elif tensor.nbytes > _INLINE_BYTES:
+            source[name] = f"onnx.{name}"
+            weights[source[name]] = tensor.numpy()
+        else:
+            continue
+        initializer.const_value = onnx_ir.ExternalTensor(
+            "weights", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
+        )
     return weights, source
+
+
+def _check(model: onnx.ModelProto, source: dict[str, str]) -> None:
+    """Run ONNX's checker; weights become inputs for it, because their file is not written yet."""
+    checked = onnx.ModelProto()
+    checked.CopyFrom(model)
+    del checked.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if tensor.name in source:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            checked.graph.input.append(value)
+        else:
+            checked.graph.initializer.append(tensor)
+    onnx.checker.check_model(checked)

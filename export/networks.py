@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from export.recipe import Recipe
+from export.recipe import STAGES, Recipe
 from fsfast.models import (
     ADM256,
     UNET_LIGHT,
@@ -20,13 +20,23 @@ from fsfast.models import (
     SmoothnessMapper,
     UNet,
     VisionTransformer,
+    ViTConfig,
 )
 
 PURIFIERS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
 ENCODERS = {"vit-b16": VIT_B_16, "vit-l14": VIT_L_14, "vit-l14-336": VIT_L_14_336, "vit-tiny": VIT_TINY}
 
-# Gives a stage's module its weights.
-Fill = Callable[[str, torch.nn.Module], None]
+
+class Source(Protocol):
+    """Where the weights of an engine come from."""
+
+    def load(self, stage: str) -> nn.Module:
+        """Return a stage's UNet, VisionTransformer or SmoothnessMapper with its weights."""
+        ...
+
+    def provenance(self, stage: str) -> tuple[str, str]:
+        """Return where the weights of a stage come from, and their licence; asked after `load`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,54 +49,98 @@ class Network:
         architecture: what a torch back end needs to build the module again.
     """
 
-    module: torch.nn.Module
+    module: nn.Module
     input: str
     output: str
     architecture: dict[str, Any]
 
 
-def build_networks(recipe: Recipe, fill: Fill | None = None) -> dict[str, Network]:
-    """Return stage → network.
+class Drawn:
+    """Weights drawn from the recipe's seed.
 
     Args:
         recipe: what to build.
-        fill: gives every stage its weights; None: they are drawn from the recipe's seed.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def load(self, stage: str) -> nn.Module:
+        """See `Source`."""
+        # A seed of its own, so that no stage depends on what was done between two.
+        torch.manual_seed(3 * self.recipe.random_seed + STAGES.index(stage))
+        module = empty(self.recipe, stage)
+        _wake(module)
+        return module
+
+    def provenance(self, stage: str) -> tuple[str, str]:
+        """See `Source`."""
+        return f"random weights, seed {self.recipe.random_seed}; never trained", self.recipe.licence_of(stage)
+
+
+def empty(recipe: Recipe, stage: str) -> nn.Module:
+    """Return a stage's module by the recipe's presets, as torch initialises it.
 
     Raises:
         ValueError: the recipe names a preset that does not exist.
     """
-    torch.manual_seed(recipe.random_seed)
-    fill = fill or _drawn
-    networks = {}
-    if recipe.purifier is not None:
-        unet_config = _preset(PURIFIERS, recipe.purifier, "purifier")
-        unet = UNet(unet_config)
-        fill("purifier", unet)
-        architecture = {"type": "unet", "config": asdict(unet_config)}
-        networks["purifier"] = Network(unet.at_sigma(recipe.sigma), "x_t", "eps_hat", architecture)
-    config = _preset(ENCODERS, recipe.encoder, "encoder")
-    vit = VisionTransformer(config)
-    fill("encoder", vit)
-    features = vit.features(recipe.output, recipe.ln_post)
-    architecture = {
-        "type": "vit",
-        "config": asdict(config),
-        "output": recipe.output,
-        "ln_post": recipe.ln_post,
-    }
-    networks["encoder"] = Network(features, "pixels", "tokens", architecture)
-    if recipe.mapper_blocks is not None:
-        dim = config.embed_dim if recipe.output == "pooled" else config.width
-        mapper = SmoothnessMapper(dim, recipe.mapper_blocks)
-        fill("mapper", mapper)
-        architecture = {"type": "mapper", "config": {"dim": dim, "blocks": recipe.mapper_blocks}}
-        networks["mapper"] = Network(mapper.at_sigma(recipe.sigma), "tokens", "refined", architecture)
-    return networks
+    if stage == "purifier":
+        assert recipe.purifier is not None
+        return UNet(_preset(PURIFIERS, recipe.purifier, "purifier"))
+    if stage == "encoder":
+        return VisionTransformer(encoder_config(recipe))
+    assert recipe.mapper_blocks is not None
+    return SmoothnessMapper(feature_dim(recipe), recipe.mapper_blocks)
 
 
-def encoder_size(recipe: Recipe) -> int:
-    """Return the side of the encoder's square input, in pixels."""
-    return int(_preset(ENCODERS, recipe.encoder, "encoder").image_size)
+def fold(recipe: Recipe, module: nn.Module) -> Network:
+    """Return what an engine runs of a stage's module.
+
+    Args:
+        recipe: σ and the encoder's output.
+        module: UNet, VisionTransformer or SmoothnessMapper.
+    """
+    if isinstance(module, UNet):
+        architecture = {"type": "unet", "config": asdict(module.config)}
+        return Network(module.at_sigma(recipe.sigma), "x_t", "eps_hat", architecture)
+    if isinstance(module, VisionTransformer):
+        features = module.features(recipe.output, recipe.ln_post)
+        architecture = {"type": "vit", "config": asdict(module.config)}
+        architecture |= {"output": recipe.output, "ln_post": recipe.ln_post}
+        return Network(features, "pixels", "tokens", architecture)
+    assert isinstance(module, SmoothnessMapper)
+    architecture = {"type": "mapper", "config": {"dim": module.dim, "blocks": len(module.blocks)}}
+    return Network(module.at_sigma(recipe.sigma), "tokens", "refined", architecture)
+
+
+def build_networks(recipe: Recipe, source: Source | None = None) -> dict[str, Network]:
+    """Return stage → network, all at once.
+
+    Args:
+        recipe: what to build.
+        source: of the weights; None: they are drawn.
+
+    Raises:
+        ValueError: the recipe names a preset that does not exist, or the source has not what it wants.
+    """
+    source = source or Drawn(recipe)
+    return {stage: fold(recipe, source.load(stage)) for stage in recipe.stages}
+
+
+def encoder_config(recipe: Recipe) -> ViTConfig:
+    """Return the configuration of the recipe's encoder.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    config: ViTConfig = _preset(ENCODERS, recipe.encoder, "encoder")
+    return config
+
+
+def feature_dim(recipe: Recipe) -> int:
+    """Return the channels of the encoder's output."""
+    config = encoder_config(recipe)
+    return config.embed_dim if recipe.output == "pooled" else config.width
 
 
 def _preset(presets: dict[str, Any], name: str, what: str) -> Any:
@@ -96,7 +150,7 @@ def _preset(presets: dict[str, Any], name: str, what: str) -> Any:
 
 
 @torch.no_grad()
-def _drawn(stage: str, module: torch.nn.Module) -> None:
+def _wake(module: nn.Module) -> None:
     """Give the layers that training would start at zero small random weights, so that they do something."""
     for parameter in module.parameters():
         if parameter.ndim >= 2 and not parameter.any():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 
-from export.networks import Network
 from fsfast.backends.onnxruntime import open_session
 from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
@@ -23,64 +24,69 @@ def sample_image(height: int, width: int) -> np.ndarray:
     return np.round(255 * np.stack(channels, axis=-1)).astype(np.uint8)
 
 
+# Input and torch output of a stage.
+Step = tuple[np.ndarray, np.ndarray]
+
+
 class Chain:
-    """Inputs and torch outputs of every stage on noisy samples of one picture.
+    """Inputs and torch outputs of every stage on noisy samples of one picture, stage by stage.
 
     Args:
-        networks: stage → network.
         thresholds: the noise table.
         denoise: the purifier's step, or None.
         grid: (height, width) of the smoothing grid.
         size: (height, width) of the encoder's input.
         mean, std: the encoder's normalisation.
+        batches: numbers of noisy samples.
     """
 
     def __init__(
         self,
-        networks: dict[str, Network],
         thresholds: np.ndarray,
         denoise: Denoise | None,
         grid: tuple[int, int],
         size: tuple[int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        batches: Sequence[int],
     ):
-        self._networks = networks
         self._denoise = denoise
-        self._image = sample_image(*grid)[None]
         self._mean, self._std = np.array(mean), np.array(std)
         self._resize = resize_tables(grid, size)
-        self._noise = noise_tables(thresholds, *grid_scaling(denoise, self._mean, self._std), "float32")
+        noise = noise_tables(thresholds, *grid_scaling(denoise, self._mean, self._std), "float32")
+        image = sample_image(*grid)[None]
+        self._inputs = {batch: noisy_batch(image, _rows(batch), 0, noise) for batch in batches}
 
-    def run(self, batch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return stage → (input, torch output) for `batch` noisy samples."""
-        rows = Rows(np.zeros(batch, np.int32), np.zeros(batch, np.uint64), np.arange(batch, dtype=np.uint32))
-        x = noisy_batch(self._image, rows, 0, self._noise)
-        steps = {}
-        if self._denoise:
-            eps_hat = self._torch("purifier", x)
-            steps["purifier"] = (x, eps_hat)
-            ab = (self._denoise.a, self._denoise.b)
-            x = denoise_resize_normalise(x, eps_hat, ab, self._resize, self._mean, self._std)
-        steps["encoder"] = (x, self._torch("encoder", x))
-        if "mapper" in self._networks:
-            tokens = steps["encoder"][1]
-            steps["mapper"] = (tokens, self._torch("mapper", tokens))
+    def step(self, stage: str, module: torch.nn.Module) -> dict[int, Step]:
+        """Run the next stage; returns batch → (input, torch output)."""
+        steps = {batch: (x, _torch(module, x)) for batch, x in self._inputs.items()}
+        self._inputs = {batch: self._passed_on(stage, *step) for batch, step in steps.items()}
         return steps
 
-    @torch.inference_mode()
-    def _torch(self, stage: str, x: np.ndarray) -> np.ndarray:
-        return self._networks[stage].module(torch.from_numpy(x)).numpy()
+    def _passed_on(self, stage: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if stage != "purifier":
+            return y
+        assert self._denoise is not None
+        ab = (self._denoise.a, self._denoise.b)
+        return denoise_resize_normalise(x, y, ab, self._resize, self._mean, self._std)
 
 
-def measure(
-    graph: bytes, weights: bytes, pairs: list[tuple[np.ndarray, np.ndarray]]
-) -> list[dict[str, float]]:
+def _rows(batch: int) -> Rows:
+    return Rows(np.zeros(batch, np.int32), np.zeros(batch, np.uint64), np.arange(batch, dtype=np.uint32))
+
+
+@torch.inference_mode()
+def _torch(module: torch.nn.Module, x: np.ndarray) -> np.ndarray:
+    output: np.ndarray = module(torch.from_numpy(x)).numpy()
+    return output
+
+
+def measure(graph: bytes, weights: bytes | np.ndarray, pairs: Iterable[Step]) -> list[dict[str, float]]:
     """Return per (input, torch output) the batch size, the largest deviation and the smallest row cosine.
 
     Args:
         graph: serialised ONNX graph.
-        weights: the file that its external data points into.
+        weights: content of the file that its external data points into.
         pairs: inputs and torch outputs, [M, …] float32.
     """
     session = open_session(graph, weights)

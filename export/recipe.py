@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ _KEYS = {
     "purifier": {"preset"},
     "encoder": {"preset", "output", "ln_post"},
     "mapper": {"blocks"},
-    "weights": {"run", "random_seed", "licence"},
+    "weights": {"run", "random_seed", "encoder", "licence"},
 }
-_OPTIONAL = {"": {"purifier", "mapper"}, "weights": {"run", "random_seed"}}
+_SOURCES = ("run", "random_seed", "encoder")
+_OPTIONAL = {"": {"purifier", "mapper"}, "weights": {*_SOURCES}}
+STAGES = ("purifier", "encoder", "mapper")
+# In the place of a preset: the one that the file's shapes show.
+BY_SHAPE = "by its shapes"
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,17 @@ class Recipe:
         n0: default number of serving samples.
         grid: the smoothing grid.
         mean, std: channel normalisation of the encoder's input.
-        purifier: preset of the U-Net, or None.
+        purifier: preset of the U-Net, BY_SHAPE, or None.
         encoder: preset of the ViT.
         output: "penultimate", "tokens" or "pooled".
         ln_post: whether `tokens` are normalised by ln_post.
         mapper_blocks: residual blocks of the mapper, or None without one.
         run: folder of the training run that the weights come from, or None.
-        random_seed: weights are drawn from this seed where there is no run.
-        licence: licence of the weights.
+        random_seed: weights are drawn from this seed where they come neither from a run nor from files.
+        licence: licence of the weights; where they come from files, of the encoder's.
+        encoder_from: where users get the encoder's file; not empty: weights come from files.
+        files: stage → weights file or directory.
+        licences: stage → licence, where it is not that of the recipe.
     """
 
     name: str
@@ -61,6 +69,24 @@ class Recipe:
     run: str | None
     random_seed: int
     licence: str
+    encoder_from: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The engine's stages in their order."""
+        absent = {"purifier": self.purifier is None, "mapper": self.mapper_blocks is None}
+        return tuple(stage for stage in STAGES if not absent.get(stage))
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are drawn."""
+        return self.run is None and not self.encoder_from
+
+    def licence_of(self, stage: str) -> str:
+        """Return the licence of a stage's weights."""
+        return self.licences.get(stage, self.licence)
 
 
 def recipe_names() -> list[str]:
@@ -93,8 +119,19 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
     for table, value in record.items():
         if isinstance(value, dict):
             _check_keys(value, table, path)
-    if ("run" in record["weights"]) == ("random_seed" in record["weights"]):
-        raise ValueError(f"[weights] of {path}: wanted one of run (a training run's folder) and random_seed")
+    weights = record["weights"]
+    if sum(key in weights for key in _SOURCES) != 1:
+        raise ValueError(
+            f"[weights] of {path}: wanted one of run (a training run's folder), random_seed, and encoder (a list of "
+            "where users get its file)"
+        )
+    if (
+        not all(isinstance(place, str) for place in weights.get("encoder", [""]))
+        or weights.get("encoder") == []
+    ):
+        raise ValueError(
+            f"[weights] of {path}: wanted encoder as a list of texts, got {weights['encoder']!r}"
+        )
     return Recipe(
         name=record["name"],
         sigma=float(record["sigma"]),
@@ -107,9 +144,10 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         output=record["encoder"]["output"],
         ln_post=record["encoder"]["ln_post"],
         mapper_blocks=record["mapper"]["blocks"] if "mapper" in record else None,
-        run=record["weights"].get("run"),
-        random_seed=record["weights"].get("random_seed", 0),
-        licence=record["weights"]["licence"],
+        run=weights.get("run"),
+        random_seed=weights.get("random_seed", 0),
+        licence=weights["licence"],
+        encoder_from=tuple(weights.get("encoder", ())),
     )
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.numpy import save
+from torch import nn
 
+from export.networks import empty
 from export.recipe import Recipe
 from fsfast.classes import TENSOR
 from train.glyphs import CLASS_NAMES
@@ -21,35 +22,39 @@ class Study:
     """A run.
 
     Attributes:
+        recipe: what to build.
         folder: where it lies.
         weights: of all stages.
         class_names: of the rows of `weights.class_features`.
         results: results.json of the run.
     """
 
+    recipe: Recipe
     folder: str
     weights: Weights
     class_names: tuple[str, ...]
     results: dict[str, Any]
 
-    def fill(self, stage: str, module: torch.nn.Module) -> None:
-        """Give a stage's module the weights of the run.
+    def load(self, stage: str) -> nn.Module:
+        """Return a stage's module with the weights of the run.
 
         Raises:
             ValueError: they do not fit.
         """
+        module = empty(self.recipe, stage)
         try:
             module.load_state_dict(getattr(self.weights, stage))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the {stage} of {self.folder} does not fit the recipe: {reason}") from None
+        return module
 
-    @property
-    def source(self) -> str:
-        """Where the weights come from, for the provenance."""
-        return (
+    def provenance(self, stage: str) -> tuple[str, str]:
+        """Return where the weights come from, and their licence."""
+        source = (
             f"trained by `python -m train demo`, seed {self.results['seed']}, run {self.results['run'][:16]}"
         )
+        return source, self.recipe.licence_of(stage)
 
     def class_file(self) -> bytes:
         """Return the safetensors file of the classes' directions."""
@@ -57,7 +62,7 @@ class Study:
 
 
 def load_study(recipe: Recipe) -> Study | None:
-    """Return the run that a recipe names, or None where its weights are random.
+    """Return the run that a recipe names, or None where its weights come from elsewhere.
 
     Raises:
         ValueError: the run is missing, unfinished, or was made for another σ.
@@ -69,7 +74,7 @@ def load_study(recipe: Recipe) -> Study | None:
         raise ValueError(
             f"{recipe.run} was trained for σ = {results['sigma']}, the recipe says {recipe.sigma}"
         )
-    return Study(recipe.run, load_run(Path(recipe.run)), CLASS_NAMES, results)
+    return Study(recipe, recipe.run, load_run(Path(recipe.run)), CLASS_NAMES, results)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -3,45 +3,86 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
-from safetensors.numpy import save
 
 from export.graph import ExportedGraph
 
-
-def pack_weights(graphs: dict[str, ExportedGraph]) -> bytes:
-    """Return the safetensors file of all stages' weights, keys "<stage>.<state-dict name>"."""
-    tensors = {
-        f"{stage}.{key}": np.ascontiguousarray(value)
-        for stage, graph in graphs.items()
-        for key, value in graph.weights.items()
-    }
-    return save(tensors, {"format": "fsfast-weights"})
+_DTYPES = {"float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
+# As the safetensors library pads headers, so that every tensor is aligned.
+_ALIGNMENT = 8
 
 
-def point_into(graph: ExportedGraph, stage: str, weights: bytes, file: str) -> bytes:
-    """Return the serialised graph with its external data pointing into the weights file.
+class WeightsFile:
+    """Writes the file stage by stage, so that only one stage's weights are in memory.
+
+    Args:
+        folder: for `data`, the tensors without the header.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.data.touch()
+        self._header: dict[str, dict[str, object]] = {}
+        self._size = 0
+
+    def add(self, stage: str, weights: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Append a stage's tensors under "<stage>.<name>"; returns name → offset in the data.
+
+        Raises:
+            ValueError: a tensor is of a type that weights do not have.
+        """
+        offsets = {}
+        with open(self.data, "ab") as handle:
+            # Wide types first, so that all are aligned.
+            for name in sorted(weights, key=lambda name: (-weights[name].itemsize, name)):
+                value = np.ascontiguousarray(weights[name]).reshape(weights[name].shape)
+                if value.dtype.name not in _DTYPES or self._size % value.itemsize:
+                    raise ValueError(f"{stage}.{name}: cannot store {value.dtype} at byte {self._size}")
+                offsets[name] = self._size
+                self._header[f"{stage}.{name}"] = {
+                    "dtype": _DTYPES[value.dtype.name],
+                    "shape": list(value.shape),
+                    "data_offsets": [self._size, self._size + value.nbytes],
+                }
+                handle.write(memoryview(value.reshape(-1)).cast("B"))
+                self._size += value.nbytes
+        return offsets
+
+    def finish(self, path: Path) -> int:
+        """Write the safetensors file, remove the data, and return where the tensors begin in the file."""
+        header = json.dumps(
+            {"__metadata__": {"format": "fsfast-weights"}, **self._header}, separators=(",", ":")
+        ).encode()
+        header += b" " * (-len(header) % _ALIGNMENT)
+        with open(path, "wb") as target, open(self.data, "rb") as data:
+            target.write(len(header).to_bytes(8, "little") + header)
+            shutil.copyfileobj(data, target, 1 << 24)
+        self.data.unlink()
+        return 8 + len(header)
+
+
+def point_into(graph: ExportedGraph, offsets: Mapping[str, int], begin: int, file: str) -> bytes:
+    """Return the serialised graph with its external data pointing into a file of weights.
 
     Args:
         graph: the stage.
-        stage: its name, the prefix of its keys.
-        weights: the safetensors file's content.
+        offsets: name of a weight → offset.
+        begin: where offset 0 is in the file.
         file: its name.
     """
-    header_bytes = int.from_bytes(weights[:8], "little")
-    header = json.loads(weights[8 : 8 + header_bytes])
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     for tensor in model.graph.initializer:
         if tensor.name not in graph.source:
             continue
-        first, end = header[f"{stage}.{graph.source[tensor.name]}"]["data_offsets"]
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
+        (length,) = (int(entry.value) for entry in tensor.external_data if entry.key == "length")
         del tensor.external_data[:]
-        place = {"location": file, "offset": 8 + header_bytes + first, "length": end - first}
+        place = {"location": file, "offset": begin + offsets[graph.source[tensor.name]], "length": length}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
     return model.SerializeToString(deterministic=True)

@@ -1,4 +1,4 @@
-"""Certify images: anchors, pilot and certification samples, and when to stop."""
+"""Certify images: pilot and certification samples, and when to stop."""
 
 from __future__ import annotations
 
@@ -13,38 +13,16 @@ from fsfast._version import __version__
 from fsfast.bounds import MeanMethod
 from fsfast.certificate import cosine_lower_bound
 from fsfast.evidence import PILOT, Budget, choose_thresholds, constants
-from fsfast.features import SmoothedFeatures, anchor_of, directions
-from fsfast.function import Advance, Function, stack
+from fsfast.features import anchor_of
+from fsfast.function import Advance, Function
 from fsfast.images import GridImage
 from fsfast.kernels.types import FeatureSums
-from fsfast.record import Anchor, Certificate, Stopping, anchor_hash, round_scores
+from fsfast.record import Anchor, Certificate, Stopping, round_scores
 from fsfast.sampling import SeedOrigin, Stream, check_samples
 
 # A sequential certification looks at 32 samples first, and then at a tenth more each time; it does not give up
 # before 100.
 FIRST_LOOK, LOOK_RATIO, HOPE = 32, 1.1, 100
-
-
-def served_anchor(
-    function: Function, item: GridImage, n0: int, seed: int, origin: SeedOrigin
-) -> tuple[np.ndarray, Anchor]:
-    """Return the directions [L, D] float32 of n0 serving samples, and their description."""
-    unit = function.serve([item], [seed], n0).unit[0]
-    return unit, Anchor("served", anchor_hash(unit), n0, seed, origin)
-
-
-def handed_out_anchor(function: Function, served: SmoothedFeatures, index: int) -> tuple[np.ndarray, Anchor]:
-    """Return the directions that `encode` handed out for one of its images."""
-    manifest = function.manifest
-    unit = served.unit[index].reshape(manifest.tokens, manifest.dim)
-    seed, origin = int(served.seeds[index]), served.seed_origins[index]
-    return unit, Anchor("served", anchor_hash(unit), served.n0, seed, origin)
-
-
-def clean_anchor(function: Function, item: GridImage) -> tuple[np.ndarray, Anchor]:
-    """Return the directions of the vanilla encoder on the clean image: the paper's statement."""
-    unit = directions(function.pipeline.clean(stack([item])).astype(np.float64))[0]
-    return unit, Anchor("clean", anchor_hash(unit))
 
 
 @dataclass(frozen=True)

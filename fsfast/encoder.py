@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,22 +35,20 @@ from fsfast.pipeline import Pipeline, Sample
 from fsfast.progress import progress_bar
 from fsfast.sampling import (
     MAX_SAMPLES,
-    SeedOrigin,
     check_samples,
-    check_seeds,
-    seed_from_secret,
     seed_from_system,
 )
+from fsfast.seeds import Seeds
 from fsfast.selftest import check_golden_once
 
 if TYPE_CHECKING:
     # Certification needs SciPy; who only encodes never imports it.
+    from fsfast.anchors import AnchorKind
     from fsfast.bounds import MeanMethod
-    from fsfast.record import Anchor, Certificate, Verification
+    from fsfast.record import Certificate, Verification
 
 logger = logging.getLogger("fsfast")
 
-AnchorKind = Literal["served", "clean"]
 # Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
 _GROUP = 16
 
@@ -91,7 +89,7 @@ class SmoothedEncoder:
         stages: Sequence[str] | None = None,
         secret: bytes | str | None = None,
     ):
-        self._secret = check_secret(secret)
+        secret = check_secret(secret)
         self.threads = choose_threads(threads)
         m = DEFAULT_MICRO_BATCH[choose_device(device)] if micro_batch is None else micro_batch
         backend = BACKENDS[0] if backend == "auto" else backend
@@ -124,6 +122,7 @@ class SmoothedEncoder:
         check_golden_once(loaded, graphs, self.profile, self.function_id)
         pipeline = Pipeline(loaded, graphs, self.profile.micro_batch, self.threads)
         self.classes = load_classes(loaded)
+        self._seeds = Seeds(secret, loaded.digest, loaded.manifest.sigma)
         self._function = Function(loaded.manifest, loaded.digest, self.profile, pipeline)
 
     def __repr__(self) -> str:
@@ -177,7 +176,8 @@ class SmoothedEncoder:
         """
         items, _ = to_grid(images, self.manifest.grid)
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
-        chosen, origins = self._serving_seeds(items, seeds)
+        drawn = self._seeds.serving(items, seeds)
+        chosen = [seed for seed, _ in drawn]
         parts = []
         with progress_bar(progress, len(items) * n0, "encode") as advance:
             for first in range(0, len(items), _GROUP):
@@ -192,7 +192,7 @@ class SmoothedEncoder:
             unit=self._shaped([part.unit for part in parts]),
             raw_mean=self._shaped([part.raw for part in parts]) if raw_mean else None,
             seeds=np.array(chosen, np.uint64),
-            seed_origins=tuple(origins),
+            seed_origins=tuple(origin for _, origin in drawn),
             grid_sha256=tuple(item.grid_sha256 for item in items),
             n0=n0,
             sigma=self.sigma,
@@ -236,7 +236,7 @@ class SmoothedEncoder:
             or not 0 <= index < MAX_SAMPLES
         ):
             raise ValueError(f"wanted the index of a sample, 0 to 2³² − 1, got {index!r}")
-        (chosen,), _ = self._serving_seeds(items, None if seed is None else [seed])
+        ((chosen, _),) = self._seeds.serving(items, None if seed is None else [seed])
         return self._function.pipeline.sample(items[0].pixels, chosen, int(index))
 
     def certify(
@@ -282,40 +282,21 @@ class SmoothedEncoder:
             CertificateError: `served` belongs to other images or another function.
             ValueError: another argument is off.
         """
+        from fsfast.anchors import anchors
         from fsfast.certification import Task, certify, plan_of
 
         items, single = to_grid(images, self.manifest.grid)
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
-        self._check_certify(items, anchor, n0, served)
-        n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
-        serving, origins = self._serving_seeds(items, seeds)
+        n0 = None if n0 is None else check_samples(n0, "n0")
+        serving = self._seeds.serving(items, seeds)
+        directions = anchors(self._function, items, serving, anchor, n0, served)
         tasks = []
-        for i, item in enumerate(items):
-            unit, about = self._anchor(item, anchor, served, i, n0, serving[i], origins[i])
-            given = None if seeds is None else serving[i]
-            seed, origin = self._certification_seed(item, given, about.sha256, plan)
-            tasks.append(Task(item, unit, about, seed, origin))
+        for item, given, (unit, about) in zip(items, serving, directions, strict=True):
+            fresh = self._seeds.certification(item, self.function_id, about.sha256, plan)
+            tasks.append(Task(item, unit, about, *(fresh if seeds is None else given)))
         with progress_bar(progress, len(items) * plan.n, "certify") as advance:
             certificates = certify(self._function, tasks, plan, advance)
         return certificates[0] if single else certificates
-
-    def _anchor(
-        self,
-        item: GridImage,
-        kind: AnchorKind,
-        served: SmoothedFeatures | None,
-        index: int,
-        n0: int,
-        seed: int,
-        origin: SeedOrigin,
-    ) -> tuple[np.ndarray, Anchor]:
-        from fsfast.certification import clean_anchor, handed_out_anchor, served_anchor
-
-        if kind == "clean":
-            return clean_anchor(self._function, item)
-        if served is not None:
-            return handed_out_anchor(self._function, served, index)
-        return served_anchor(self._function, item, n0, seed, origin)
 
     def verify(self, certificate: Certificate, image: Any) -> Verification:
         """Replay a certificate's noise and scores on this encoder and compare.
@@ -377,53 +358,6 @@ class SmoothedEncoder:
                 f"{certificate.engine_digest[:16]}…, this one has {self.engine_digest[:16]}…; open that engine"
             )
         return items[0]
-
-    def _serving_seeds(
-        self, items: list[GridImage], seeds: Sequence[int] | np.ndarray | None
-    ) -> tuple[list[int], list[SeedOrigin]]:
-        if seeds is not None:
-            given = check_seeds(seeds, len(items))
-            return given, ["replay"] * len(items)
-        if self._secret is not None:
-            return [
-                seed_from_secret(self._secret, "encode", self.engine_digest, self.sigma, item.pixels)
-                for item in items
-            ], ["secret"] * len(items)
-        return [seed_from_system() for _ in items], ["os"] * len(items)
-
-    def _certification_seed(
-        self, item: GridImage, given: int | None, *context: object
-    ) -> tuple[int, SeedOrigin]:
-        """Return the seed of the certification noise; under a secret it depends on all that is certified."""
-        if given is not None:
-            return given, "replay"
-        if self._secret is None:
-            return seed_from_system(), "os"
-        digest, context = self.engine_digest, (self.function_id, *context)
-        return seed_from_secret(self._secret, "certify", digest, self.sigma, item.pixels, *context), "secret"
-
-    def _check_certify(
-        self,
-        items: list[GridImage],
-        anchor: str,
-        n0: int | None,
-        served: SmoothedFeatures | None,
-    ) -> None:
-        if anchor not in get_args(AnchorKind):
-            raise ValueError(f"wanted anchor to be one of {', '.join(get_args(AnchorKind))}; got {anchor!r}")
-        if served is None:
-            return
-        if not isinstance(served, SmoothedFeatures):
-            raise TypeError(f"wanted `served` as `encode` returned it, got {type(served).__name__}")
-        if anchor != "served" or n0 not in (None, served.n0):
-            raise ValueError("`served` gives the anchor and its n0; leave out anchor and n0")
-        if served.function_id != self.function_id:
-            raise CertificateError(
-                "`served` was made by another engine or execution profile; certify it with the encoder that "
-                "served it"
-            )
-        if served.grid_sha256 != tuple(item.grid_sha256 for item in items):
-            raise CertificateError("`served` belongs to other images (or another order) than those given")
 
     def _shaped(self, parts: Sequence[np.ndarray | None]) -> np.ndarray:
         """Join groups of images; drop the token axis of pooled features."""

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from fsfast.anchors import clean_anchor, served_anchor
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
-from fsfast.certification import Drawn, Plan, Task, certify, clean_anchor, draw, served_anchor
+from fsfast.certification import Drawn, Plan, Task, certify, draw
 from fsfast.function import Advance, Function
 from fsfast.images import GridImage
 from fsfast.record import Certificate, Verification

@@ -6,10 +6,11 @@ import csv
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import harness, kernels, readme, serving
+from benchmarks import engines, harness, kernels, readme, serving
 from benchmarks.__main__ import main
 
 
@@ -65,3 +66,25 @@ def test_benchmarks_are_collected_only_on_demand():
     assert "tests/" not in with_option
     without = subprocess.run([*command, "benchmarks"], capture_output=True, text=True, check=False).stdout
     assert "test_latency" not in without
+
+
+def test_engines_keep_the_rows_of_others(tmp_path):
+    """One engine measured again replaces its own row; numbers of the others stay as they were written."""
+    path = tmp_path / "recipes.csv"
+    row = engines.Row("clip-b16", 224, "1×512", 345.4, 20.0, 18.0, 1700.0, 4e-6, 1.0)
+    engines.write([row, replace(row, engine="llava-1.5", grid=336)], path)
+    engines.write([replace(row, build_s=30.0)], path)
+    rows = {row["engine"]: row for row in engines.read(path)}
+    assert (rows["clip-b16"]["build_s"], rows["llava-1.5"]["build_s"]) == ("30", "20")
+    assert "| `llava-1.5` | 336² | 1×512 | 345 MB | 20 s | 18 s | 1.7 GB | 4e-06 | 0e+00 |" in engines.render(
+        path
+    )
+
+
+def test_engines_are_named_by_their_networks(tmp_path):
+    line = engines.command("clip-b16+unet-light+mapper", tmp_path)
+    assert line[3:5] == ["clip-b16", "--random-weights"]
+    assert line[line.index("--purifier") + 1] == "unet-light"
+    with pytest.raises(ValueError, match="magic"):
+        engines.command("clip-b16+magic", tmp_path)
+    assert engines.main(["--recipes", "clip-b16+magic"]) == 2

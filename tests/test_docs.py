@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import engines, readme
 from benchmarks.__main__ import REGISTRY
 from fsfast.cli import _parser
 
@@ -20,6 +20,14 @@ def test_the_readmes_numbers_come_from_the_results_files():
     folder = re.search(r"<!-- results: (\S+) -->", text)[1]
     assert {p.stem for p in (readme.RESULTS / folder).glob("*.csv")} == set(REGISTRY)
     assert readme.updated(text) == text
+
+
+def test_the_engines_numbers_come_from_the_results_file():
+    text = engines.DOCS.read_text(encoding="utf-8")
+    assert engines.updated(text) == text
+    assert {row["engine"] for row in engines.read(engines.CSV)} <= set(engines.NAMES)
+    assert "<!-- engines -->" in text
+    assert "`clip-b16`" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

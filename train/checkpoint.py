@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -60,10 +61,12 @@ def load_checkpoint(path: Path, run: str) -> dict[str, Any] | None:
     return state
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], run: str) -> None:
-    """Write finished weights as safetensors, with the run's digest in the header."""
+def save_weights(path: Path, weights: dict[str, Tensor], run: str, sigma: float) -> None:
+    """Write finished weights as safetensors, with the run's digest and σ in the header, as JSON under "training"."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"run": run}))
+    # One entry: safetensors writes several in any order.
+    header = {"training": json.dumps({"run": run, "sigma": sigma})}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

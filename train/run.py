@@ -74,7 +74,7 @@ def train(config: StudyConfig, place: Place, device: torch.device) -> dict[str, 
     data = StudyData("train", config.seed, size, device)
 
     def save(name: str, weights: dict[str, Tensor], stage: Stage) -> None:
-        save_weights(place.folder / f"{name}.safetensors", weights, stage.digest)
+        save_weights(place.folder / f"{name}.safetensors", weights, stage.digest, config.sigma)
 
     first = EncoderStage(config, data)
     classifier = _trained(first, place)

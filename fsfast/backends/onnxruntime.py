@@ -82,7 +82,7 @@ def _check_tensors(
             raise EngineError(f"{engine.path}: {variant.file}: wanted {wanted}, got {got}")
 
 
-def open_session(graph: bytes, weights: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+def open_session(graph: bytes, weights: bytes | np.ndarray, threads: int = 1) -> onnxruntime.InferenceSession:
     """Make a session whose external data comes from memory, never from a path.
 
     More than one thread inside a run is for benchmarks: it may change the order of sums.
@@ -104,7 +104,7 @@ def open_session(graph: bytes, weights: bytes, threads: int = 1) -> onnxruntime.
         raise RuntimeError(f"ONNX Runtime {version()} cannot open the graph: {error}") from error
 
 
-def _tensor(tensor: ExternalTensor, weights: bytes) -> np.ndarray:
+def _tensor(tensor: ExternalTensor, weights: bytes | np.ndarray) -> np.ndarray:
     values = np.frombuffer(weights, tensor.dtype, prod(tensor.shape), tensor.offset)
     return values.reshape(tensor.shape)
 

@@ -42,6 +42,7 @@ def examine() -> dict[str, tuple[bool, str]]:
         "demo engine": _engine(),
         "torch": _package("torch", "only needed to export engines: pip install 'fsfast[export]'"),
     }
+    findings["tensorrt"] = _tensorrt()
     return findings | {part: (False, why) for part, why in _LATER.items()}
 
 
@@ -63,6 +64,14 @@ def _onnxruntime() -> tuple[bool, str]:
     if problems := backend.problems():
         return False, "; ".join(problems)
     return True, str(backend.version())
+
+
+def _tensorrt() -> tuple[bool, str]:
+    """Never usable for serving: no plan has run on a GPU yet."""
+    from fsfast.backends import tensorrt
+
+    found = tensorrt.problems() or [f"{tensorrt.version()} and a GPU are there"]
+    return False, "; ".join(["experimental, builds plans only (docs/tensorrt.md)", *found])
 
 
 def _engine() -> tuple[bool, str]:

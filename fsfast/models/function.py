@@ -38,8 +38,8 @@ class TorchFunction(nn.Module):
         self.sigma = manifest.sigma
         self.denoise = manifest.denoise if "purifier" in self.networks else None
         resize = resize_tables((manifest.grid.height, manifest.grid.width), manifest.encoder_size)
-        self.register_buffer("rows", _matrix(resize.rows))
-        self.register_buffer("columns", _matrix(resize.columns))
+        self.register_buffer("rows", axis_matrix(resize.rows))
+        self.register_buffer("columns", axis_matrix(resize.columns))
         for name in ("mean", "std"):
             values = torch.tensor(getattr(manifest, name), dtype=torch.float32)
             self.register_buffer(name, values.reshape(1, 3, 1, 1))
@@ -68,8 +68,8 @@ class TorchFunction(nn.Module):
         return F.normalize(tokens, dim=-1, eps=1e-30) / tokens.shape[1] ** 0.5
 
 
-def _matrix(axis: AxisTable) -> Tensor:
-    """Return one axis of the resize as a matrix, [out, in]."""
+def axis_matrix(axis: AxisTable) -> Tensor:
+    """Return one axis of a resize as a matrix, [out, in] float32."""
     matrix = np.zeros((len(axis.start), axis.size), np.float32)
     for row, (start, weights) in enumerate(zip(axis.start, axis.weights, strict=True)):
         taps = weights[: axis.size - start]

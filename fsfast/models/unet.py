@@ -7,6 +7,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fsfast.models.unet_layers import (
     AttentionBlock,
@@ -110,6 +111,8 @@ class _Trunk(nn.Module):
         super().__init__()
         self.config = config
         self._time_dim = time_dim
+        # For training: recompute the activations of every stage in the backward pass instead of keeping them.
+        self.checkpointing = False
         squares = config.unshuffle**2
         channels = config.base * config.multipliers[0]
         stem = nn.Conv2d(IMAGE_CHANNELS * squares, channels, 3, padding=1)
@@ -172,13 +175,18 @@ class _Trunk(nn.Module):
         h = x_t if self.config.unshuffle == 1 else F.pixel_unshuffle(x_t, self.config.unshuffle)
         skips: list[Tensor] = []
         for stage in self.input_blocks:
-            h = stage(h, embedding)
+            h = self._through(stage, h, embedding)
             skips.append(h)
-        h = self.middle_block(h, embedding)
+        h = self._through(self.middle_block, h, embedding)
         for stage in self.output_blocks:
-            h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = self._through(stage, torch.cat([h, skips.pop()], dim=1), embedding)
         h = self.out(h)
         return h if self.config.unshuffle == 1 else F.pixel_shuffle(h, self.config.unshuffle)
+
+    def _through(self, stage: nn.Module, h: Tensor, embedding: Tensor | None) -> Tensor:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return cast(Tensor, stage(h, embedding))
+        return cast(Tensor, checkpoint(stage, h, embedding, use_reentrant=False))
 
 
 class UNet(_Trunk):

@@ -98,7 +98,7 @@ def test_the_class_conditional_network_is_refused_with_the_remedy(tmp_path):
 
 def test_our_small_network_is_recognised(randomised, tmp_path):
     unet = randomised(UNet(UNET_TINY))
-    save_weights(tmp_path / "purifier.safetensors", unet.state_dict(), "digest of the run")
+    save_weights(tmp_path / "purifier.safetensors", unet.state_dict(), "digest of the run", 0.25)
     loaded = load_purifier(tmp_path / "purifier.safetensors")
     assert loaded.module.config == UNET_TINY
     assert_holds(loaded, unet.state_dict())
@@ -147,7 +147,7 @@ def test_a_folded_network_is_refused(randomised, tmp_path):
 def test_a_mapper_is_read_with_its_sizes(dim, blocks, prefix, randomised, tmp_path):
     mapper = randomised(SmoothnessMapper(dim, blocks))
     weights = {prefix + name: tensor for name, tensor in mapper.state_dict().items()}
-    save_weights(tmp_path / "mapper.safetensors", weights, "digest of the run")
+    save_weights(tmp_path / "mapper.safetensors", weights, "digest of the run", 0.25)
     loaded = load_mapper(tmp_path / "mapper.safetensors")
     assert (loaded.module.dim, len(loaded.module.blocks), loaded.layout) == (dim, blocks, "fsfast")
     assert_holds(loaded, mapper.state_dict())

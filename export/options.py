@@ -1,0 +1,218 @@
+"""What the command line changes in a recipe: files of weights, σ, the output; and what is still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from export.recipe import BY_SHAPE, STAGES, Recipe
+from fsfast.images import Grid
+
+# Both were, or are to be, trained on images of this size.
+PURIFIED_SIDE = 256
+# Where users get a purifier, by preset; the first is the one of the paper's main results.
+PURIFIERS_FROM = {
+    "adm256": (
+        "256x256_diffusion_uncond.pt, from the project guided-diffusion of OpenAI (github: openai/guided-diffusion), "
+        "or fine-tuned by yourself",
+    ),
+    "unet-light": ("weights of your own training, in guided-diffusion's names; none are published",),
+    "unet-tiny": ("purifier.safetensors of a run of `python -m train demo`",),
+}
+MAPPER_FROM = (
+    "mapper.safetensors of a training run, for this encoder and this sigma; the paper's are not published",
+)
+OUTPUTS = {
+    "penultimate": ("penultimate", False),
+    "tokens": ("tokens", False),
+    "tokens+ln_post": ("tokens", True),
+    "pooled": ("pooled", True),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line's changes; None leaves a recipe as it is.
+
+    Attributes:
+        encoder: weights file or directory.
+        purifier: a file, "PRESET=FILE", "PRESET" (without weights), or "none".
+        mapper: a file, a number of blocks (without weights), or "none".
+        output: one of OUTPUTS.
+        sigma, n0: see Recipe.
+        licences: "TEXT" for all stages or "STAGE=TEXT".
+        random_weights: draw all weights.
+    """
+
+    encoder: str | None = None
+    purifier: str | None = None
+    mapper: str | None = None
+    output: str | None = None
+    sigma: float | None = None
+    n0: int | None = None
+    licences: Sequence[str] = ()
+    random_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """Weights that a recipe wants.
+
+    Attributes:
+        stage: whose.
+        path: where they are said to be, or None.
+        option: what to write on the command line.
+        places: where users get them.
+    """
+
+    stage: str
+    path: Path | None
+    option: str
+    places: tuple[str, ...]
+
+    @property
+    def missing(self) -> bool:
+        """Whether nothing is there."""
+        return self.path is None or not self.path.exists()
+
+
+def customise(recipe: Recipe, options: Options) -> Recipe:
+    """Return the recipe with the command line's changes.
+
+    Raises:
+        ValueError: the options contradict the recipe or each other.
+    """
+    _check_use(recipe, options)
+    files: dict[str, Path] = {}
+    if options.encoder is not None:
+        files["encoder"] = Path(options.encoder)
+    if options.purifier is not None:
+        preset, file = _purifier(options.purifier)
+        recipe = replace(recipe, purifier=preset, grid=_grid(recipe, preset))
+        files |= {"purifier": file} if file else {}
+    if options.mapper is not None:
+        blocks, file = _mapper(options.mapper)
+        recipe = replace(recipe, mapper_blocks=blocks)
+        files |= {"mapper": file} if file else {}
+    recipe = replace(recipe, name=_name(recipe, options))
+    if options.output is not None:
+        output, ln_post = OUTPUTS[options.output]
+        recipe = replace(recipe, output=output, ln_post=ln_post)
+    if options.random_weights:
+        if files:
+            raise ValueError(
+                f"wanted either --random-weights or files, got both ({next(iter(files.values()))}); with "
+                "--random-weights name networks: --purifier adm256, --mapper 3"
+            )
+        recipe = replace(recipe, run=None, encoder_from=())
+    sigma = recipe.sigma if options.sigma is None else options.sigma
+    n0 = recipe.n0 if options.n0 is None else options.n0
+    if not 0 < sigma <= 4 or not 1 <= n0 <= 4096:
+        raise ValueError(f"wanted sigma in (0, 4] and n0 in 1…4096, got sigma = {sigma:g}, n0 = {n0}")
+    return replace(recipe, sigma=sigma, n0=n0, files=files, licences=_licences(options.licences))
+
+
+def needs(recipe: Recipe) -> list[Need]:
+    """Return what weights a recipe wants from files, in the order of its stages; none where they are drawn."""
+    if not recipe.encoder_from:
+        return []
+    preset = recipe.purifier if recipe.purifier in PURIFIERS_FROM else "adm256"
+    known = {
+        "purifier": (f"--purifier {preset}=FILE", PURIFIERS_FROM[preset]),
+        "encoder": ("--encoder FILE_OR_DIR", recipe.encoder_from),
+        "mapper": ("--mapper FILE", MAPPER_FROM),
+    }
+    return [Need(stage, recipe.files.get(stage), *known[stage]) for stage in recipe.stages]
+
+
+def describe(recipe: Recipe) -> str:
+    """Return what would be built and what is missing, for `--dry-run`."""
+    grid = f"{recipe.grid.height}×{recipe.grid.width} ({recipe.grid.fit})"
+    output = f"{recipe.output}{' after ln_post' if recipe.ln_post and recipe.output == 'tokens' else ''}"
+    weights = (
+        "random weights"
+        if recipe.random
+        else f"weights of {recipe.run}"
+        if recipe.run
+        else "weights from files"
+    )
+    lines = [
+        f"{recipe.name}: sigma {recipe.sigma:g}, n0 {recipe.n0}, grid {grid}; {weights}",
+        f"  purifier  {recipe.purifier or 'none'}",
+        f"  encoder   {recipe.encoder}, {output}",
+        f"  mapper    {_blocks(recipe)}",
+    ]
+    for need in needs(recipe):
+        if not need.missing:
+            lines.append(f"found    {need.stage}: {need.path}")
+            continue
+        lines.append(f"missing  {need.stage}: {need.path or 'give it with ' + need.option}")
+        lines += [f"           {place}" for place in need.places]
+    return "\n".join(lines)
+
+
+def _blocks(recipe: Recipe) -> str:
+    if recipe.mapper_blocks is None:
+        return "none"
+    return BY_SHAPE if "mapper" in recipe.files else f"{recipe.mapper_blocks} blocks"
+
+
+def _check_use(recipe: Recipe, options: Options) -> None:
+    """Refuse other networks for a recipe whose weights come from elsewhere."""
+    given = [name for name in (*STAGES, "output") if getattr(options, name) is not None]
+    if not given or recipe.encoder_from:
+        return
+    own = f"the run {recipe.run}" if recipe.run else "a seed"
+    raise ValueError(
+        f"recipe {recipe.name} takes all weights from {own}, got --{given[0]}; choose a recipe for files, such as "
+        "clip-l14, or write one (docs/engines.md)"
+    )
+
+
+def _purifier(text: str) -> tuple[str | None, Path | None]:
+    if text == "none":
+        return None, None
+    if text in PURIFIERS_FROM:
+        return text, None
+    preset, equals, file = text.partition("=")
+    if equals and preset in PURIFIERS_FROM:
+        return preset, Path(file)
+    return BY_SHAPE, Path(text)
+
+
+def _mapper(text: str) -> tuple[int | None, Path | None]:
+    if text == "none":
+        return None, None
+    if text.isdecimal():
+        return int(text), None
+    # Blocks are read off the weights.
+    return 0, Path(text)
+
+
+def _name(recipe: Recipe, options: Options) -> str:
+    """The recipe's name with the networks that were added to it."""
+    added = []
+    if options.purifier is not None and recipe.purifier is not None:
+        added.append("purifier" if recipe.purifier == BY_SHAPE else recipe.purifier)
+    if options.mapper is not None and recipe.mapper_blocks is not None:
+        added.append("mapper")
+    return "+".join([recipe.name, *added])
+
+
+def _grid(recipe: Recipe, preset: str | None) -> Grid:
+    # A recipe that has a purifier already knows its grid.
+    if preset is None or recipe.purifier is not None:
+        return recipe.grid
+    return replace(recipe.grid, height=PURIFIED_SIDE, width=PURIFIED_SIDE)
+
+
+def _licences(texts: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        stage, equals, licence = text.partition("=")
+        named = bool(equals) and stage in STAGES
+        if not (licence if named else text).strip():
+            raise ValueError(f"wanted --licence TEXT or STAGE=TEXT, got {text!r}")
+        found |= {stage: licence} if named else dict.fromkeys(STAGES, text)
+    return found

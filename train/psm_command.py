@@ -1,0 +1,108 @@
+"""`python -m train psm`: purifier and mapper for a published encoder, on a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from export.options import OUTPUTS, PURIFIERS_FROM, Options, customise
+from export.recipe import load_recipe
+from fsfast.errors import FsfastError
+from train.loop import Place
+from train.place import choose_device, prepare
+from train.psm import PsmConfig, train_psm
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 wrong use."""
+    options = _parser().parse_args(arguments)
+    try:
+        recipe = load_recipe(options.recipe)
+        recipe = customise(
+            recipe, Options(options.encoder, options.purifier, None, options.output, options.sigma)
+        )
+        if not options.data.is_dir():
+            raise ValueError(f"wanted a folder of images, found none at {options.data}")
+        prepare(options.out, options.resume)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        device = choose_device(options.device)
+        train_psm(_config(options), recipe, options.data, Place(options.out), device)
+    except (FsfastError, ValueError, OSError, FloatingPointError) as error:
+        print(f"python -m train psm: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: weights for python -m export {options.recipe}, sigma {recipe.sigma:g}")
+    return 0
+
+
+def _config(options: argparse.Namespace) -> PsmConfig:
+    config = PsmConfig(seed=options.seed, bf16=options.bf16, checkpointing=options.checkpointing)
+    if (
+        min(
+            options.purifier_steps,
+            options.mapper_steps,
+            options.purifier_batch,
+            options.mapper_batch,
+            options.noises,
+        )
+        < 1
+    ):
+        raise ValueError("wanted steps, batches and noises of at least 1; --purifier none leaves stage 1 out")
+    return replace(
+        config,
+        purifier=replace(config.purifier, steps=options.purifier_steps, batch=options.purifier_batch),
+        mapper=replace(config.mapper, steps=options.mapper_steps, batch=options.mapper_batch),
+        noises=options.noises,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = PsmConfig()
+    parser = argparse.ArgumentParser("python -m train psm", description=__doc__)
+    parser.add_argument("--recipe", required=True, help="of python -m export, such as clip-l14 or llava-1.5")
+    parser.add_argument(
+        "--encoder", required=True, metavar="FILE_OR_DIR", help="the frozen image tower's weights"
+    )
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="DIR", help="images, in subfolders or not"
+    )
+    parser.add_argument(
+        "--purifier",
+        metavar="PRESET[=FILE]",
+        help=f"{', '.join(PURIFIERS_FROM)}: from new weights, or from a file; none (default) trains the mapper alone",
+    )
+    parser.add_argument("--output", choices=list(OUTPUTS), help="of the encoder (default: the recipe's)")
+    parser.add_argument(
+        "--sigma", type=float, help="noise level in [0,1] pixel units (default: the recipe's)"
+    )
+    for stage in ("purifier", "mapper"):
+        schedule = getattr(default, stage)
+        parser.add_argument(
+            f"--{stage}-steps", type=int, default=schedule.steps, help=f"default {schedule.steps}"
+        )
+        parser.add_argument(
+            f"--{stage}-batch", type=int, default=schedule.batch, help=f"default {schedule.batch}"
+        )
+    parser.add_argument(
+        "--noises", type=int, default=default.noises, help="per image, for the mapper (default 8)"
+    )
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16; weights stay float32")
+    parser.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="recompute the U-Net's activations: less memory, more time",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of order, new weights and noise (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: all cores)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/psm"), help="folder of the run (default: runs/psm)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out where it was stopped"
+    )
+    return parser
