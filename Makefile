@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast lint bench engine clean
+.PHONY: demo test test-fast lint bench certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -32,6 +32,11 @@ lint: .venv-dev/installed
 # Writes benchmarks/results/<machine>/*.csv.
 bench: .venv-dev/installed
 	.venv-dev/bin/python -m benchmarks
+
+# All studies of the certificates (half an hour on two cores): benchmarks/results/certificates/, docs/certificates.png.
+certificates: .venv-dev/installed
+	.venv-dev/bin/python -m benchmarks.certificates
+	.venv-dev/bin/python -m benchmarks.readme
 
 # Trains the built-in engine (under 90 minutes on two cores) and builds it from the run.
 engine: .venv-dev/installed

@@ -1,4 +1,4 @@
-"""Run benchmarks and write their results: `python -m benchmarks [kernels] [serving] [vit]`."""
+"""Run benchmarks and write their results: `python -m benchmarks [kernels] [bounds] [serving] [vit]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 try:
-    from benchmarks import kernels, serving, vit
+    from benchmarks import bounds, kernels, serving, vit
     from benchmarks.harness import Row, show, write_csv
 except ImportError as error:
     sys.exit(
@@ -19,6 +19,7 @@ except ImportError as error:
 # One results file each.
 REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "kernels": (kernels.noise, kernels.resize, kernels.reduction),
+    "bounds": (bounds.curves, bounds.means),
     "serving": (serving.latency, serving.steps, serving.certification, serving.cold_start),
     "vit": (vit.threads, vit.latency, vit.steps),
 }

@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parent / "results" / "certificates"
 # In units of σ.
 DISTANCES = (0.5, 1.0, 1.5, 2.0)
 TARGET = 0.5
+CURVE = np.linspace(0.0, 3.0, 49)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,22 @@ def rows(certificates: Sequence[Certificate]) -> Iterator[dict[str, str]]:
         yield row
 
 
+def curves(certificates: Sequence[Certificate]) -> Iterator[dict[str, str]]:
+    """Yield the mean bound of every method at every radius of CURVE; `certificates` have one n."""
+    for method in METHODS:
+        bounds = [
+            cosine_curve(CURVE, mean=known.mean, caps=known.caps, perp=known.perp, method=method.bound)
+            for known in map(method.known, certificates)
+        ]
+        for d, mean in zip(CURVE, np.nan_to_num(bounds).clip(0.0).mean(axis=0), strict=True):
+            yield {
+                "n": str(certificates[0].n),
+                "method": method.name,
+                "d": f"{d:g}",
+                "bound": f"{mean:.4f}",
+            }
+
+
 def fixed_samples(score: float, alpha: float) -> float:
     """Return how many samples Hoeffding's bound and fcsb need for cosine ≥ .5 at d = 1, given the mean score."""
     needed = float(ndtr(1.0 + ndtri((1.0 + TARGET) / 2.0)))
@@ -141,22 +158,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=1000, help="samples (default 1000)")
     parser.add_argument("--more-images", type=int, default=20, help="test images at --more-n (default 20)")
     parser.add_argument("--more-n", type=int, default=10_000, help="samples (default 10000)")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the results files")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results files")
     args = parser.parse_args(argv)
     pixels = list(study_set(0).images.permute(0, 2, 3, 1).byte().numpy())
     table: list[dict[str, str]] = []
+    lines: list[dict[str, str]] = []
     with fsfast.SmoothedEncoder("demo") as encoder:
         for count, n in ((args.images, args.n), (args.more_images, args.more_n)):
-            table += rows(certify_all(encoder, pixels[:count], n=n, alpha=1e-3))
+            certificates = certify_all(encoder, pixels[:count], n=n, alpha=1e-3)
+            table += rows(certificates)
+            lines += curves(certificates)
         stopped = certify_all(
             encoder, pixels[: args.images], epsilon=encoder.sigma, cosine=TARGET, alpha=1e-3
         )
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_whole(args.output / "methods.csv", to_csv(table))
-    write_whole(args.output / "stopping.csv", to_csv([decisions(stopped)]))
-    for line in (args.output / "methods.csv").read_text().splitlines():
-        print(line)
-    print((args.output / "stopping.csv").read_text())
+    args.out.mkdir(parents=True, exist_ok=True)
+    tables = {"methods": table, "curves": lines, "stopping": [decisions(stopped)]}
+    for name, content in tables.items():
+        write_whole(args.out / f"{name}.csv", to_csv(content))
+    for name in ("methods", "stopping"):
+        print((args.out / f"{name}.csv").read_text(encoding="utf-8"))
     return 0
 
 

@@ -183,14 +183,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--broken", action="store_true", help="plant an error in the bound, which must be caught"
     )
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="results file")
+    parser.add_argument("--out", type=Path, default=OUTPUT, help="results file")
     args = parser.parse_args(argv)
     setting = Setting(steps=args.steps)
     attacks = run(range(args.images), SHARES, setting, args.n, broken if args.broken else certified)
     results = list(tqdm(attacks, total=args.images * len(SHARES), desc="attack"))
     if not args.broken:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(args.output, to_csv(results).encode())
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(args.out, to_csv(results).encode())
     worst = min(results, key=lambda r: r.after - r.bound)
     violations = sum(r.violated for r in results)
     print(

@@ -152,7 +152,10 @@ def _states_no_more(record: dict[str, Any], again: dict[str, Any]) -> bool:
     ]:
         return False
     cosines = zip(record["bounds"], again["bounds"], strict=True)
-    return all((s["cosine"] or 0.0) <= (f["cosine"] or 0.0) + _SEARCH for s, f in cosines)
+    return all(
+        s["cosine"] is None or (f["cosine"] is not None and s["cosine"] <= f["cosine"] + _SEARCH)
+        for s, f in cosines
+    )
 
 
 def _from_record(record: dict[str, Any]) -> Certificate:
@@ -166,6 +169,8 @@ def _from_record(record: dict[str, Any]) -> Certificate:
     numbers += [1 if stopping is None else stopping["n_max"]]
     if not all(type(number) is int for number in numbers):
         raise ValueError("counts must be written as integers")
+    if stopping is not None and certification["method"] == "hoeffding":
+        raise ValueError("the method hoeffding needs a fixed n")
     if (stopping is None) != (record["perp_norm"] is not None):
         raise ValueError("perp_norm belongs to certificates with a fixed n, and to them alone")
     n = certification["n"]

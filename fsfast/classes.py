@@ -33,7 +33,8 @@ class ClassHead:
 
         Returns:
             [B, K] float64 in [−1, 1]; with the unit feature f of a sample and the unit vector w_k that repeats
-            class k over the tokens it is ⟨f, w_k⟩, so what bounds the angle of features bounds it too.
+            class k over the tokens it is ⟨f, w_k⟩. A smoothed feature of L > 1 tokens loses their lengths here; a
+            certificate's `predict` speaks of the class by ⟨f̂, w_k⟩, which keeps them.
 
         Raises:
             ValueError: features of another dimension.

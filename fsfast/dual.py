@@ -175,7 +175,10 @@ def verified_value(rule: Quadrature, kappa: np.ndarray, multipliers: Multipliers
     """
     # All in units where ‖(sin θ, cos θ)‖ = 1: ψ ≥ −1 − r·total, and errors are relative to 1 + total.
     length = np.hypot(1.0, kappa)
-    zero, caps, mu = multipliers.zero / length, multipliers.caps / length[:, None], multipliers.mu / length
+    # Below 0 a multiplier would turn its inequality round.
+    zero = np.maximum(multipliers.zero, 0.0) / length
+    caps = np.maximum(multipliers.caps, 0.0) / length[:, None]
+    mu = np.maximum(multipliers.mu, 0.0) / length
     with np.errstate(invalid="ignore"):
         psi = _psi(rule.r, 1.0 / length, kappa / length, zero, caps, mu, about.tau)
         value = zero * about.c + caps @ about.p - mu * about.rho + (rule.weights * psi).sum(axis=1)

@@ -25,7 +25,8 @@ class Prediction:
         index: of the class with the largest score.
         name: its name, or its number as text.
         radius: ℓ2 radius ([0,1] units) within which every image's smoothed feature has this class, with the
-            certificate's confidence; 0.0 if there is none.
+            certificate's confidence; 0.0 if there is none. The class of f̂ is the k with the largest ⟨f̂(x'), w_k⟩ over
+            all tokens; with L > 1 tokens this is not `ClassHead.scores`, which normalises every token.
         scores: [K], the anchor's cosines with the classes.
     """
 

@@ -202,6 +202,8 @@ class Certificate:
     def tokens_below(self, epsilon: float, cosine: float) -> float:
         """Return an upper bound of the share of tokens whose cosine to the anchor's is below `cosine` at radius ε.
 
+        Tokens whose anchor is zero have no cosine and are not counted.
+
         Args:
             epsilon: ℓ2 radius in [0,1] units.
             cosine: in [0, 1).

@@ -53,16 +53,21 @@ def certify_anew(
 def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
     """Return what fresh samples refute, each with probability of error ≤ the certificate's alpha.
 
-    Two honest certificates differ by chance. A stated constant is refuted where even the confidence bound of the
-    fresh samples on the other side does not reach it.
+    Two honest certificates differ by chance. A stated mean or share is refuted where even the confidence bound of the
+    fresh samples on the other side does not reach it. The length across and single tokens are not tested.
     """
     details = []
     most = 1.0 - float(mean_lower_bound(1.0 - fresh.scores, stated.alpha, "mixture"))
     if most < stated.constants.mean:
         details.append(f"mean score ≥ {stated.constants.mean:.4f} stated, fresh samples say ≤ {most:.4f}")
     for tau, share in stated.constants.caps:
-        misses = int(np.count_nonzero(fresh.scores < (1.0 + tau) / 2.0))
-        most = 1.0 - float(proportion_lower_bound(misses, fresh.n, stated.alpha))
+        missed = fresh.scores < (1.0 + tau) / 2.0
+        if fresh.stopping is None:
+            lower = proportion_lower_bound(int(missed.sum()), fresh.n, stated.alpha)
+        else:
+            # Where sampling could stop, only a bound that holds at all n at once is one.
+            lower = mean_lower_bound(missed.astype(np.float64), stated.alpha, "mixture")
+        most = 1.0 - float(lower)
         if most < share:
             details.append(
                 f"share of inner products ≥ {tau:.4f}: at least {share:.4f} stated, fresh samples say ≤ {most:.4f}"

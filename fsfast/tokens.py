@@ -10,8 +10,8 @@ def token_share_below(b: float | None, b_ip: float | None, t: float) -> float:
 
     min{(1 − b²)/(1 − t²), (1 − b_ip)/(1 − t)}, and never above 1. First: with y_j the norms of the tokens of
     f̂(x')/‖f̂(x')‖, b ≤ Σ y_j cos_j/√L ≤ √(1 − s + st²) for a share s below t (Cauchy–Schwarz). Second: ‖f̂_j‖ ≤ 1/√L,
-    so b_ip ≤ Σ⟨f̂_j, u_j⟩ ≤ 1 − s + st. A zero token counts as below t. Rounded up; a share of L tokens is a multiple
-    of 1/L, so callers may round L·s down.
+    so b_ip ≤ Σ⟨f̂_j, u_j⟩ ≤ 1 − s + st. A zero token of f̂(x') counts as below t; a token whose anchor is zero has
+    no cosine and is not counted. Rounded up; a share of L tokens is a multiple of 1/L, so callers may round L·s down.
 
     Args:
         b: certified lower bound of the cosine of the concatenated tokens, or None.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fsfast
-from fsfast.bounds import mean_lower_bound
+from fsfast.bounds import mean_lower_bound, proportion_lower_bound
 from fsfast.certificate import cosine_lower_bound
 from fsfast.certification import decide, length_across, looks, plan_of
 from fsfast.errors import CertificateError
@@ -229,6 +229,23 @@ def test_fresh_noise_confirms_an_honest_certificate(demo, digits, early):
         assert demo.verify(fresh, digits[0])
     with pytest.raises(CertificateError, match="not the certified one"):
         demo.certify_anew(certificate, digits[1])
+
+
+def test_a_share_is_refuted_only_by_a_bound_that_survives_stopping(demo, digits, early):
+    """Sampling that gives up early ends exactly where luck was bad; a bound for a fixed n would refute too often."""
+    tau = early[0].constants.caps[0][0]
+    missed = np.arange(100) < 23
+    scores = np.where(missed, 0.0, (1.0 + tau) / 2.0)
+    unlucky = dataclasses.replace(early[0], scores=scores)
+    stated = dataclasses.replace(early[0], scores=np.full(100, (1.0 + tau) / 2.0))
+    share = stated.constants.caps[0][1]
+    clopper_pearson = 1.0 - float(proportion_lower_bound(23, 100, stated.alpha))
+    anytime = 1.0 - float(mean_lower_bound(missed.astype(float), stated.alpha))
+    assert clopper_pearson < share < anytime
+    found = contradictions(stated, unlucky)
+    assert not any("share" in detail for detail in found)
+    fixed = dataclasses.replace(unlucky, stopping=None)
+    assert any("share" in detail for detail in contradictions(stated, fixed))
 
 
 def test_fresh_noise_refutes_what_was_made_up(demo, digits):

@@ -149,6 +149,15 @@ def test_wrong_multipliers_certify_nothing_wrong():
         assert not value[0] > 0.0
 
 
+def test_a_negative_multiplier_is_none():
+    """Below 0 it would claim the opposite of what is known."""
+    about, kappa = known(0.97, [(0.9, 0.99)], 0.1), np.ones(1)
+    wrong = Multipliers(np.array([-0.3]), np.array([[-2.0]]), np.array([-5.0]))
+    none = Multipliers(np.zeros(1), np.zeros((1, 1)), np.zeros(1))
+    rule = rule_for(1.0)
+    assert verified_value(rule, kappa, wrong, about) == verified_value(rule, kappa, none, about)
+
+
 def test_what_says_nothing_is_left_out():
     about = known(0.9, [(0.5, 0.7), (0.3, 0.6), (0.6, 0.0), (0.8, 0.7), (1.0, 0.1)], perp=0.95)
     # The threshold .8 has the share of .5 and .3; a share 0 is none; √(1 − .8²) = .6 < ρ.

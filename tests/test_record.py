@@ -225,12 +225,40 @@ def test_replay_with_another_engine(certificate, photograph, pooled_path):
         lambda r: r.update(sigma=0.5),
         lambda r: r["noise"].update(total_variation=0.1),
     ],
-    ids=["mean", "cap", "perp", "no perp", "caps", "budget", "bound", "alpha", "method", "sigma", "eta"],
+    ids=[
+        "mean",
+        "cap",
+        "perp",
+        "no perp",
+        "caps",
+        "budget",
+        "bound",
+        "alpha",
+        "method",
+        "sigma",
+        "eta",
+    ],
 )
 def test_a_file_that_contradicts_itself(record, reread, forge):
     forge(record)
     with pytest.raises(CertificateError, match="altered"):
         reread(record)
+
+
+def test_a_bound_where_there_is_none(demo, photograph, reread):
+    """However small: five samples certify nothing."""
+    record = demo.certify(photograph, 5, seeds=[1]).to_record()
+    assert record["bounds"][0]["cosine"] is None
+    record["bounds"][0]["cosine"] = 0.0009
+    with pytest.raises(CertificateError, match="altered"):
+        reread(record)
+
+
+def _stopped_with_hoeffding(record):
+    """Hoeffding's bound does not hold where sampling could stop."""
+    stopping = {"epsilon": 0.25, "cosine": 0.5, "n_max": 1000, "reason": "reached"}
+    record["certification"].update(method="hoeffding", stopping=stopping)
+    record["perp_norm"] = None
 
 
 @pytest.mark.parametrize(
@@ -251,10 +279,11 @@ def test_a_file_that_contradicts_itself(record, reread, forge):
         (lambda r: r.update(sigma=float("nan")), "not a number"),
         (lambda r: r["certification"].update(alpha=float("nan")), "not a number"),
         (lambda r: r["bounds"].pop(), "altered"),
+        (_stopped_with_hoeffding, "fixed n"),
     ],
     ids=[
         *("schema", "format", "missing", "alpha", "n", "base64", "zlib", "unknown"),
-        *("no-seed", "float-n", "huge-n", "huge-n0", "nan-sigma", "nan-alpha", "bounds"),
+        *("no-seed", "float-n", "huge-n", "huge-n0", "nan-sigma", "nan-alpha", "bounds", "stopped-hoeffding"),
     ],
 )
 def test_malformed_files(record, reread, forge, says):

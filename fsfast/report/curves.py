@@ -59,13 +59,14 @@ def method_curves(certificate: Certificate, *, cosine: float = 0.5, name: str = 
     sigma = certificate.sigma
     with style():
         figure, axes = _radius_axes(sigma, cosine, "The same samples, by every method")
-        for method, (label, line) in _METHODS.items():
+        for method, (label, line) in METHOD_LINES.items():
             _curve(axes, partial(certificate.curve, method=method), sigma, label=label, **line)
         _finish(axes, sigma, cosine)
         return to_svg(figure, name, "Curves of the certified cosine for every method")
 
 
-_METHODS: dict[CosineMethod, tuple[str, dict[str, Any]]] = {
+# Label and line of every method.
+METHOD_LINES: dict[CosineMethod, tuple[str, dict[str, Any]]] = {
     "joint": ("joint: mean, caps and length across", {"color": COOL, "linewidth": 2.2}),
     "cap": ("cap: the best threshold", {"color": GREEN, "linewidth": 1.5}),
     "sharp": ("sharp: the mean alone, exactly", {"color": WARM, "linewidth": 1.5}),

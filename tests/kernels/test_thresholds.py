@@ -48,6 +48,10 @@ def test_check_refuses_anything_else():
     ) * np.uint64(2**30)
     unordered = good.copy()
     unordered[[500, 501]] = unordered[[501, 500]]
+    # Errors that alternate, each small: together they would move far more than the stated total variation.
+    jagged = good.copy()
+    jagged[400:-400:2] += np.uint64(10**7)
+    jagged[len(good) // 2 :] = -jagged[: len(good) // 2][::-1]
     lopsided = good.copy()
     lopsided[500] += np.uint64(1)
     for bad, sigma, words in [
@@ -58,6 +62,7 @@ def test_check_refuses_anything_else():
         (unordered, 0.25, "ascending"),
         (lopsided, 0.25, "symmetric"),
         (shifted, 0.25, "deviate"),
+        (jagged, 0.25, "deviate"),
         # Nearly the same sigma has the same length, but not the same table.
         (gaussian_thresholds(0.25 + 1e-9), 0.25, "deviate"),
     ]:
