@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast lint bench certificates engine clean
+.PHONY: demo test test-fast parity lint bench certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -18,6 +18,15 @@ test: .venv-dev/installed lint
 
 test-fast: .venv-dev/installed
 	.venv-dev/bin/python -m pytest -m "not slow"
+
+# Networks against open_clip and transformers; installs 6 GB, since torchvision needs torch's CUDA build.
+parity: .venv-parity/installed
+	.venv-parity/bin/python -m pytest tests/models/test_parity.py
+
+.venv-parity/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e ".[parity]"
+	touch $@
 
 lint: .venv-dev/installed
 	.venv-dev/bin/ruff check .
@@ -46,4 +55,4 @@ engine: .venv-dev/installed
 	cp runs/demo/examples/* fsfast/assets/examples/
 
 clean:
-	rm -rf .venv .venv-dev build dist *.egg-info fsfast/kernels/_cpu*.so
+	rm -rf .venv .venv-dev .venv-parity build dist *.egg-info fsfast/kernels/_cpu*.so
