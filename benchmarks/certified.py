@@ -6,8 +6,6 @@ Every method gets the same samples and the whole of α; only `joint` divides it.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +17,10 @@ from scipy.special import ndtr, ndtri
 from tqdm import tqdm
 
 import fsfast
+from benchmarks.tables import write_table
 from fsfast.bounds import mean_lower_bound
 from fsfast.certificate import CosineMethod, cosine_curve, radius
 from fsfast.evidence import Budget, Constants, constants
-from fsfast.files import write_whole
 from fsfast.record import Certificate
 from train.data import study_set
 
@@ -133,15 +131,6 @@ def decisions(certificates: Sequence[Certificate]) -> dict[str, str]:
     }
 
 
-def to_csv(table: Sequence[dict[str, str]]) -> bytes:
-    """Return rows as CSV."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return out.getvalue().encode()
-
-
 def certify_all(
     encoder: fsfast.SmoothedEncoder, images: Sequence[np.ndarray], **plan: object
 ) -> list[Certificate]:
@@ -160,6 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--more-n", type=int, default=10_000, help="samples (default 10000)")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results files")
     args = parser.parse_args(argv)
+    if min(args.images, args.n, args.more_images, args.more_n) < 1:
+        parser.error("wanted numbers of images and samples of at least 1")
     pixels = list(study_set(0).images.permute(0, 2, 3, 1).byte().numpy())
     table: list[dict[str, str]] = []
     lines: list[dict[str, str]] = []
@@ -171,10 +162,9 @@ def main(argv: list[str] | None = None) -> int:
         stopped = certify_all(
             encoder, pixels[: args.images], epsilon=encoder.sigma, cosine=TARGET, alpha=1e-3
         )
-    args.out.mkdir(parents=True, exist_ok=True)
     tables = {"methods": table, "curves": lines, "stopping": [decisions(stopped)]}
     for name, content in tables.items():
-        write_whole(args.out / f"{name}.csv", to_csv(content))
+        write_table(args.out / f"{name}.csv", content)
     for name in ("methods", "stopping"):
         print((args.out / f"{name}.csv").read_text(encoding="utf-8"))
     return 0

@@ -8,17 +8,15 @@ benchmarks/results/certificates/coverage.csv. `share` is the share of runs that 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import binom
 
+from benchmarks.tables import write_table
 from fsfast.bounds import (
     MeanMethod,
     SequentialMean,
@@ -27,7 +25,6 @@ from fsfast.bounds import (
     perpendicular_upper_bound,
     proportion_lower_bound,
 )
-from fsfast.files import write_whole
 
 RESULTS = Path(__file__).parent / "results" / "certificates"
 ALPHAS = (0.05, 0.01, 0.001)
@@ -206,18 +203,6 @@ def critical_norm(norm: float, c: float, n: int, alpha: float, *, anytime: bool)
     return low
 
 
-def write_rows(path: Path, rows: Sequence[Any]) -> None:
-    """Write rows (dataclasses of one kind) as CSV, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0].__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(r).items()} for r in rows
-    )
-    write_whole(path, buffer.getvalue().encode())
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run all cases, write the results file, and fail if a bound failed more often than chance allows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
@@ -227,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.runs < 1:
         parser.error(f"wanted --runs ≥ 1, got {args.runs}")
     rows = [r for cases in (means, proportions, perpendicular) for r in cases(args.runs, COUNTS, ALPHAS)]
-    write_rows(args.out, rows)
+    write_table(args.out, rows)
     wrong = [r for r in rows if r.share > r.limit]
     for r in wrong:
         print(

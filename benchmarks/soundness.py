@@ -8,11 +8,9 @@ noises (expectation over transformation). What it found is then measured with no
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fsfast
+from benchmarks.tables import write_table
 from fsfast.engine import load_engine
-from fsfast.files import write_whole
 from fsfast.models.function import TorchFunction
 from fsfast.record import Certificate
 from train.data import study_set
@@ -185,12 +183,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=OUTPUT, help="results file")
     args = parser.parse_args(argv)
+    if args.images < 1 or args.n < 1 or args.steps < 1:
+        parser.error("wanted --images, --n and --steps of at least 1")
     setting = Setting(steps=args.steps)
     attacks = run(range(args.images), SHARES, setting, args.n, broken if args.broken else certified)
     results = list(tqdm(attacks, total=args.images * len(SHARES), desc="attack"))
+    if not results:
+        parser.error(f"none of {args.images} images has a certificate from n = {args.n}; take a larger --n")
     if not args.broken:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(args.out, to_csv(results).encode())
+        write_table(args.out, results)
     worst = min(results, key=lambda r: r.after - r.bound)
     violations = sum(r.violated for r in results)
     print(
@@ -199,17 +200,6 @@ def main(argv: list[str] | None = None) -> int:
         f"measured {worst.after:.3f}, before the attack {worst.before:.3f}"
     )
     return 1 if violations else 0
-
-
-def to_csv(results: Sequence[Attacked]) -> str:
-    """Return the results as CSV."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(Attacked)], lineterminator="\n")
-    writer.writeheader()
-    for result in results:
-        row = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in asdict(result).items()}
-        writer.writerow(row)
-    return out.getvalue()
 
 
 if __name__ == "__main__":

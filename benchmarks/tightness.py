@@ -14,16 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.coverage import RESULTS, beta, write_rows
-from fsfast.bounds import (
-    MeanMethod,
-    SequentialMean,
-    SequentialProportion,
-    mean_lower_bound,
-    perpendicular_upper_bound,
-    proportion_lower_bound,
-)
+from benchmarks.coverage import RESULTS, beta
+from benchmarks.tables import write_table
+from fsfast.bounds import MeanMethod, SequentialMean
 from fsfast.certificate import cosine_curve, cosine_lower_bound
+from fsfast.certification import Plan, decide, looks
+from fsfast.evidence import PILOT, Budget, choose_thresholds, constants
+from fsfast.record import round_scores
 
 # c, d and the best bound that the mean alone allows, computed independently: docs/certificates.md §4.
 SHARP = (
@@ -42,10 +39,6 @@ JOINT = (
 )
 DISTANCE, TARGET, ALPHA = 1.0, 0.5, 1e-3
 MEAN, SPREAD = 0.97, 0.01
-
-# Thresholds in spreads below the pilot's median.
-_SPREADS = (0.0, 1.0, 2.0, 3.5, 5.5, 9.0)
-_PILOT = 64
 
 
 @dataclass(frozen=True)
@@ -87,22 +80,17 @@ def values() -> Iterator[Value]:
 
 
 def joint_curve(d: np.ndarray, n: int, norm: float | None, seed: int = 0) -> np.ndarray:
-    """Return `joint` for n simulated scores: α is spent as .2 on the mean, .6 on six caps, .2 on ρ."""
+    """Return `joint` for n simulated scores, with α spent as a certificate spends it; a norm of None says nothing."""
     rng = np.random.default_rng(seed)
-    thresholds, scores = pilot_thresholds(rng), beta(rng, MEAN, SPREAD, (n,))
-    mean = float(mean_lower_bound(scores, 0.2 * ALPHA))
-    hits = (scores[:, None] >= thresholds).sum(axis=0)
-    shares = np.asarray(proportion_lower_bound(hits, n, 0.6 * ALPHA / len(thresholds)))
-    perp = None if norm is None else perpendicular_upper_bound(norm, 2.0 * mean - 1.0, n, 0.2 * ALPHA)
-    return cosine_curve(d, mean=mean, caps=list(zip(2.0 * thresholds - 1.0, shares, strict=True)), perp=perp)
+    thresholds = choose_thresholds(scores_of(rng, PILOT))
+    budget = Budget.of(ALPHA, len(thresholds), stopped=False)
+    known = constants(scores_of(rng, n), thresholds, 1.0 if norm is None else norm, budget, 0.0)
+    return cosine_curve(d, mean=known.mean, caps=known.caps, perp=known.perp)
 
 
-def pilot_thresholds(rng: np.random.Generator) -> np.ndarray:
-    """Return thresholds of the score from pilot samples."""
-    pilot = beta(rng, MEAN, SPREAD, (_PILOT,))
-    median = float(np.median(pilot))
-    spread = median - float(np.quantile(pilot, 0.16))
-    return np.array([median - k * spread for k in _SPREADS])
+def scores_of(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Draw scores as a certificate stores them."""
+    return round_scores(beta(rng, MEAN, SPREAD, (n,)))
 
 
 def required_mean(method: str) -> float:
@@ -126,8 +114,7 @@ def samples(runs: int, seed: int = 0) -> Iterator[Samples]:
     yield _summary("product + fcsb", _mean_samples(rng, runs, "product", fcsb, 4))
     yield _summary("product + sharp", _mean_samples(rng, runs, "product", sharp, 1))
     yield _summary("mixture + sharp", _mean_samples(rng, runs, "mixture", sharp, 1))
-    yield _summary("joint, sequential", [joint_samples(rng, False) for _ in range(runs)])
-    yield _summary("joint with ρ, sequential", [joint_samples(rng, True) for _ in range(runs)])
+    yield _summary("joint, sequential", [joint_samples(rng) for _ in range(runs)])
 
 
 def _hoeffding_samples(required: float) -> int:
@@ -147,29 +134,14 @@ def _mean_samples(
     return needed.tolist()
 
 
-def joint_samples(rng: np.random.Generator, with_perp: bool, chunk: int = 4, most: int = 2000) -> int:
-    """Return the samples until `joint` certifies the target, looking every `chunk` samples.
-
-    A quarter of α goes to the mean, the rest to six caps; with ρ, half of α to the caps and a quarter to ρ. Across the
-    anchor features are independent of each other: their mean's norm is about √((1 − c²)/n).
-    """
-    thresholds = pilot_thresholds(rng)
-    share = 0.5 if with_perp else 0.75
-    mean = SequentialMean(0.25 * ALPHA)
-    caps = SequentialProportion(share * ALPHA / len(thresholds), (len(thresholds),))
-    while mean.n < most:
-        scores = beta(rng, MEAN, SPREAD, (chunk,))
-        lower = float(mean.update(scores))
-        shares = caps.update((scores[:, None] >= thresholds).sum(axis=0), chunk)
-        pairs = list(zip(2.0 * thresholds - 1.0, np.asarray(shares), strict=True))
-        perp = None
-        if with_perp and lower > 0.5:
-            norm = float(np.sqrt((1.0 - (2.0 * MEAN - 1.0) ** 2) / mean.n))
-            perp = perpendicular_upper_bound(norm, 2.0 * lower - 1.0, mean.n, 0.25 * ALPHA, anytime=True)
-        bound = cosine_lower_bound(DISTANCE, mean=lower, caps=pairs, perp=perp)
-        if bound is not None and bound >= TARGET:
-            break
-    return mean.n
+def joint_samples(rng: np.random.Generator, most: int = 2000) -> int:
+    """Return the samples until a certificate stops, looking where `certify(…, epsilon=)` looks."""
+    thresholds, scores = choose_thresholds(scores_of(rng, PILOT)), scores_of(rng, most)
+    plan = Plan(most, ALPHA, target=(DISTANCE, TARGET))
+    for look in looks(most):
+        if decide(scores[:look], thresholds, DISTANCE, TARGET, plan, 0.0) is not None:
+            return look
+    return most
 
 
 def _summary(method: str, needed: Sequence[int]) -> Samples:
@@ -197,8 +169,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.runs < 1:
         parser.error(f"wanted --runs ≥ 1, got {args.runs}")
     computed, needed = list(values()), list(samples(args.runs))
-    write_rows(args.out / "tightness.csv", computed)
-    write_rows(args.out / "samples.csv", needed)
+    write_table(args.out / "tightness.csv", computed)
+    write_table(args.out / "samples.csv", needed)
     for value in computed:
         print(f"{value.quantity:48} {value.computed:.6f}  reference {value.reference:.4f}")
     for line in needed:

@@ -23,6 +23,8 @@ from fsfast.sampling import SeedOrigin, Stream, check_samples
 # A sequential certification looks at 32 samples first, and then at a tenth more each time; it does not give up
 # before 100.
 FIRST_LOOK, LOOK_RATIO, HOPE = 32, 1.1, 100
+# A file with more would not be read again.
+MAX_SCORES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,17 @@ class Drawn:
 def certify(
     function: Function, tasks: list[Task], plan: Plan, advance: Advance | None = None
 ) -> list[Certificate]:
-    """Draw scores of the certification stream and state what follows from them, per image."""
+    """Draw scores of the certification stream and state what follows from them, per image.
+
+    Raises:
+        ValueError: more scores than a certificate holds.
+    """
+    scores = plan.n * (function.manifest.tokens if plan.per_token else 1)
+    if scores > MAX_SCORES:
+        raise ValueError(
+            f"wanted at most {MAX_SCORES:,} scores per certificate, got {scores:,}; take fewer samples"
+            f"{' or leave out per_token' if plan.per_token else ''}"
+        )
     if plan.target is not None:
         drawn = _until_decided(function, tasks, plan, advance)
     else:

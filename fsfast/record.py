@@ -295,11 +295,13 @@ class Verification:
         verdict: "same", "different", or "cannot be checked bit for bit here".
         details: what differs, or why bits cannot be compared; empty for "same".
         deviation: largest difference between a stored and a replayed score, or None if there was no replay.
+        notes: what is worth knowing and changes nothing: another file that gives the same pixels on the grid.
     """
 
     verdict: str
     details: tuple[str, ...] = ()
     deviation: float | None = None
+    notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.verdict == "same"

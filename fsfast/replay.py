@@ -8,10 +8,10 @@ import numpy as np
 
 from fsfast.anchors import clean_anchor, served_anchor
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
-from fsfast.certification import Drawn, Plan, Task, certify, draw
+from fsfast.certification import Drawn, Plan, Task, certify, decide, draw, looks
 from fsfast.function import Advance, Function
 from fsfast.images import GridImage
-from fsfast.record import Certificate, Verification
+from fsfast.record import Certificate, Stopping, Verification
 
 # Scores of one precision agree to about 1e-6 across back ends and processors.
 ROUNDING_DEVIATION = 1e-3
@@ -23,15 +23,18 @@ def replay(function: Function, certificate: Certificate, item: GridImage) -> Ver
         return Verification("different", ("the image: its pixels on the grid are not the certified ones",))
     if details := _other_constants(function, certificate):
         return Verification("different", tuple(details))
+    notes = _other_file(certificate, item)
     task = _task(function, certificate, item)
     drawn = draw(function, task, certificate.n, certificate.token_scores is not None)
     deviation = _deviation(drawn, certificate)
     if certificate.function_id != function.function_id:
-        return _compared_elsewhere(function, certificate, deviation)
+        return replace(_compared_elsewhere(function, certificate, deviation), notes=notes)
     if task.anchor.sha256 != certificate.anchor.sha256:
         details.append("the anchor: its directions do not come from the stated seed")
     details += _differences(drawn, certificate)
-    return Verification("different" if details else "same", tuple(details), deviation)
+    if not details and certificate.stopping is not None:
+        details += _other_stop(certificate, certificate.stopping)
+    return Verification("different" if details else "same", tuple(details), deviation, notes)
 
 
 def certify_anew(
@@ -98,6 +101,43 @@ def _differences(drawn: Drawn, certificate: Certificate) -> list[str]:
     if certificate.perp_norm is not None and drawn.perp_norm != certificate.perp_norm:
         details.append("perp_norm: it is not the length across the anchor that the samples give")
     return details
+
+
+def _other_stop(certificate: Certificate, stated: Stopping) -> list[str]:
+    """Return where the certificate's own scores would have stopped, if that is not where it says."""
+    n, target = certificate.n, (stated.epsilon, stated.cosine)
+    plan = Plan(stated.n_max, certificate.alpha, certificate.method, target=target)
+    for look in looks(stated.n_max):
+        scores = certificate.scores[: min(look, n)]
+        reason = decide(
+            scores,
+            certificate.thresholds,
+            stated.epsilon / certificate.sigma,
+            stated.cosine,
+            plan,
+            certificate.total_variation,
+        )
+        if look >= n or reason is not None:
+            break
+    if look == stated.n_max:
+        reason = reason or "n_max"
+    if (look, reason) == (n, stated.reason):
+        return []
+    asked = f"cosine {stated.cosine:g} at ε = {stated.epsilon:g} with at most {stated.n_max} samples"
+    return [
+        f"the stopping: for {asked} these scores end at {look} ({reason}), stated are {n} ({stated.reason})"
+    ]
+
+
+def _other_file(certificate: Certificate, item: GridImage) -> tuple[str, ...]:
+    """Return how the file differs from the one that the certificate names; the pixels on the grid are the same."""
+    stated, found = certificate.source, item.source
+    if stated == found:
+        return ()
+    names = sorted(key for key in stated.keys() | found.keys() if stated.get(key) != found.get(key))
+    return (
+        f"the certificate names another source of the same pixels on the grid: {', '.join(names)} differ",
+    )
 
 
 def _deviation(drawn: Drawn, certificate: Certificate) -> float:

@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from benchmarks import coverage, tightness
+from benchmarks import certificates, certified, coverage, figures, soundness, tightness
 
 
 def read(path):
@@ -68,3 +68,33 @@ def test_looks_end_at_n():
     for n in (1, 7, 2000):
         assert coverage.looks(n)[-1] == n
         assert coverage.looks(n)[0] == 1
+
+
+@pytest.mark.parametrize("module", [certified, soundness])
+def test_no_images_are_refused(module, capsys):
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--images", "0"])
+    assert stop.value.code == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_the_picture_is_drawn_from_the_results(tmp_path):
+    figures.draw(coverage.RESULTS, tmp_path / "certificates.png")
+    assert (tmp_path / "certificates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_command_runs_every_study(tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(
+        certificates,
+        "STUDIES",
+        {
+            name: (lambda argv, name=name: ran.append((name, argv)) or int(name == "soundness"), file, quick)
+            for name, (_, file, quick) in certificates.STUDIES.items()
+        },
+    )
+    monkeypatch.setattr(certificates.figures, "draw", lambda folder, target: ran.append(("draw", folder)))
+    assert certificates.main(["--quick", "--out", str(tmp_path)]) == 1
+    assert [name for name, _ in ran] == ["coverage", "tightness", "certified", "soundness", "draw"]
+    assert ran[0][1][:4] == ["--out", str(tmp_path / "coverage.csv"), "--runs", "50"]
+    assert "a bound did not hold: soundness" in capsys.readouterr().err

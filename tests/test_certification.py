@@ -217,6 +217,27 @@ def test_a_stopped_certificate_replays(demo, digits, early):
     assert [demo.verify(c, image).verdict for c, image in zip(early, digits, strict=True)] == ["same"] * 3
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"epsilon": 0.3}, {"cosine": 0.9}, {"n_max": 50}, {"n_max": 390}, {"reason": "out of reach"}],
+    ids=str,
+)
+def test_replay_finds_a_forged_target(demo, digits, early, changes):
+    stopping = dataclasses.replace(early[0].stopping, **changes)
+    found = demo.verify(dataclasses.replace(early[0], stopping=stopping), digits[0])
+    # With another n_max the same samples would have been drawn, as far as they go.
+    if changes == {"n_max": 390}:
+        assert found
+        return
+    assert found.verdict == "different"
+    assert found.details[0].startswith("the stopping: ")
+
+
+def test_a_certificate_that_could_not_be_read_again_is_refused(demo, digits):
+    with pytest.raises(ValueError, match="10,000,000 scores"):
+        demo.certify(digits[0], 200_000, per_token=True)
+
+
 def test_fresh_noise_confirms_an_honest_certificate(demo, digits, early):
     certificate = demo.certify(digits[0], 200, seeds=[9])
     for stated in (certificate, early[0]):

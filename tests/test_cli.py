@@ -7,14 +7,14 @@ import json
 import os
 import subprocess
 import sys
-import zlib
-from base64 import b64decode, b64encode
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import fsfast
+from fsfast.certificate_file import parse_certificate
 from fsfast.cli import main
 from fsfast.examples import load_examples
 from fsfast.files import check_target, write_whole
@@ -521,14 +521,8 @@ def test_verify_checks_every_certificate_about_the_image(fs, photos, tmp_path):
 
 
 def _with_other_scores(line):
-    record = json.loads(line)
-    scores = np.frombuffer(zlib.decompress(b64decode(record["scores"])), "<u4")
-    lower = zlib.compress((scores - 1000).astype("<u4").tobytes(), 9)
-    record["scores"] = b64encode(lower).decode()
-    # Lower scores may fall below a threshold.
-    record["constants"] |= {"mean": 0.0, "caps": [0.0] * len(record["thresholds"])}
-    record["bounds"] = [{**bound, "cosine": None} for bound in record["bounds"]]
-    return json.dumps(record) + "\n"
+    honest = parse_certificate(json.loads(line))
+    return json.dumps(replace(honest, scores=honest.scores - 2.0**-10).to_record()) + "\n"
 
 
 def test_verify_reads_a_certificate_on_many_lines_and_a_file_that_was_cut(fs, photos, tmp_path):
@@ -602,6 +596,29 @@ def test_certify_until_a_target_and_plot(fs, tmp_path):
         code, _, err = fs("certify", "demo", image, *wrong)
         assert code == 2
         assert err.count("\n") == 1
+
+
+def test_a_plot_needs_something_new_and_matplotlib(fs, tmp_path, monkeypatch):
+    image, target, plot = str(load_examples()[0].image), tmp_path / "c.jsonl", tmp_path / "c.svg"
+    assert fs("certify", "demo", image, "--n", 5, "-o", target)[0] == 0
+    code, _, err = fs("certify", "demo", image, "--n", 5, "-o", target, "--plot", plot)
+    assert (code, "nothing is drawn" in err, plot.exists()) == (0, True, False)
+    # Before any sample is drawn.
+    monkeypatch.setattr("fsfast.commands.certify.find_spec", lambda name: None)
+    monkeypatch.setattr(fsfast.SmoothedEncoder, "certify", None)
+    code, _, err = fs("certify", "demo", image, "--n", 5, "--plot", plot)
+    assert (code, "fsfast[plot]" in err) == (2, True)
+
+
+def test_verify_notes_another_file_with_the_same_pixels(fs, photos, tmp_path):
+    target, copy = tmp_path / "c", tmp_path / "copy.png"
+    assert fs("certify", "demo", photos[0], "--n", 5, "-o", target)[0] == 0
+    Image.open(photos[0]).save(copy, compress_level=0)
+    code, out, _ = fs("verify", target, copy)
+    assert code == 0
+    assert out.startswith("same\n  note: the certificate names another source")
+    assert "sha256" in out
+    assert json.loads(fs("verify", target, copy, "--json")[1])["notes"]
 
 
 def test_resuming_keeps_the_kind_of_sampling(fs, tmp_path):

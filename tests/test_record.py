@@ -158,6 +158,75 @@ def test_a_forged_function_does_not_hide_forged_constants(certificate, photograp
         reread(record)
 
 
+# What no replay can check: names, versions, how a seed was chosen, bounds that are stated smaller than they are, and a
+# target that would have ended at the same sample (tests/test_certification.py forges others).
+UNCHECKED = (
+    ["certification", "stopping"],
+    ["image", "name"],
+    ["certification", "seed_origin"],
+    ["anchor", "seed_origin"],
+    ["versions"],
+    ["bounds"],
+)
+
+
+def leaves(document, path=()):
+    """Yield path and value of everything in a JSON document that is no object or list with content."""
+    pairs = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in pairs:
+        if isinstance(value, (dict, list)) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def altered(path, value):
+    """Return values that the schema may take in the place of one."""
+    choices = {
+        "kind": ["served", "clean"],
+        "method": ["mixture", "product", "hoeffding"],
+        "seed_origin": ["os", "secret", "replay"],
+        "precision": ["float32", "float16"],
+        "stopping": [{"epsilon": 0.1, "cosine": 0.5, "n_max": 400, "reason": "reached"}],
+        "reason": ["reached", "out of reach", "n_max"],
+    }
+    if path[-1] in choices:
+        return [choice for choice in choices[path[-1]] if choice != value]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1]
+    if isinstance(value, float):
+        return [value * (1 + 2.0**-20), value * 0.5] if value else [0.25]
+    if isinstance(value, str) and path[-1] != "scores":
+        return [("1" if value[-1] != "1" else "2").join([value[:-1], ""])]
+    return []
+
+
+def test_any_tampered_field_is_found(demo, photograph, reread):
+    """Every leaf of the document, one by one."""
+    stopped = demo.certify(photograph, epsilon=0.05, cosine=0.5, n_max=400, seeds=[4])
+    fixed = demo.certify(photograph, 40, seeds=[3])
+    missed = []
+    for certificate in (fixed, stopped):
+        whole = json.loads(json.dumps(certificate.to_record()))
+        for path, value in leaves(whole):
+            if any(list(path[: len(free)]) == free for free in UNCHECKED):
+                continue
+            for other in altered(path, value):
+                forged = json.loads(json.dumps(whole))
+                place = forged
+                for key in path[:-1]:
+                    place = place[key]
+                place[path[-1]] = other
+                try:
+                    found = demo.verify(reread(forged), photograph)
+                except CertificateError:
+                    continue
+                missed += [(path, value, other)] if found and not found.notes else []
+    assert missed == []
+
+
 def test_a_certificate_from_other_rounding_is_honest(record, reread):
     """Last bits of logarithms differ between processors: a file may state a little less, never more."""
     constants, cosine = record["constants"], record["bounds"][0]["cosine"]

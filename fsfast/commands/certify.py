@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,10 +109,12 @@ def run(args: argparse.Namespace) -> int:
                 certificate = _certify(encoder, image, args, served)
                 _emit(certificate, args)
                 certificates.append(certificate)
-        if certificates and args.plot is not None:
-            _plot(args.plot, certificates[0])
         if certificates and not args.json:
             _print_table(certificates, radii, encoder.manifest.random_weights, encoder.classes)
+        if args.plot is not None and not certificates:
+            complain("certify", args.plot, "nothing new was certified, so nothing is drawn")
+        elif args.plot is not None:
+            write_whole(args.plot, _draw(certificates[0]).encode())
     return 1 if failed else 0
 
 
@@ -143,6 +146,8 @@ def _check(args: argparse.Namespace) -> None:
         check_target(args.plot)
         if not args.plot.endswith(".svg"):
             raise ValueError(f"wanted --plot FILE.svg, got {args.plot}")
+        if find_spec("matplotlib") is None:
+            raise BackendUnavailable("--plot needs matplotlib; pip install 'fsfast[plot]'")
     if args.until is None and (args.cosine is not None or args.n_max is not None):
         raise ValueError("--cosine and --n-max belong to --until")
     if args.until is not None and (args.n is not None or args.per_token):
@@ -181,13 +186,11 @@ def _settings(
     return compare
 
 
-def _plot(path: str, certificate: Certificate) -> None:
-    """Write the curves and the scores of a certificate as one SVG file."""
-    try:
-        from fsfast.report.plot import certificate_svg
-    except ImportError as error:
-        raise BackendUnavailable(f"--plot needs matplotlib ({error}); pip install 'fsfast[plot]'") from None
-    write_whole(path, certificate_svg(certificate).encode())
+def _draw(certificate: Certificate) -> str:
+    """Return the curves and the scores of a certificate as SVG; matplotlib is there."""
+    from fsfast.report.plot import certificate_svg
+
+    return certificate_svg(certificate)
 
 
 def _target(there: Certificate) -> tuple[float, float, int] | None:

@@ -89,11 +89,14 @@ def _fresh(encoder: SmoothedEncoder, certificate: Certificate, image: GridImage,
 
 def _report(found: Verification, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"verdict": found.verdict, "details": found.details, "deviation": found.deviation}))
+        finding = {"verdict": found.verdict, "details": found.details, "deviation": found.deviation}
+        print(json.dumps({**finding, "notes": found.notes}))
         return
     print(found.verdict + (":" if found.details else ""))
     for detail in found.details:
         print(f"  {detail}")
+    for note in found.notes:
+        print(f"  note: {note}")
     if found.deviation is not None and not found:
         print(f"  largest deviation of a score: {found.deviation:.1e}")
 
