@@ -13,11 +13,13 @@ demo: .venv/installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,plot]"
 	touch $@
 
+# The second run executes the GPU kernels in Triton's interpreter; the first compiled them for every target.
 test: .venv-dev/installed lint
-	.venv-dev/bin/python -m pytest
+	.venv-dev/bin/python -m pytest -m "not triton"
+	TRITON_INTERPRET=1 .venv-dev/bin/python -m pytest -m triton tests/kernels
 
 test-fast: .venv-dev/installed
-	.venv-dev/bin/python -m pytest -m "not slow"
+	.venv-dev/bin/python -m pytest -m "not slow and not triton"
 
 # Networks against open_clip and transformers; installs 6 GB, since torchvision needs torch's CUDA build.
 parity: .venv-parity/installed

@@ -1,4 +1,4 @@
-"""Run benchmarks and write their results: `python -m benchmarks [kernels] [bounds] [serving] [vit]`."""
+"""Run benchmarks and write their results: `python -m benchmarks [kernels] [bounds] [serving] [vit] [gpu]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 try:
-    from benchmarks import bounds, kernels, serving, vit
+    from benchmarks import bounds, gpu, harness, kernels, serving, vit
     from benchmarks.harness import Row, show, write_csv
 except ImportError as error:
     sys.exit(
@@ -22,7 +22,10 @@ REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "bounds": (bounds.curves, bounds.means),
     "serving": (serving.latency, serving.steps, serving.certification, serving.cold_start),
     "vit": (vit.threads, vit.latency, vit.steps),
+    "gpu": (gpu.noise, gpu.resize, gpu.reduction),
 }
+# What a machine without a CUDA GPU leaves out.
+ON_GPU = frozenset({"gpu"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,10 +38,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := [group for group in args.groups if group not in REGISTRY]:
         parser.error(f"wanted groups of {', '.join(REGISTRY)}, got {unknown[0]!r}")
+    missing = ON_GPU if (why := gpu.unusable()) else frozenset()
+    if refused := missing & set(args.groups):
+        parser.error(f"{min(refused)}: {why}")
     for group in args.groups or REGISTRY:
+        if group in missing:
+            print(f"{group}: left out: {why}")
+            continue
         rows = list(chain.from_iterable(case() for case in REGISTRY[group]))
         print(show(rows))
-        print(f"→ {write_csv(group, rows, args.out)}\n", flush=True)
+        device = harness.gpu() if group in ON_GPU else None
+        print(f"→ {write_csv(group, rows, args.out, device)}\n", flush=True)
     return 0
 
 

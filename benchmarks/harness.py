@@ -89,6 +89,30 @@ def measure_together(calls: Mapping[str, Callable[[], object]], *, runs: int = 9
     return {name: Timing(*map(float, np.percentile(t, (20, 50, 80)))) for name, t in times.items()}
 
 
+def measure_gpu(call: Callable[[], object], *, runs: int = 50) -> Timing:
+    """Time what a call does on the GPU, from cold second-level caches, without its launches on the host.
+
+    The call is captured in a CUDA graph. Before every replay a buffer larger than the caches is written.
+    """
+    import torch
+
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    others = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
+    for start, end in events:
+        others.zero_()
+        start.record()
+        graph.replay()
+        end.record()
+    torch.cuda.synchronize()
+    times = [start.elapsed_time(end) / 1e3 for start, end in events]
+    return Timing(*map(float, np.percentile(times, (20, 50, 80))))
+
+
 def row(
     case: str, variant: str, threads: int, timing: Timing, amount: float, unit: str, **share: object
 ) -> Row:
@@ -110,18 +134,25 @@ def machine() -> str:
     return f"{slug}-{len(os.sched_getaffinity(0))}-cores"
 
 
-def circumstances() -> dict[str, str]:
-    """Return commit, date, device and versions, which stand in every line of a results file."""
+def gpu() -> str:
+    """Return a folder name for the GPU."""
+    import torch
+
+    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+
+
+def circumstances(device: str | None = None) -> dict[str, str]:
+    """Return commit, date, device (None: this machine) and versions, which stand in every line of a results file."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     found = {
         "commit": commit or "unknown",
         "date": datetime.date.today().isoformat(),
-        "device": machine(),
+        "device": device or machine(),
         "python": platform.python_version(),
     }
-    for package in ("numpy", "onnxruntime", "torch"):
+    for package in ("numpy", "onnxruntime", "torch", "triton"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -129,11 +160,12 @@ def circumstances() -> dict[str, str]:
     return found
 
 
-def write_csv(name: str, rows: Sequence[Row], folder: Path | None = None) -> Path:
-    """Write a results file for this machine, whole or not at all, and return its path."""
-    target = (RESULTS / machine() if folder is None else folder) / f"{name}.csv"
+def write_csv(name: str, rows: Sequence[Row], folder: Path | None = None, device: str | None = None) -> Path:
+    """Write a results file for this machine or `device`, whole or not at all, and return its path."""
+    device = machine() if device is None else device
+    target = (RESULTS / device if folder is None else folder) / f"{name}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    where = circumstances()
+    where = circumstances(device)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [*Row.__dataclass_fields__, *where], lineterminator="\n")
     writer.writeheader()

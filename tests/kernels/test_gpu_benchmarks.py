@@ -1,0 +1,113 @@
+"""The benchmarks of the GPU kernels, the tuner and its tables. No timing is asserted."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from benchmarks import __main__, gpu, tune
+from benchmarks.harness import Timing
+from fsfast.kernels import cuda, reference
+from fsfast.kernels.cuda import settings
+
+
+@pytest.fixture
+def once(monkeypatch):
+    """Every call once, no clock."""
+
+    def measure(call, **_):
+        call()
+        return Timing(1.0, 1.0, 1.0)
+
+    for module in (gpu, tune):
+        monkeypatch.setattr(module, "measure_gpu", measure)
+
+
+def as_it_is(function):
+    return function
+
+
+@pytest.mark.parametrize(
+    ("case", "sizes"),
+    [
+        (gpu.noise, {"m": 4, "side": 5}),
+        (gpu.resize, {"m": 1, "sizes": ((9, 8),)}),
+        (gpu.reduction, {"shapes": ((4, 2, 20, 4, "float32"), (4, 2, 20, 1, "bfloat16"))}),
+    ],
+)
+@pytest.mark.triton
+@pytest.mark.gpu
+def test_every_kernel_has_a_case_with_its_ceiling(once, device, case, sizes):
+    rows = list(case(device, **sizes, compile=as_it_is))
+    assert {row.case for row in rows} <= {"noisy_batch", "denoise_resize_normalise", "cosine_mean"}
+    assert any(row.variant.startswith("torch.compile") for row in rows)
+    shares = [row for row in rows if row.share is not None]
+    assert shares
+    assert {row.of for row in shares} <= {"bare Philox and store", "copy bandwidth"}
+
+
+@pytest.mark.triton
+@pytest.mark.gpu
+def test_a_wrong_kernel_is_not_measured(once, device, monkeypatch):
+    right = cuda.noisy_batch
+    monkeypatch.setattr(cuda, "noisy_batch", lambda *a, **k: right(*a, **k) + 1)
+    with pytest.raises(AssertionError, match="noisy_batch: the GPU's bits"):
+        list(gpu.noise(device, m=4, side=5, compile=as_it_is))
+
+
+@pytest.mark.triton
+@pytest.mark.gpu
+def test_the_bare_kernel_draws_the_words(device):
+    from benchmarks.philox_store import philox_store
+
+    out = torch.empty(30, dtype=torch.int32, device=device)
+    philox_store(out, torch.tensor([7], device=device))
+    words = reference.uniform_bits(7, 7, 7, 30) >> np.uint64(32)
+    np.testing.assert_array_equal(out.cpu().numpy().view(np.uint32), words)
+
+
+@pytest.mark.triton
+@pytest.mark.gpu
+def test_the_tuner_tries_settings_and_writes_a_table(once, device, monkeypatch, tmp_path):
+    monkeypatch.setattr(tune, "WARPS", (1,))
+    monkeypatch.setattr(tune, "BLOCKS", dict.fromkeys(tune.BLOCKS, (16, 32)))
+    calls = tune.calls(device, m=4, side=7, tokens=2, dim=20)
+    assert set(calls) == set(tune.BLOCKS)
+    table = {kernel: tune.best(kernel, call) for kernel, call in calls.items()}
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(table))
+    assert settings.read(path) == {kernel: settings.Setting(16, 1) for kernel in tune.BLOCKS}
+
+
+def test_a_measured_table_takes_the_place_of_the_default(monkeypatch, tmp_path):
+    default = settings.read(settings.FOLDER / "default.json")
+    assert set(default) == set(tune.BLOCKS)
+    for entry in default.values():
+        assert entry.block & (entry.block - 1) == 0
+    (tmp_path / "default.json").write_text((settings.FOLDER / "default.json").read_text())
+    (tmp_path / "nvidia-h100-pcie.json").write_text('{"noisy_batch": {"block": 2048, "num_warps": 8}}')
+    monkeypatch.setattr(settings, "FOLDER", tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
+    settings._table.cache_clear()
+    try:
+        on_gpu = torch.device("cuda", 0)
+        assert settings.setting("noisy_batch", on_gpu) == settings.Setting(2048, 8)
+        assert settings.setting("cosine_mean.sums", on_gpu) == default["cosine_mean.sums"]
+        assert settings.setting("noisy_batch", torch.device("cpu")) == default["noisy_batch"]
+    finally:
+        settings._table.cache_clear()
+
+
+def test_without_a_gpu_the_group_is_left_out_or_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(__main__, "REGISTRY", {"gpu": __main__.REGISTRY["gpu"]})
+    assert __main__.main([]) == 0
+    assert "gpu: left out: no CUDA GPU" in capsys.readouterr().out
+    for main, arguments in ((__main__.main, ["gpu"]), (tune.main, [])):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert "no CUDA GPU" in capsys.readouterr().err
