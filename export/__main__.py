@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from export.options import OUTPUTS, Options, customise, describe, needs
-from export.recipe import load_recipe, recipe_names
+from export.options import OUTPUTS, Options, check_compare, customise, describe, needs
+from export.recipe import Recipe, load_recipe, recipe_names
+from export.results import results_of
+from export.stopping import exit_on_sigterm
 from fsfast.errors import FsfastError
 
 
@@ -25,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         recipe = customise(load_recipe(args.recipe), options)
+        check_compare(recipe, args.compare)
         if args.dry_run:
-            print(describe(recipe))
-            return 1 if any(need.missing for need in needs(recipe)) else 0
+            return _dry_run(recipe)
         # torch is imported only now, so that --help and a wrong recipe answer at once.
         from export.build import build_engine
 
@@ -47,6 +49,15 @@ def main(argv: list[str] | None = None) -> int:
     except (FsfastError, ValueError, OSError) as error:
         print(f"python -m export: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _dry_run(recipe: Recipe) -> int:
+    print(describe(recipe))
+    if any(need.missing for need in needs(recipe)):
+        return 1
+    # Refuses a run that was made for another sigma.
+    results_of(recipe)
     return 0
 
 
@@ -98,4 +109,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

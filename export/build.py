@@ -16,11 +16,13 @@ from safetensors.numpy import save
 
 from export.card import model_card
 from export.graph import ExportedGraph, export_graph
-from export.networks import Drawn, Network, Source, encoder_config, fold
-from export.parity import Chain, Step, measure
+from export.networks import Drawn, Network, Source, check_networks, encoder_config, fold
+from export.options import check_compare
+from export.parity import Chain, Step, check_parity, measure
 from export.published import Published
 from export.recipe import Recipe
-from export.study import Study, load_study, read_results
+from export.results import RESULTS, read_results
+from export.study import Study, load_study
 from export.thresholds import gaussian_thresholds
 from export.weights import WeightsFile, point_into
 from fsfast import __version__
@@ -33,8 +35,8 @@ OPSET = 21
 PRECISION = "float32"
 WEIGHTS = f"weights.{PRECISION}.safetensors"
 CLASSES = "classes.safetensors"
-RESULTS = "results.json"
-# Back ends order float32 sums differently: 1e-5 relative was the most seen; a wrong graph is off by far more.
+# Of the largest output. Back ends order float32 sums differently: 1e-5 was the most seen; a wrong graph is off by far
+# more, and no engine is written.
 TOLERANCE = 1e-4
 # More rows per run only cost memory.
 MAX_BATCH = 1024
@@ -60,22 +62,20 @@ def build_engine(
         report: receives one line per step.
 
     Raises:
-        ValueError: the recipe contradicts itself.
-        EngineError: something stands at `path`.
+        ValueError: the recipe contradicts itself, or there are no results to compare.
+        EngineError: something stands at `path`, or a graph computes something else than torch.
         CheckpointError: a file of weights cannot be used.
     """
     # Said before the minutes that an export may take, not after.
     check_target(path, force)
     if micro_batch < 1:
         raise ValueError(f"wanted a micro-batch of at least 1, got {micro_batch}")
+    check_compare(recipe, compare)
+    others = [read_results(Path(run)) for run in compare]
     study = load_study(recipe)
     source = study or (Drawn(recipe) if recipe.random else Published(recipe))
+    check_networks(recipe)
     side, grid = encoder_config(recipe).image_size, (recipe.grid.height, recipe.grid.width)
-    if recipe.purifier is None and grid != (side, side):
-        raise ValueError(
-            f"without a purifier the grid must be the encoder's input size, {side}×{side}; "
-            f"the recipe says {grid[0]}×{grid[1]}"
-        )
     denoise = Denoise.at_sigma(recipe.sigma) if recipe.purifier is not None else None
     thresholds = gaussian_thresholds(recipe.sigma)
     batches = sorted({1, 3, micro_batch})
@@ -94,7 +94,7 @@ def build_engine(
         record = _record(recipe, built, denoise, side, study)
         results = None
         if study:
-            results = {**study.results, "other_seeds": [read_results(Path(run)) for run in compare]}
+            results = {**study.results, "other_seeds": others}
             files |= {CLASSES: study.class_file(), RESULTS: json.dumps(results, indent=1).encode() + b"\n"}
         parameters = {stage: result.parameters for stage, result in built.items()}
         files["model-card.md"] = model_card(record, parameters, results).encode()
@@ -139,6 +139,7 @@ def _stage(
     parity = measure(point_into(graph, offsets, 0, WEIGHTS), content, steps.values())
     for row in parity:
         report(f"{stage}: batch {row['batch']}: max |Δ| {row['max_abs']:.1e}, cosine {row['cosine']:.9f}")
+    check_parity(stage, parity, steps.values(), TOLERANCE)
     origin, licence = source.provenance(stage)
     provenance = {"stage": stage, "source": origin, "licence": licence}
     variant = _variant(_file(stage), network, steps[1], parity)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from export.recipe import STAGES, Recipe
+from export.recipe import BY_SHAPE, STAGES, Recipe
 from fsfast.models import (
     ADM256,
     UNET_LIGHT,
@@ -19,6 +19,7 @@ from fsfast.models import (
     VIT_TINY,
     SmoothnessMapper,
     UNet,
+    UNetConfig,
     VisionTransformer,
     ViTConfig,
 )
@@ -91,6 +92,41 @@ def empty(recipe: Recipe, stage: str) -> nn.Module:
         return VisionTransformer(encoder_config(recipe))
     assert recipe.mapper_blocks is not None
     return SmoothnessMapper(feature_dim(recipe), recipe.mapper_blocks)
+
+
+def check_networks(recipe: Recipe) -> None:
+    """Refuse networks that do not exist or do not go together; nothing is built for it.
+
+    Raises:
+        ValueError: there is no such preset; the grid is not one for the purifier, or not the encoder's input where
+            there is no purifier; a mapper cannot have the encoder's channels.
+    """
+    side, grid = encoder_config(recipe).image_size, recipe.grid
+    if recipe.purifier is None and (grid.height, grid.width) != (side, side):
+        raise ValueError(
+            f"without a purifier the grid must be the encoder's input size, {side}×{side}; "
+            f"the recipe says {grid.height}×{grid.width}"
+        )
+    if recipe.purifier not in (None, BY_SHAPE):
+        check_grid(recipe, _preset(PURIFIERS, recipe.purifier, "purifier"), f"the purifier {recipe.purifier}")
+    if recipe.mapper_blocks is not None:
+        with torch.device("meta"):
+            # The file tells its blocks where there is one.
+            SmoothnessMapper(feature_dim(recipe), recipe.mapper_blocks or 1)
+
+
+def check_grid(recipe: Recipe, config: UNetConfig, what: str) -> None:
+    """Refuse a grid that a U-Net cannot halve as often as it wants to.
+
+    Raises:
+        ValueError: height or width is not a multiple of the network's.
+    """
+    grid, multiple = recipe.grid, config.size_multiple
+    if grid.height % multiple or grid.width % multiple:
+        raise ValueError(
+            f"{what} wants a grid of multiples of {multiple}, got {grid.height}×{grid.width}; "
+            "change [grid] of the recipe"
+        )
 
 
 def fold(recipe: Recipe, module: nn.Module) -> Network:

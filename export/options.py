@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.recipe import BY_SHAPE, STAGES, Recipe
+from export.recipe_values import MAX_BLOCKS, check_name
+from export.results import RESULTS
 from fsfast.images import Grid
 
 # Both were, or are to be, trained on images of this size.
@@ -23,6 +25,7 @@ PURIFIERS_FROM = {
 MAPPER_FROM = (
     "mapper.safetensors of a training run, for this encoder and this sigma; the paper's are not published",
 )
+RUN_FROM = "made by `python -m train demo`, or leave training out with --random-weights"
 OUTPUTS = {
     "penultimate": ("penultimate", False),
     "tokens": ("tokens", False),
@@ -60,7 +63,7 @@ class Need:
     """Weights that a recipe wants.
 
     Attributes:
-        stage: whose.
+        stage: whose; "run" for those of a training run, which has all.
         path: where they are said to be, or None.
         option: what to write on the command line.
         places: where users get them.
@@ -96,6 +99,7 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
         recipe = replace(recipe, mapper_blocks=blocks)
         files |= {"mapper": file} if file else {}
     recipe = replace(recipe, name=_name(recipe, options))
+    check_name(recipe.name, "the recipe and what was added to it")
     if options.output is not None:
         output, ln_post = OUTPUTS[options.output]
         recipe = replace(recipe, output=output, ln_post=ln_post)
@@ -113,8 +117,23 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
     return replace(recipe, sigma=sigma, n0=n0, files=files, licences=_licences(options.licences))
 
 
+def check_compare(recipe: Recipe, compare: Sequence[str]) -> None:
+    """Refuse runs to compare with where the recipe is not of a run itself.
+
+    Raises:
+        ValueError: there is nothing that they could be compared with.
+    """
+    if compare and recipe.run is None:
+        raise ValueError(
+            f"wanted --compare with a recipe of a training run (demo), got it with {recipe.name}, whose weights "
+            "come from elsewhere and have no results; leave it out"
+        )
+
+
 def needs(recipe: Recipe) -> list[Need]:
     """Return what weights a recipe wants from files, in the order of its stages; none where they are drawn."""
+    if recipe.run is not None:
+        return [Need("run", Path(recipe.run) / RESULTS, "", (RUN_FROM,))]
     if not recipe.encoder_from:
         return []
     preset = recipe.purifier if recipe.purifier in PURIFIERS_FROM else "adm256"
@@ -185,7 +204,9 @@ def _mapper(text: str) -> tuple[int | None, Path | None]:
     if text == "none":
         return None, None
     if text.isdecimal():
-        return int(text), None
+        if not 1 <= (blocks := int(text)) <= MAX_BLOCKS:
+            raise ValueError(f"wanted --mapper none, a file, or 1…{MAX_BLOCKS} blocks, got {text}")
+        return blocks, None
     # Blocks are read off the weights.
     return 0, Path(text)
 

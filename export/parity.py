@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
 from fsfast.backends.onnxruntime import open_session
+from fsfast.errors import EngineError
 from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
 from fsfast.schedule import Denoise, grid_scaling
@@ -95,6 +97,45 @@ def measure(graph: bytes, weights: bytes | np.ndarray, pairs: Iterable[Step]) ->
     for x, wanted in pairs:
         got = session.run(None, {name: x})[0]
         a, b = (v.reshape(len(v), -1).astype(np.float64) for v in (got, wanted))
-        cosine = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-300)
+        cosine = _cosines(a, b)
         rows.append({"batch": len(x), "max_abs": float(np.abs(a - b).max()), "cosine": float(cosine.min())})
     return rows
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosines of the rows of [M, n] with [M, n]; 1 where both are zero, 0 where one is."""
+    norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    same = np.where(norms[0] + norms[1] == 0, 1.0, 0.0)
+    product = norms[0] * norms[1]
+    return np.divide((a * b).sum(1), product, out=same, where=product != 0)
+
+
+def check_parity(
+    stage: str, rows: Iterable[dict[str, float]], pairs: Iterable[Step], tolerance: float
+) -> None:
+    """Refuse a graph that computes something else than torch.
+
+    Args:
+        stage: its name, for the message.
+        rows: what `measure` found.
+        pairs: what it was given.
+        tolerance: allowed deviation relative to the largest magnitude of torch's output; absolute where that is zero.
+
+    Raises:
+        EngineError: a deviation is larger, or not a number.
+    """
+    for row, (_, wanted) in zip(rows, pairs, strict=True):
+        scale = float(np.abs(wanted).max())
+        allowed = tolerance * (scale or 1.0)
+        if math.isfinite(scale) and row["max_abs"] <= allowed:
+            continue
+        remedy = (
+            "install the versions in constraints-dev.txt, and report it if that does not help"
+            if math.isfinite(scale)
+            else "torch's own output is not finite: choose other weights"
+        )
+        raise EngineError(
+            f"the exported {stage} computes something else than torch at batch {row['batch']}: wanted a deviation "
+            f"of at most {allowed:.1e} ({tolerance:.0e} of the largest output, {scale:.1e}), got "
+            f"{row['max_abs']:.1e}, cosine {row['cosine']:.9f}; {remedy}"
+        )

@@ -1,17 +1,19 @@
-"""Weights from files: published checkpoints, and what `python -m train` wrote."""
+"""Weights from files: published checkpoints, and what `python -m train` wrote; all are looked at before any is used."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from export.networks import PURIFIERS, encoder_config, feature_dim
+from export.networks import PURIFIERS, check_grid, encoder_config, feature_dim
 from export.options import needs
 from export.recipe import Recipe
+from export.results import RESULTS
 from fsfast.models import Loaded, UNet, load_encoder, load_mapper, load_purifier
 
 _ADM256_FILE, _ADM256_LICENCE = "256x256_diffusion_uncond.pt", "MIT"
@@ -19,19 +21,22 @@ _UNSTATED = "not stated (python -m export --licence says it)"
 
 
 class Published:
-    """The files that a recipe names, each read when its stage is built.
+    """The files that a recipe names: names and shapes are checked at once, values read when a stage is built.
 
     Args:
         recipe: what to build, with its files.
 
     Raises:
-        ValueError: a file is missing, or its weights were trained for another σ.
+        CheckpointError: a file cannot be used; see fsfast.models.checkpoints.
+        ValueError: a file is missing, or its weights do not go together with the recipe: another σ, other channels,
+            another output, another encoder.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self._licences = {"encoder": recipe.licence}
         self._sources: dict[str, str] = {}
+        self._hashes: dict[str, list[str]] = {}
         self._paths = {}
         for need in needs(recipe):
             if need.path is None:
@@ -52,15 +57,19 @@ class Published:
         for stage in ("purifier", "mapper"):
             if stage in self._paths:
                 _check_sigma(self._paths[stage], stage, recipe.sigma)
+        if "mapper" in self._paths:
+            _check_tokens(self._paths["mapper"], recipe)
+        for stage, path in self._paths.items():
+            getattr(self, f"_{stage}")(path, values=False)
 
     def load(self, stage: str) -> nn.Module:
         """Return a stage's module with the weights of its file.
 
         Raises:
-            CheckpointError: the file cannot be used; see fsfast.models.checkpoints.
-            ValueError: the weights do not go together with the recipe.
+            CheckpointError: values are not finite, or the file changed.
         """
         loaded = getattr(self, f"_{stage}")(self._paths[stage])
+        self._hashes[stage] = sorted(file.sha256 for file in loaded.files)
         files = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in loaded.files)
         self._sources[stage] = "; ".join([f"{loaded.layout} layout: {files}", *loaded.notes])
         module: nn.Module = loaded.module
@@ -71,21 +80,20 @@ class Published:
         licence = self.recipe.licences.get(stage) or self._licences.get(stage, _UNSTATED)
         return self._sources[stage], licence
 
-    def _purifier(self, path: Path) -> Loaded[UNet]:
+    def hashes(self, stage: str) -> list[str]:
+        """Return the sha256 of every file that a stage was loaded from, hex, in their own order."""
+        return self._hashes[stage]
+
+    def _purifier(self, path: Path, *, values: bool = True) -> Loaded[UNet]:
         # Not a known preset: recognised by its shapes.
-        loaded = load_purifier(path, PURIFIERS.get(self.recipe.purifier or ""))
-        grid, multiple = self.recipe.grid, loaded.module.config.size_multiple
-        if grid.height % multiple or grid.width % multiple:
-            raise ValueError(
-                f"the purifier {path} wants a grid of multiples of {multiple}, got {grid.height}×{grid.width}; "
-                "change [grid] of the recipe"
-            )
-        if loaded.files[0].name == _ADM256_FILE:
+        loaded = load_purifier(path, PURIFIERS.get(self.recipe.purifier or ""), values=values)
+        check_grid(self.recipe, loaded.module.config, f"the purifier {path}")
+        if loaded.files and loaded.files[0].name == _ADM256_FILE:
             self._licences["purifier"] = _ADM256_LICENCE
         return loaded
 
-    def _encoder(self, path: Path) -> Any:
-        loaded = load_encoder(path, encoder_config(self.recipe))
+    def _encoder(self, path: Path, *, values: bool = True) -> Any:
+        loaded = load_encoder(path, encoder_config(self.recipe), values=values)
         if self.recipe.output == "pooled" and not loaded.projection:
             raise ValueError(
                 f"{path}: pooled output wants the projection, which this checkpoint lacks; take the whole CLIP "
@@ -93,8 +101,8 @@ class Published:
             )
         return loaded
 
-    def _mapper(self, path: Path) -> Any:
-        loaded = load_mapper(path)
+    def _mapper(self, path: Path, *, values: bool = True) -> Any:
+        loaded = load_mapper(path, values=values)
         dim = feature_dim(self.recipe)
         if loaded.module.dim != dim:
             raise ValueError(
@@ -112,24 +120,45 @@ def _in_run(path: Path, stage: str) -> Path:
 
 def _check_sigma(path: Path, stage: str, sigma: float) -> None:
     """Refuse weights that say that they were trained for another σ; published ones say nothing."""
-    said = _trained_for(path)
-    if said is not None and said != sigma:
+    said = _training(path).get("sigma")
+    if isinstance(said, int | float) and said != sigma:
         raise ValueError(
             f"the {stage} {path} was trained for sigma = {said:g}, the engine is for {sigma:g}; "
             f"pass --sigma {said:g}, or weights that were trained for {sigma:g}"
         )
 
 
-def _trained_for(path: Path) -> float | None:
-    """The σ in a file's header, or in the results of the run that it lies in."""
+def _check_tokens(path: Path, recipe: Recipe) -> None:
+    """Refuse a mapper that says that it was trained on other tokens; the shapes alone do not show it."""
+    said = _training(path)
+    output, encoder = said.get("output"), said.get("encoder")
+    if output is not None and output != recipe.output_name:
+        raise ValueError(
+            f"the mapper {path} was trained on the output {output}, the engine's is {recipe.output_name}; pass "
+            f"--output {output}, or a mapper that was trained on {recipe.output_name}"
+        )
+    own = json.loads(json.dumps(asdict(encoder_config(recipe))))
+    # Fields that only one of the two versions of fsfast knows cannot be compared.
+    known = own.keys() & encoder.keys() if isinstance(encoder, dict) else ()
+    if other := [
+        f"{key} = {encoder[key]} instead of {own[key]}" for key in sorted(known) if encoder[key] != own[key]
+    ]:
+        raise ValueError(
+            f"the mapper {path} was trained behind another encoder than {recipe.encoder} ({', '.join(other)}); "
+            "give the one that was trained behind this encoder"
+        )
+
+
+def _training(path: Path) -> dict[str, Any]:
+    """What a file's header says of its training, or else the results of the run that it lies in: of those, σ alone."""
     try:
         with safe_open(path, framework="numpy") as file:
-            training = (file.metadata() or {}).get("training")
-        if training is not None:
-            said = json.loads(training)["sigma"]
-        else:
-            said = json.loads((path.parent / "results.json").read_text(encoding="utf-8"))["sigma"]
-        return float(said)
-    # Not safetensors, no results, or results of something else: the weights say nothing about σ.
+            header = (file.metadata() or {}).get("training")
+        if header is None:
+            results = json.loads((path.parent / RESULTS).read_text(encoding="utf-8"))
+            return {"sigma": results["sigma"]}
+        said = json.loads(header)
+    # Not safetensors, no results, or results of something else: the weights say nothing.
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return None
+        return {}
+    return said if isinstance(said, dict) else {}

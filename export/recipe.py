@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.recipe_values import check_values
 from fsfast.images import Grid
 
 if sys.version_info >= (3, 11):
@@ -80,6 +81,11 @@ class Recipe:
         return tuple(stage for stage in STAGES if not absent.get(stage))
 
     @property
+    def output_name(self) -> str:
+        """The encoder's output as --output names it; ln_post is a choice for tokens alone."""
+        return "tokens+ln_post" if self.output == "tokens" and self.ln_post else self.output
+
+    @property
     def random(self) -> bool:
         """Whether the weights are drawn."""
         return self.run is None and not self.encoder_from
@@ -98,7 +104,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     """Read a recipe by name or path.
 
     Raises:
-        ValueError: there is none, it is not TOML, a key is missing or unknown.
+        ValueError: there is none, it is not TOML, a key is missing or unknown, or a value is not what it may be.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -116,29 +122,24 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 def _parse(record: dict[str, Any], path: Path) -> Recipe:
     _check_keys(record, "", path)
-    for table, value in record.items():
-        if isinstance(value, dict):
-            _check_keys(value, table, path)
+    for table in _KEYS.keys() & record.keys():
+        if not isinstance(record[table], dict):
+            raise ValueError(f"{path}: wanted a table [{table}], got {record[table]!r}")
+        _check_keys(record[table], table, path)
     weights = record["weights"]
     if sum(key in weights for key in _SOURCES) != 1:
         raise ValueError(
             f"[weights] of {path}: wanted one of run (a training run's folder), random_seed, and encoder (a list of "
             "where users get its file)"
         )
-    if (
-        not all(isinstance(place, str) for place in weights.get("encoder", [""]))
-        or weights.get("encoder") == []
-    ):
-        raise ValueError(
-            f"[weights] of {path}: wanted encoder as a list of texts, got {weights['encoder']!r}"
-        )
+    check_values(record, str(path))
     return Recipe(
         name=record["name"],
         sigma=float(record["sigma"]),
         n0=record["n0"],
         grid=Grid(**record["grid"]),
-        mean=tuple(record["normalise"]["mean"]),
-        std=tuple(record["normalise"]["std"]),
+        mean=tuple(map(float, record["normalise"]["mean"])),
+        std=tuple(map(float, record["normalise"]["std"])),
         purifier=record["purifier"]["preset"] if "purifier" in record else None,
         encoder=record["encoder"]["preset"],
         output=record["encoder"]["output"],

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.numpy import save
 from torch import nn
 
 from export.networks import empty
 from export.recipe import Recipe
+from export.results import results_of
 from fsfast.classes import TENSOR
 from train.glyphs import CLASS_NAMES
 from train.run import Weights, load_run
@@ -41,9 +42,10 @@ class Study:
         Raises:
             ValueError: they do not fit.
         """
-        module = empty(self.recipe, stage)
+        with torch.device("meta"):
+            module = empty(self.recipe, stage)
         try:
-            module.load_state_dict(getattr(self.weights, stage))
+            module.load_state_dict(getattr(self.weights, stage), assign=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the {stage} of {self.folder} does not fit the recipe: {reason}") from None
@@ -65,31 +67,13 @@ def load_study(recipe: Recipe) -> Study | None:
     """Return the run that a recipe names, or None where its weights come from elsewhere.
 
     Raises:
-        ValueError: the run is missing, unfinished, or was made for another σ.
+        ValueError: the run is missing, unfinished, was made for another σ, or has other networks.
     """
-    if recipe.run is None:
+    results = results_of(recipe)
+    if results is None or recipe.run is None:
         return None
-    results = read_results(Path(recipe.run))
-    if results["sigma"] != recipe.sigma:
-        raise ValueError(
-            f"{recipe.run} was trained for σ = {results['sigma']}, the recipe says {recipe.sigma}"
-        )
-    return Study(recipe, recipe.run, load_run(Path(recipe.run)), CLASS_NAMES, results)
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Return results.json of a run.
-
-    Raises:
-        ValueError: there is none.
-    """
-    try:
-        record: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"wanted a finished training run in {folder}, got no results.json; run `python -m train demo` first, "
-            "or pass --random-weights for an engine that only has the right structure"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / 'results.json'}: {error}") from None
-    return record
+    study = Study(recipe, recipe.run, load_run(Path(recipe.run)), CLASS_NAMES, results)
+    for stage in recipe.stages:
+        # Costs nothing: the weights are not copied.
+        study.load(stage)
+    return study

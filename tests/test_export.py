@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +19,9 @@ from safetensors.numpy import load_file
 
 from export.__main__ import main
 from export.networks import build_networks
+from export.parity import check_parity, measure
 from export.recipe import load_recipe
+from export.recipe_values import NAME
 from fsfast.engine import load_engine
 from fsfast.errors import EngineError
 from fsfast.models.folded import load_folded
@@ -105,6 +111,76 @@ def test_parity_is_measured_and_small(path):
         parity = variants["float32"].parity
         assert [row["batch"] for row in parity] == [1, 3, 4], stage
         assert all(row["max_abs"] < 2e-5 and row["cosine"] > 1 - 1e-6 for row in parity), stage
+
+
+def test_a_graph_that_computes_something_else_is_not_written(tmp_path, capsys, monkeypatch):
+    """What `measure` finds decides, not only what it prints."""
+
+    def wrong(graph, weights, pairs):
+        return [{"batch": len(x), "max_abs": 0.7, "cosine": 0.2} for x, _ in pairs]
+
+    monkeypatch.setattr("export.build.measure", wrong)
+    assert main([str(RECIPES / "pooled.toml"), "--out", str(tmp_path / "engine")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for part in (
+        "exported encoder",
+        "batch 1",
+        "7.0e-01",
+        "0.200000000",
+        "1e-04 of the largest",
+        "constraints-dev",
+    ):
+        assert part in error
+    assert not list(tmp_path.iterdir())
+
+
+def rows(deviation):
+    return [{"batch": 1, "max_abs": deviation, "cosine": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("largest", "deviation", "says"),
+    [
+        # Relative to the largest output …
+        (50.0, 4.9e-3, ""),
+        (50.0, 5.1e-3, "wanted a deviation of at most 5.0e-03"),
+        (0.01, 2e-6, "at most 1.0e-06"),
+        # … and absolute where there is none.
+        (0.0, 0.0, ""),
+        (0.0, 9e-5, ""),
+        (0.0, 2e-4, "at most 1.0e-04"),
+        # A comparison with these is never true, or always.
+        (1.0, float("nan"), "got nan"),
+        (float("inf"), 0.0, "choose other weights"),
+        (float("nan"), 0.0, "choose other weights"),
+    ],
+)
+def test_the_allowed_deviation(largest, deviation, says):
+    pairs = [(np.zeros((1, 2), np.float32), np.array([[0.0, largest]], np.float32))]
+    if not says:
+        check_parity("encoder", rows(deviation), pairs, 1e-4)
+        return
+    with pytest.raises(EngineError, match=says):
+        check_parity("encoder", rows(deviation), pairs, 1e-4)
+
+
+def test_zeros_are_like_zeros(pooled_path):
+    """An untrained mapper's update, for one, may be zero in all elements."""
+
+    class Zeros:
+        def get_inputs(self):
+            return [type("Input", (), {"name": "x"})]
+
+        def run(self, names, inputs):
+            return [np.zeros((2, 3), np.float32)]
+
+    x = np.zeros((2, 3), np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.parity.open_session", lambda *_: Zeros())
+        same, other = measure(b"", b"", [(x, x), (x, x + 1)])
+    assert (same["cosine"], same["max_abs"]) == (1.0, 0.0)
+    assert (other["cosine"], other["max_abs"]) == (0.0, 1.0)
 
 
 def test_golden_outputs_are_torchs(path):
@@ -205,8 +281,37 @@ def test_a_missing_run_says_what_to_do(tmp_path, capsys, monkeypatch):
         (("height = 64", "height = 48"), "encoder's input size"),
         (("random_seed = 1", 'random_seed = 1\nrun = "runs/x"'), "wanted one of run"),
         (("random_seed = 1\n", ""), "wanted one of run"),
+        (('name = "pooled"', 'name = "../../x"'), "wanted name as"),
+        (("sigma = 0.5", 'sigma = "0.5"'), "wanted sigma as a number"),
+        (("n0 = 3", 'n0 = "x"'), "wanted n0 as a whole number in 1…4096, got 'x'"),
+        (("n0 = 3", "n0 = true"), "wanted n0"),
+        (("n0 = 3", "n0 = 3.0"), "wanted n0"),
+        (("height = 64", 'height = "a"'), "wanted grid.height"),
+        (("[0.5, 0.45, 0.4]", "[0.5, 0.45]"), "wanted normalise.mean as a list of three numbers"),
+        (("[0.25, 0.26, 0.27]", "[0.25, 0.26, 0.0]"), "wanted normalise.std"),
+        (("[0.25, 0.26, 0.27]", "[0.25, 0.26, nan]"), "wanted normalise.std"),
+        (("ln_post = true", "ln_post = 1"), "wanted encoder.ln_post"),
+        (("random_seed = 1", "random_seed = -1"), "wanted weights.random_seed"),
+        (("[weights]", "[mapper]\nblocks = 0\n[weights]"), "wanted mapper.blocks"),
+        (("[weights]", '[purifier]\npreset = "adm265"\n[weights]'), "got 'adm265'"),
     ],
-    ids=["missing", "unknown", "preset", "toml", "fit", "size", "both", "neither"],
+    ids=[
+        *(
+            "missing",
+            "unknown",
+            "preset",
+            "toml",
+            "fit",
+            "size",
+            "both",
+            "neither",
+            "name",
+            "sigma",
+            "n0",
+            "true",
+        ),
+        *("float", "height", "mean", "zero", "nan", "ln_post", "seed", "blocks", "purifier"),
+    ],
 )
 def test_bad_recipes(tmp_path, capsys, change, says):
     text = (RECIPES / "pooled.toml").read_text()
@@ -221,3 +326,84 @@ def test_bad_recipes(tmp_path, capsys, change, says):
 def test_an_unknown_recipe(capsys):
     assert main(["magic"]) == 2
     assert "demo" in capsys.readouterr().err
+
+
+def test_names_are_those_of_engines():
+    schema = json.loads(Path("fsfast/schemas/engine.schema.json").read_text())
+    assert schema["properties"]["name"]["pattern"] == f"^{NAME.pattern}$"
+
+
+def test_a_grid_that_is_no_table(tmp_path, capsys):
+    text = (RECIPES / "pooled.toml").read_text()
+    (tmp_path / "pooled.toml").write_text("grid = 3\n" + text.replace("[grid]", "[grids]"))
+    assert main([str(tmp_path / "pooled.toml")]) == 2
+    assert "unknown key 'grids'" in capsys.readouterr().err
+    head, _, tail = text.partition("[grid]")
+    (tmp_path / "pooled.toml").write_text(f"grid = 3\n{head}[normalise]{tail.partition('[normalise]')[2]}")
+    assert main([str(tmp_path / "pooled.toml")]) == 2
+    assert "wanted a table [grid], got 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["clip-b16", "vit-b16-random"])
+@pytest.mark.parametrize("how", [[], ["--dry-run"]], ids=["build", "dry"])
+def test_runs_to_compare_want_a_run(name, how, capsys):
+    assert main([name, "--compare", "runs/none", *how]) == 2
+    assert "wanted --compare with a recipe of a training run" in capsys.readouterr().err
+
+
+def test_a_run_to_compare_is_looked_for_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("export.build.load_study", None)
+    assert main(["demo", "--compare", str(tmp_path / "none"), "--out", str(tmp_path / "engine")]) == 2
+    assert "wanted a finished training run in" in capsys.readouterr().err
+
+
+def test_the_dry_run_of_a_run(tmp_path, capsys, monkeypatch):
+    """A run that is missing, there, and there for another sigma."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--dry-run", "--sigma", "0.3"]) == 1
+    said = capsys.readouterr().out
+    assert "missing  run: runs/demo/results.json" in said
+    assert "python -m train demo" in said
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    (tmp_path / "runs/demo/results.json").write_text('{"sigma": 0.25}')
+    assert main(["demo", "--dry-run"]) == 0
+    assert "missing" not in capsys.readouterr().out
+    assert main(["demo", "--dry-run", "--sigma", "0.3"]) == 2
+    assert "trained for σ = 0.25" in capsys.readouterr().err
+    (tmp_path / "runs/demo/results.json").write_text("[]")
+    assert main(["demo", "--dry-run"]) == 2
+    assert "got something else" in capsys.readouterr().err
+
+
+WAITING = """
+import sys, tempfile, time
+from export.stopping import exit_on_sigterm
+exit_on_sigterm()
+with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_sigterm_cleans_up(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["export", "train"])
+def test_both_commands_ask_for_it(module, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: asked.append(number))
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(module, run_name="__main__")
+    assert stop.value.code == 0
+    assert asked == [signal.SIGTERM]

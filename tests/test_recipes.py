@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -242,6 +242,9 @@ def test_an_encoder_with_a_convolutional_stem_loads(tmp_path):
         (["--encoder", "RUN", "--licence", "encoder= "], "--licence TEXT"),
         (["--encoder", "VISION", "--output", "pooled"], "wants the projection"),
         (["--encoder", "RUN", "--mapper", "WIDE"], "one for 128"),
+        (["--encoder", "RUN", "--mapper", "0"], "1…999 blocks, got 0"),
+        (["--random-weights", "--mapper", "0"], "1…999 blocks, got 0"),
+        (["--random-weights", "--purifier", "adm256"], "wants a grid of multiples of 32"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
@@ -261,6 +264,47 @@ def test_refusals_in_one_line(arguments, says, recipe, run, tmp_path, capsys):
     assert error.count("\n") == 1
     assert not (tmp_path / "engine").exists()
     assert not list(tmp_path.glob(".engine*"))
+
+
+def test_all_files_are_looked_at_before_any_work(recipe, run, tmp_path, capsys, monkeypatch):
+    """A truncated encoder and a wrong mapper are said before the purifier is loaded."""
+    monkeypatch.setattr(Published, "load", None)
+    content = (run / "encoder.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(content[: len(content) // 2])
+    half = ["--encoder", str(tmp_path / "half.safetensors"), "--purifier", str(run)]
+    wrong = ["--encoder", str(run), "--purifier", str(run), "--mapper", str(run / "purifier.safetensors")]
+    for arguments, says in ((half, "truncated or damaged"), (wrong, "wanted a smoothness mapper")):
+        assert main([recipe, *arguments, "--out", str(tmp_path / "engine")]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_mapper_is_for_the_tokens_that_it_was_trained_on(recipe, run, tmp_path, capsys):
+    """Shapes do not show the output, nor how its encoder reads it."""
+    weights = SmoothnessMapper(64, 1).state_dict()
+    path = tmp_path / "mapper.safetensors"
+    chosen = customise(load_recipe(recipe), Options(str(run), mapper=str(path)))
+    about = {"output": "penultimate", "encoder": asdict(CONFIG)}
+    save_weights(path, weights, "digest", 0.25, about)
+    Published(chosen)
+    with pytest.raises(
+        ValueError, match=r"trained on the output penultimate, the engine's is tokens\+ln_post"
+    ):
+        Published(replace(chosen, output="tokens", ln_post=True))
+    # ln_post is a choice for tokens alone.
+    Published(replace(chosen, ln_post=True))
+    other = {"quick_gelu": not CONFIG.quick_gelu, "a field of later": 1}
+    save_weights(path, weights, "digest", 0.25, about | {"encoder": asdict(CONFIG) | other})
+    with pytest.raises(ValueError, match=r"another encoder than narrow \(quick_gelu = \w+ instead of \w+\)"):
+        Published(chosen)
+    # Weights of before say nothing of it.
+    save_weights(path, weights, "digest", 0.25)
+    Published(replace(chosen, output="tokens"))
+
+
+def test_names_with_additions_have_a_limit(recipe, run):
+    long = replace(load_recipe(recipe), name="n" * 60)
+    with pytest.raises(ValueError, match="at most 64"):
+        customise(long, options(run))
 
 
 def test_results_beside_the_weights_tell_sigma_too(recipe, run):

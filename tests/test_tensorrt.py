@@ -495,10 +495,11 @@ def test_one_builds_and_the_others_wait(tmp_path):
     assert len(builds) == 1
 
 
-def test_a_folder_that_others_can_write_to(tmp_path):
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o720], ids=oct)
+def test_a_folder_that_others_can_write_to(tmp_path, mode):
     """Plans hold machine code."""
     stored(tmp_path)
-    tmp_path.chmod(0o777)
+    tmp_path.chmod(mode)
     with pytest.raises(BackendUnavailable, match="chmod 700"):
         load_plan(tmp_path, KEY, never)
 

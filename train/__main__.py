@@ -11,12 +11,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
+from export.stopping import exit_on_sigterm
 from fsfast.errors import FsfastError
 from train.config import DEMO, quick
 from train.loop import Place
-from train.place import choose_device, prepare
+from train.place import choose_device, prepare, set_threads
 from train.run import train
 
 _LOGGER = logging.getLogger("fsfast.train")
@@ -47,11 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         config = replace(config, seed=options.seed)
     folder = options.out or Path("runs") / (options.study + ("-quick" if options.quick else ""))
     try:
+        set_threads(options.threads)
+        device = choose_device(options.device)
         prepare(folder, options.resume)
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        record = train(config, Place(folder), choose_device(options.device))
-    except (FsfastError, ValueError) as error:
+        record = train(config, Place(folder), device)
+    except (FsfastError, ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _LOGGER.info("%s", (folder / "results.md").read_text(encoding="utf-8"))
@@ -60,4 +59,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

@@ -52,6 +52,7 @@ class EncoderStage:
         self.config: EncoderConfig = config.encoder
         self.schedule = self.config.schedule
         self.digest = config.digest("encoder")
+        self.parts: dict[str, str] = {}
         self.data = data
         torch.manual_seed(config.seed)
         self.module = Classifier(self.config.vit).to(data.device)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,8 @@ class Stage(Protocol):
     schedule: Schedule
     # Of everything that the stage depends on.
     digest: str
+    # The same in parts, in words, each with a digest; may be empty.
+    parts: Mapping[str, str]
 
     @property
     def module(self) -> nn.Module:
@@ -80,7 +83,7 @@ def run_stage(stage: Stage, place: Place) -> nn.Module:
     place.folder.mkdir(parents=True, exist_ok=True)
     trainer = _Trainer(stage)
     path = place.folder / f"{stage.name}.checkpoint.pt"
-    state = load_checkpoint(path, stage.digest)
+    state = load_checkpoint(path, stage.digest, stage.parts)
     if state is not None:
         trainer.load_state(state)
     first = trainer.step
@@ -101,7 +104,7 @@ def run_stage(stage: Stage, place: Place) -> nn.Module:
                     {"stage": stage.name, "step": trainer.step, "seconds": trainer.seconds, **shown},
                 )
             if trainer.step == last or time.monotonic() - saved > place.checkpoint_seconds:
-                save_checkpoint(path, {"run": stage.digest, **trainer.state()})
+                save_checkpoint(path, {"run": stage.digest, "parts": dict(stage.parts), **trainer.state()})
                 saved = time.monotonic()
     return trainer.average.eval()
 
@@ -141,19 +144,26 @@ class _Trainer:
         for average, current in pairs:
             average.lerp_(current, 1 - decay)
 
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.stage.schedule.steps
+
     def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
+        state = {"step": self.step, "seconds": self.seconds, "average": self.average.state_dict()}
+        if self.finished:
+            # Only the average is handed on: a quarter of the size.
+            return state
+        return state | {
             "module": self.stage.module.state_dict(),
-            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
-        self.stage.module.load_state_dict(state["module"])
         self.average.load_state_dict(state["average"])
+        if self.finished:
+            return
+        self.stage.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 

@@ -30,6 +30,7 @@ class MapperStage:
         self.config = config
         self.schedule = config.mapper.schedule
         self.digest = config.digest("mapper")
+        self.parts: dict[str, str] = {}
         self.data = data
         self.encoder = encoder
         self.purifier = purifier

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
 import torch
 
 _LOGGER = logging.getLogger("fsfast.train")
+_MAX_THREADS = 1024
 # mallopt's parameters in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -37,11 +39,29 @@ def choose_device(name: str) -> torch.device:
     """Return a device by name; "auto" is CUDA where there is one.
 
     Raises:
-        ValueError: CUDA is wanted and there is none.
+        ValueError: another name, or CUDA is wanted and there is none, or no device of that number.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise ValueError(f"wanted --device auto, cpu, cuda or cuda:NUMBER, got {name!r}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"wanted device {name}, got a machine without CUDA; use --device cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"wanted device {name}, got a machine with {torch.cuda.device_count()}; use cuda:0")
     _LOGGER.info("training on %s", name)
-    return torch.device(name)
+    return device
+
+
+def set_threads(threads: int | None) -> None:
+    """Set torch's threads on the CPU; None leaves them as they are.
+
+    Raises:
+        ValueError: less than one, or more than torch takes.
+    """
+    if threads is None:
+        return
+    if not 1 <= threads <= _MAX_THREADS:
+        raise ValueError(f"wanted --threads in 1…{_MAX_THREADS}, got {threads}")
+    torch.set_num_threads(threads)

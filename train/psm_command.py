@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,27 +14,36 @@ from export.options import OUTPUTS, PURIFIERS_FROM, Options, customise
 from export.recipe import load_recipe
 from fsfast.errors import FsfastError
 from train.loop import Place
-from train.place import choose_device, prepare
-from train.psm import PsmConfig, train_psm
+from train.place import choose_device, prepare, set_threads
+from train.psm import train_psm
+from train.psm_setting import PsmConfig
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit code: 0 done, 2 wrong use."""
     options = _parser().parse_args(arguments)
     try:
+        config = _config(options)
         recipe = load_recipe(options.recipe)
         recipe = customise(
             recipe, Options(options.encoder, options.purifier, None, options.output, options.sigma)
         )
         if not options.data.is_dir():
             raise ValueError(f"wanted a folder of images, found none at {options.data}")
-        prepare(options.out, options.resume)
-        if options.threads:
-            torch.set_num_threads(options.threads)
+        set_threads(options.threads)
         device = choose_device(options.device)
-        train_psm(_config(options), recipe, options.data, Place(options.out), device)
+        prepare(options.out, options.resume)
+        place = Place(options.out, checkpoint_seconds=60 * options.checkpoint_minutes)
+        train_psm(config, recipe, options.data, place, device)
     except (FsfastError, ValueError, OSError, FloatingPointError) as error:
         print(f"python -m train psm: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        print(
+            f"python -m train psm: {reason}; use --checkpointing, --bf16, smaller batches or fewer --noises",
+            file=sys.stderr,
+        )
         return 2
     print(f"{options.out}: weights for python -m export {options.recipe}, sigma {recipe.sigma:g}")
     return 0
@@ -41,17 +51,14 @@ def main(arguments: list[str]) -> int:
 
 def _config(options: argparse.Namespace) -> PsmConfig:
     config = PsmConfig(seed=options.seed, bf16=options.bf16, checkpointing=options.checkpointing)
-    if (
-        min(
-            options.purifier_steps,
-            options.mapper_steps,
-            options.purifier_batch,
-            options.mapper_batch,
-            options.noises,
+    counts = (options.mapper_steps, options.purifier_batch, options.mapper_batch, options.noises)
+    if min(counts) < 1 or options.purifier_steps < 0:
+        raise ValueError(
+            "wanted steps, batches and noises of at least 1; --purifier none leaves the purifier out, "
+            "--purifier-steps 0 keeps it as its file has it"
         )
-        < 1
-    ):
-        raise ValueError("wanted steps, batches and noises of at least 1; --purifier none leaves stage 1 out")
+    if not (math.isfinite(options.checkpoint_minutes) and options.checkpoint_minutes >= 0):
+        raise ValueError(f"wanted --checkpoint-minutes of at least 0, got {options.checkpoint_minutes}")
     return replace(
         config,
         purifier=replace(config.purifier, steps=options.purifier_steps, batch=options.purifier_batch),
@@ -82,7 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     for stage in ("purifier", "mapper"):
         schedule = getattr(default, stage)
         parser.add_argument(
-            f"--{stage}-steps", type=int, default=schedule.steps, help=f"default {schedule.steps}"
+            f"--{stage}-steps",
+            type=int,
+            default=schedule.steps,
+            help=f"default {schedule.steps}"
+            + ("; 0 keeps PRESET=FILE as it is" if stage == "purifier" else ""),
         )
         parser.add_argument(
             f"--{stage}-batch", type=int, default=schedule.batch, help=f"default {schedule.batch}"
@@ -95,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpointing",
         action="store_true",
         help="recompute the U-Net's activations: less memory, more time",
+    )
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="between two checkpoints (default 10); one is four times the size of the weights",
     )
     parser.add_argument("--seed", type=int, default=0, help="of order, new weights and noise (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

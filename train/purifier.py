@@ -31,6 +31,7 @@ class PurifierStage:
         self.config = config
         self.schedule = config.purifier.schedule
         self.digest = config.digest("purifier")
+        self.parts: dict[str, str] = {}
         self.data = data
         self.encoder = encoder
         torch.manual_seed(config.seed + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,11 @@ def train(config: StudyConfig, place: Place, device: torch.device) -> dict[str, 
     """
     size = config.encoder.vit.image_size
     data = StudyData("train", config.seed, size, device)
+    # What `VanillaEncoder.tokens` gives.
+    about = {"output": "tokens+ln_post", "encoder": asdict(config.encoder.vit)}
 
     def save(name: str, weights: dict[str, Tensor], stage: Stage) -> None:
-        save_weights(place.folder / f"{name}.safetensors", weights, stage.digest, config.sigma)
+        save_weights(place.folder / f"{name}.safetensors", weights, stage.digest, config.sigma, about)
 
     first = EncoderStage(config, data)
     classifier = _trained(first, place)

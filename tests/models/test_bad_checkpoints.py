@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from fsfast.models import load_encoder
-from fsfast.models.checkpoints import shards
+from fsfast.models.checkpoints import files, shards
 from tests.models.published import NARROW, tower
 from tests.models.refusals import refusal
 
@@ -158,6 +158,24 @@ def test_a_dictionary_that_contains_itself_is_refused(tmp_path):
     content["model"] = content
     torch.save(content, tmp_path / "a.pt")
     assert "got dict under 'model'" in refusal(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("what", ["data.pkl", "data/0"])
+def test_compressed_archives_are_refused(what, tmp_path):
+    """A pickle of zeros could inflate a thousandfold; compressed tensors would be read as they lie there."""
+    with zipfile.ZipFile(io.BytesIO(ZIP)) as stored, zipfile.ZipFile(tmp_path / "a.pt", "w") as packed:
+        for name in stored.namelist():
+            method = zipfile.ZIP_DEFLATED if name.endswith(what) else zipfile.ZIP_STORED
+            packed.writestr(name, stored.read(name) + bytes(1 << 20), method)
+    message = refusal(tmp_path / "a.pt")
+    assert "which compresses nothing" in message
+    assert what in message
+
+
+def test_a_huge_pickle_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_MAX_PICKLE_BYTES", 100)
+    (tmp_path / "a.pt").write_bytes(ZIP)
+    assert "data.pkl with" in refusal(tmp_path / "a.pt")
 
 
 def test_a_zip_archive_with_a_damaged_directory_is_refused(tmp_path):

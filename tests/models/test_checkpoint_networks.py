@@ -20,6 +20,8 @@ from fsfast.models import (
     load_mapper,
     load_purifier,
 )
+from tests.models.published import NARROW as TOWER
+from tests.models.published import tower
 from train.checkpoint import save_weights
 
 ADM_KEYS = Path(__file__).parents[1] / "data" / "adm256_uncond_keys.csv"
@@ -200,3 +202,28 @@ def test_each_network_is_refused_as_another(load, complaint, tmp_path):
         load_encoder(tmp_path / "mapper.safetensors")
     with pytest.raises(CheckpointError, match="wanted a U-Net in guided-diffusion's names"):
         load_purifier(tmp_path / "mapper.safetensors")
+
+
+def test_names_and_shapes_alone(tmp_path):
+    """Without values nothing is read: the module has no memory, and what does not fit is refused all the same."""
+    torch.manual_seed(0)
+    unet, mapper = UNet(UNET_TINY).state_dict(), SmoothnessMapper(64, 2).state_dict()
+    encoder = tower()
+    # Values that a reading would refuse.
+    for weights in (unet, mapper, encoder):
+        weights[next(iter(weights))].fill_(float("nan"))
+    for name, weights in (("unet", unet), ("mapper", mapper), ("encoder", encoder)):
+        save_file({key: value.contiguous() for key, value in weights.items()}, tmp_path / name)
+    loads = {
+        "unet": load_purifier,
+        "mapper": load_mapper,
+        "encoder": lambda p, **how: load_encoder(p, TOWER, **how),
+    }
+    for name, load in loads.items():
+        loaded = load(tmp_path / name, values=False)
+        assert all(p.is_meta for p in loaded.module.parameters()), name
+        assert loaded.files == ()
+        with pytest.raises(CheckpointError, match="NaN or infinite"):
+            load(tmp_path / name)
+        with pytest.raises(CheckpointError):
+            load(tmp_path / ("mapper" if name == "unet" else "unet"), values=False)

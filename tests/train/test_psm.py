@@ -1,6 +1,9 @@
 """python -m train psm: a few steps on a small encoder; the weights become an engine, a killed run repeats every bit."""
 
+import gc
 import json
+import os
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,12 +16,16 @@ from export import networks
 from export.__main__ import main as export
 from fsfast.engine import load_engine
 from fsfast.images import Grid
-from fsfast.models import UNET_TINY, UNet
+from fsfast.models import UNET_TINY, OneStepPurifier, SmoothnessMapper, UNet
 from tests.models.published import tower
 from tests.test_recipes import CONFIG, RECIPE
 from train.__main__ import main
+from train.checkpoint import save_weights
+from train.config import Schedule
 from train.images import ImageFolder
 from train.loop import Place, run_stage
+from train.psm import PsmMapper
+from train.psm_setting import FrozenEncoder, PsmConfig, Setting
 
 
 @pytest.fixture
@@ -62,7 +69,12 @@ def test_a_run_becomes_an_engine(folder, more):
     run = folder / "run"
     for stage in ("purifier", "mapper"):
         with safe_open(run / f"{stage}.safetensors", framework="numpy") as file:
-            assert json.loads(file.metadata()["training"])["sigma"] == 0.25
+            said = json.loads(file.metadata()["training"])
+        assert (said["sigma"], said["output"]) == (0.25, "penultimate")
+        assert said["encoder"]["layers"] == CONFIG.layers
+        umask = os.umask(0)
+        os.umask(umask)
+        assert (run / f"{stage}.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
         assert all(t.dtype == torch.float32 for t in load_file(run / f"{stage}.safetensors").values())
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows] == ["purifier", "mapper"]
@@ -71,6 +83,7 @@ def test_a_run_becomes_an_engine(folder, more):
     assert export([recipe, *files, "--out", str(folder / "engine")]) == 0
     assert list(load_engine(folder / "engine").manifest.stages) == ["purifier", "encoder", "mapper"]
     assert export([recipe, *files, "--sigma", "0.5", "--out", str(folder / "other")]) == 2
+    assert export([recipe, *files, "--output", "tokens+ln_post", "--out", str(folder / "other")]) == 2
 
 
 def test_a_killed_run_repeats_every_bit(folder, monkeypatch):
@@ -124,8 +137,18 @@ def test_every_image_comes_once_per_pass(folder):
         (("--encoder", "nowhere.pt"), "found nothing"),
         (("--recipe", "demo"), "takes all weights from the run"),
         (("--noises", "0"), "at least 1"),
+        (("--purifier-steps", "-1"), "at least 1"),
+        (("--purifier", "unet-tiny", "--purifier-steps", "0"), "--purifier unet-tiny=FILE"),
+        (("--purifier", "adm256"), "wants a grid of multiples of 32, got 16×16"),
+        (("--device", "gpu"), "--device auto, cpu, cuda or cuda:NUMBER, got 'gpu'"),
+        (("--threads", "-1"), "--threads in 1…1024, got -1"),
+        (("--threads", "0"), "--threads in 1…1024, got 0"),
+        (("--checkpoint-minutes", "nan"), "--checkpoint-minutes of at least 0"),
     ],
-    ids=["data", "empty", "encoder", "recipe", "noises"],
+    ids=[
+        *("data", "empty", "encoder", "recipe", "noises", "steps", "new", "grid"),
+        *("device", "threads", "none", "minutes"),
+    ],
 )
 def test_refusals_in_one_line(folder, change, says, capsys, monkeypatch):
     (folder / "empty").mkdir()
@@ -134,3 +157,206 @@ def test_refusals_in_one_line(folder, change, says, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_a_damaged_image_is_found_before_the_first_step(folder, capsys):
+    """All are named, whatever the damage; a folder with an image's name is none."""
+    images = folder / "images"
+    (images / "folder.png").mkdir()
+    whole = (images / "b.jpg").read_bytes()
+    # Its header is good.
+    (images / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "text.png").write_text("no image")
+    assert main(command(folder, "run")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "got 2 of 7 that cannot" in error
+    assert f"{images / 'half.jpg'}, {images / 'text.png'}; mend or remove them" in error
+    assert not list((folder / "run").glob("*"))
+    (images / "half.jpg").unlink()
+    (images / "text.png").unlink()
+    assert main(command(folder, "run", "--mapper-steps", "1")) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("content", "the images changed"),
+        ("name", "the images changed"),
+        ("mean", "the recipe changed"),
+        ("sigma", "the recipe changed"),
+        ("encoder", "the weights changed"),
+        ("seed", "the schedule changed"),
+        ("both", "the images and the schedule changed"),
+        ("noises", "the schedule changed"),
+    ],
+)
+def test_a_run_that_changed_says_what(folder, change, says, capsys):
+    """The folder's digest is over contents: a file of the same name and size counts as another."""
+    more = {
+        "sigma": ["--sigma", "0.5"],
+        "seed": ["--seed", "1"],
+        "noises": ["--noises", "3"],
+        "both": ["--noises", "3"],
+    }.get(change, [])
+    assert main(command(folder, "run", "--mapper-steps", "1")) == 0
+    image, recipe = folder / "images" / "a.png", folder / "narrow.toml"
+    if change == "content":
+        pixels = np.array(Image.open(image))
+        Image.fromarray(255 - pixels).save(image)
+    if change in ("name", "both"):
+        image.rename(folder / "images" / "z.png")
+    if change == "mean":
+        recipe.write_text(recipe.read_text().replace("0.45", "0.46"))
+    if change == "encoder":
+        save_file(tower(CONFIG, seed=1), folder / "encoder.safetensors")
+    assert main(command(folder, "run", "--mapper-steps", "1", "--resume", *more)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f": {says};" in error
+    # The remedy leads on.
+    assert str(folder / "run" / "*.checkpoint.pt") in error
+    for checkpoint in (folder / "run").glob("*.checkpoint.pt"):
+        checkpoint.unlink()
+    assert main(command(folder, "run", "--mapper-steps", "1", *more)) == 0
+
+
+def test_checkpointing_may_change_while_a_run_is_stopped(folder):
+    arguments = ("--purifier", "unet-tiny", "--mapper-steps", "1")
+    assert main(command(folder, "run", *arguments)) == 0
+    assert main(command(folder, "run", *arguments, "--resume", "--checkpointing")) == 0
+
+
+def setting(folder, config, unet=UNET_TINY, **recipe):
+    from export.networks import build_networks
+    from export.recipe import load_recipe
+
+    chosen = replace(load_recipe(str(folder / "narrow.toml")), **recipe)
+    features = build_networks(replace(chosen, encoder_from=()))["encoder"].module
+    data = ImageFolder(folder / "images", Grid(16, 16, "crop"), config.seed, torch.device("cpu"))
+    encoder = FrozenEncoder(replace(chosen, grid=Grid(16, 16, "crop")), features, CONFIG.image_size)
+    return Setting(config, chosen, data, encoder, unet, {"encoder": ["a"]})
+
+
+# Every field of the configuration: to which stages' digests it belongs.
+FIELDS = {
+    "seed": (1, {"purifier", "mapper"}),
+    "purifier": (Schedule(steps=7, batch=1, rate=1e-3), {"purifier", "mapper"}),
+    "mapper": (Schedule(steps=7, batch=1, rate=1e-3), {"mapper"}),
+    "blocks": (2, {"mapper"}),
+    "noises": (3, {"mapper"}),
+    "cosine_weight": (0.5, {"purifier", "mapper"}),
+    "pixel_weight": (0.5, {"purifier", "mapper"}),
+    "stats_weight": (0.5, {"mapper"}),
+    "identity_weight": (0.5, {"mapper"}),
+    "bf16": (True, {"purifier", "mapper"}),
+    "checkpointing": (True, set()),
+}
+
+
+def test_digests_change_with_what_a_stage_depends_on_and_with_nothing_else(folder):
+    assert FIELDS.keys() == {field.name for field in fields(PsmConfig)}
+    base = setting(folder, PsmConfig())
+    stages = ("purifier", "mapper")
+
+    def changed(other):
+        return {stage for stage in stages if other.digest(stage) != base.digest(stage)}
+
+    for name, (value, belongs) in FIELDS.items():
+        assert changed(replace(base, config=replace(base.config, **{name: value}))) == belongs, name
+    recipes = {
+        "sigma": 0.5,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "output": "tokens",
+        "encoder": "vit-tiny",
+    }
+    for name, value in recipes.items():
+        assert changed(replace(base, recipe=replace(base.recipe, **{name: value}))) == set(stages), name
+    for name, value in {"name": "x", "n0": 9, "licence": "x", "encoder_from": ("y",)}.items():
+        assert not changed(replace(base, recipe=replace(base.recipe, **{name: value}))), name
+    assert changed(replace(base, weights={"encoder": ["b"]})) == set(stages)
+    assert changed(replace(base, unet=None)) == set(stages)
+
+
+def test_a_finished_stage_keeps_the_average_alone(folder, monkeypatch):
+    """Moments and gradients' weights are three quarters of a checkpoint."""
+    assert main(command(folder, "run", "--purifier", "unet-tiny", "--mapper-steps", "1")) == 0
+    state = torch.load(folder / "run" / "purifier.checkpoint.pt", weights_only=True)
+    assert state.keys() == {"run", "parts", "step", "seconds", "average"}
+    weights = load_file(folder / "run" / "purifier.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in state["average"].items())
+
+
+def test_the_interval_of_checkpoints_is_an_option(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr("train.psm_command.train_psm", lambda *args: seen.append(args[3].checkpoint_seconds))
+    assert main(command(folder, "run")) == 0
+    assert main(command(folder, "run", "--checkpoint-minutes", "0.5")) == 0
+    assert seen == [600.0, 30.0]
+
+
+def test_one_purifier_is_alive_behind_the_first_stage(folder, monkeypatch):
+    """Not the one that was trained, with its gradients, beside its average."""
+
+    def alive():
+        gc.collect()
+        return sum(type(thing) is UNet for thing in gc.get_objects())
+
+    before, during = alive(), []
+
+    def counting(stage, place):
+        if stage.name == "mapper":
+            during.append(alive() - before)
+        return run_stage(stage, place)
+
+    monkeypatch.setattr("train.psm.run_stage", counting)
+    assert main(command(folder, "run", "--purifier", "unet-tiny", "--mapper-steps", "1")) == 0
+    assert during == [1]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_frozen_networks_see_a_few_images_at_once(folder, rows, monkeypatch):
+    """However many, the loss stays; only rounding differs."""
+    config = PsmConfig(mapper=Schedule(steps=1, batch=3, rate=1e-3), noises=2)
+    common = setting(folder, config)
+    torch.manual_seed(0)
+    unet = UNet(UNET_TINY)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    purifier = OneStepPurifier(unet.requires_grad_(False), 0.25)
+    stage = PsmMapper(common, purifier, SmoothnessMapper(64, 1))
+    seen = []
+    unet.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    wanted = stage.loss(0)[0]
+    assert seen == [6]
+    monkeypatch.setattr("train.psm._ROWS", rows)
+    torch.testing.assert_close(stage.loss(0)[0], wanted, rtol=1e-5, atol=0)
+    assert max(seen[1:]) == rows
+
+
+def test_a_mapper_behind_a_purifier_that_stays(folder):
+    """No first stage, and nothing written for it; the weights are part of what the mapper depends on."""
+    torch.manual_seed(0)
+    save_weights(folder / "tiny.safetensors", UNet(UNET_TINY).state_dict(), "digest", 0.25)
+    chosen = ("--purifier", f"unet-tiny={folder / 'tiny.safetensors'}", "--purifier-steps", "0")
+    assert main(command(folder, "run", *chosen)) == 0
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert names == {"mapper.safetensors", "mapper.checkpoint.pt", "log.jsonl"}
+    assert main(command(folder, "run", *chosen, "--resume")) == 0
+    save_weights(folder / "tiny.safetensors", UNet(UNET_TINY).state_dict(), "digest", 0.25)
+    assert main(command(folder, "run", *chosen, "--resume")) == 2
+
+
+def test_a_full_disk_is_one_line(folder, capsys, monkeypatch):
+    """Torch says it as RuntimeError."""
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598\nmore")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", full)
+        assert main(command(folder, "run", "--mapper-steps", "1")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"python -m train psm: cannot write {folder / 'run' / 'mapper.checkpoint.pt'}: ")
+    assert error.endswith("is the disk full?")
+    assert {path.name for path in (folder / "run").iterdir()} == {"log.jsonl"}

@@ -64,6 +64,8 @@ def test_a_finished_run_is_not_trained_again(run, monkeypatch):
         (["--quick"], "continue it with --resume"),
         (["--resume"], "configuration changed"),
         (["--quick", "--resume", "--device", "cuda"], "use --device cpu"),
+        (["--quick", "--resume", "--device", "gpu"], "got 'gpu'"),
+        (["--quick", "--resume", "--threads", "-1"], "--threads in 1…1024, got -1"),
     ],
 )
 def test_wrong_use_is_one_line(run, arguments, message, capsys):

@@ -160,7 +160,7 @@ def _read_verified(path: Path, record: Path, key: PlanKey) -> Plan:
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder; plans hold machine code, so nobody else may write to it."""
+    """Make the folder; plans hold machine code, so nobody else may write to it, its group neither."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.stat()
@@ -168,7 +168,7 @@ def _prepare(folder: Path) -> None:
         raise BackendUnavailable(
             f"wanted a folder for plans, {folder} cannot be used ({error.strerror}); set FSFAST_CACHE"
         ) from None
-    if status.st_uid not in (os.getuid(), 0) or status.st_mode & stat.S_IWOTH:
+    if status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise BackendUnavailable(
             f"wanted a folder for plans that only you can write to, others can write to {folder}: plans hold "
             "machine code; chmod 700, or set FSFAST_CACHE"

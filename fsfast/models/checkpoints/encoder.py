@@ -47,7 +47,11 @@ class LoadedEncoder(Loaded[VisionTransformer]):
 
 
 def load_encoder(
-    path: str | os.PathLike[str], config: ViTConfig | None = None, *, quick_gelu: bool | None = None
+    path: str | os.PathLike[str],
+    config: ViTConfig | None = None,
+    *,
+    quick_gelu: bool | None = None,
+    values: bool = True,
 ) -> LoadedEncoder:
     """Load a CLIP image tower, whatever published layout it is in.
 
@@ -61,6 +65,7 @@ def load_encoder(
         config: the tower's configuration. Its embed_dim does not count where the checkpoint has no projection.
         quick_gelu: True for OpenAI's weights and all that began with them (FARE, TeCoA, LLaVA), False for most of
             LAION's; only needed where neither config nor the checkpoint says it.
+        values: False compares names, shapes and settings alone: the module has no memory, and no file is hashed.
 
     Returns:
         the tower, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
@@ -96,6 +101,8 @@ def load_encoder(
     check_fit(checkpoint, shapes, sources, tower.concerns, what, remedy)
     if given is not None:
         _check_said(checkpoint, tower, given)
+    if not values:
+        return LoadedEncoder(module, tower.layout, (), notes, tower.projection)
     added = {} if tower.projection else {"proj": torch.eye(config.width)}
     fill(module, checkpoint, sources, added)
     return LoadedEncoder(

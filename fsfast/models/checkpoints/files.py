@@ -20,6 +20,8 @@ _MAX_WRAPPERS = 3
 # As the safetensors library has it.
 _MAX_HEADER_BYTES = 100_000_000
 _HEAD_BYTES = 512
+# The pickle of torch.save holds names and shapes: 50 kB for adm256's 566 tensors.
+_MAX_PICKLE_BYTES = 16 << 20
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -161,10 +163,11 @@ def _check_zip(path: Path) -> None:
     """Refuse zip archives that torch.load would not take, with the reason."""
     try:
         with zipfile.ZipFile(path) as archive:
-            inside = {name.partition("/")[2] for name in archive.namelist()}
+            entries = archive.infolist()
     # BadZipFile, NotImplementedError for an odd version, UnicodeDecodeError, …
     except Exception as error:
         raise _damaged(path, error) from None
+    inside = {entry.filename.partition("/")[2] for entry in entries}
     if "constants.pkl" in inside:
         raise CheckpointError(
             f"{path}: this is a TorchScript archive, a program and not weights alone; on a machine that you trust "
@@ -174,6 +177,15 @@ def _check_zip(path: Path) -> None:
         raise CheckpointError(
             f"{path}: wanted a safetensors file or one of torch.save, got a zip archive of something else"
         )
+    for entry in entries:
+        # torch.save never compresses: a few bytes could become all of the memory.
+        packed = entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size
+        if packed or (entry.filename.endswith("data.pkl") and entry.file_size > _MAX_PICKLE_BYTES):
+            raise CheckpointError(
+                f"{path}: wanted an archive of torch.save, which compresses nothing and describes tensors in at most "
+                f"{_MAX_PICKLE_BYTES >> 20} MiB, got {entry.filename} with {entry.file_size} bytes in "
+                f"{entry.compress_size}; save the state dict alone again, best as safetensors"
+            )
 
 
 def _not_loaded(path: Path, error: Exception) -> CheckpointError:

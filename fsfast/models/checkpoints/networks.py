@@ -19,13 +19,16 @@ _UNETS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
 _AROUND = re.compile(r"((module|_orig_mod|unet)\.)+")
 
 
-def load_purifier(path: str | os.PathLike[str], config: UNetConfig | None = None) -> Loaded[UNet]:
+def load_purifier(
+    path: str | os.PathLike[str], config: UNetConfig | None = None, *, values: bool = True
+) -> Loaded[UNet]:
     """Load a U-Net: guided-diffusion's unconditional 256×256 one, or one of ours.
 
     Args:
         path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either.
         config: of the network. By default the one of ADM256, UNET_LIGHT and UNET_TINY whose names and shapes the
             checkpoint has; groups and channels per head do not show in weights and are taken from there.
+        values: False compares names and shapes alone: the module has no memory, and no file is hashed.
 
     Returns:
         the U-Net, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
@@ -41,16 +44,19 @@ def load_purifier(path: str | os.PathLike[str], config: UNetConfig | None = None
     shapes = shapes_of(module)
     sources = _prefixed(shapes, prefix)
     check_fit(checkpoint, shapes, sources, _all, f"the U-Net of {name}", _unet_remedy(checkpoint, prefix))
-    fill(module, checkpoint, sources)
     notes = (f"groups={chosen.groups} and head_channels={chosen.head_channels}: {name}",)
+    if not values:
+        return Loaded(module, "guided-diffusion", (), notes)
+    fill(module, checkpoint, sources)
     return Loaded(module, "guided-diffusion", checkpoint.files(), notes + storage_note(checkpoint))
 
 
-def load_mapper(path: str | os.PathLike[str]) -> Loaded[SmoothnessMapper]:
+def load_mapper(path: str | os.PathLike[str], *, values: bool = True) -> Loaded[SmoothnessMapper]:
     """Load a smoothness mapper; channels and blocks are read off its weights.
 
     Args:
         path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either.
+        values: False compares names and shapes alone: the module has no memory, and no file is hashed.
 
     Returns:
         the mapper, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
@@ -83,6 +89,8 @@ def load_mapper(path: str | os.PathLike[str]) -> Loaded[SmoothnessMapper]:
     sources = _prefixed(shapes, prefix)
     what = f"a smoothness mapper of {blocks} blocks for {shape[0]} channels"
     check_fit(checkpoint, shapes, sources, _all, what, "get the checkpoint again")
+    if not values:
+        return Loaded(module, "fsfast", (), ())
     return Loaded(fill(module, checkpoint, sources), "fsfast", checkpoint.files(), storage_note(checkpoint))
 
 
