@@ -18,6 +18,7 @@ from fsfast.errors import BackendUnavailable, CertificateError, EngineError, Fsf
 if TYPE_CHECKING:
     from fsfast.arrays import from_pixel_values
     from fsfast.certificate_file import load_certificate
+    from fsfast.certificate_lines import load_certificates
     from fsfast.encoder import SmoothedEncoder
     from fsfast.features import SmoothedFeatures, load_features
     from fsfast.record import Certificate, Verification
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "from_pixel_values",
     "load_certificate",
+    "load_certificates",
     "load_features",
 ]
 
@@ -47,6 +49,7 @@ _HOME = {
     "Certificate": "record",
     "Verification": "record",
     "load_certificate": "certificate_file",
+    "load_certificates": "certificate_lines",
 }
 
 

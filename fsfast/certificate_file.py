@@ -6,20 +6,21 @@ import base64
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from fsfast.backends import Profile
-from fsfast.errors import CertificateError
+from fsfast.errors import CertificateAltered, CertificateError
 from fsfast.evidence import PILOT, SCORE_UNIT
 from fsfast.manifest import check_schema
 from fsfast.record import Anchor, Certificate, Stopping
 from fsfast.strict_json import parse_json
 
 SCHEMA_VERSION = 1
-# Radii at which a certificate file states its bounds, in units of σ.
+# Radii at which a certificate file states its bounds unless others are chosen, in units of σ.
 STATED_RADII = (0.25, 0.5, 1.0, 1.5, 2.0)
 # Numbers derived elsewhere may differ by rounding, never by more than this.
 _ROUNDING = 1e-9
@@ -28,13 +29,18 @@ _SEARCH = 1e-4
 MAX_FILE_BYTES = 64 << 20
 
 
-def to_json(certificate: Certificate) -> bytes:
-    """Return the content of a certificate's file."""
-    return json.dumps(to_record(certificate), indent=1, ensure_ascii=False).encode() + b"\n"
+def to_json(certificate: Certificate, epsilons: Sequence[float] | None = None) -> bytes:
+    """Return the content of a certificate's file; `epsilons` as in `to_record`."""
+    return json.dumps(to_record(certificate, epsilons), indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def to_record(certificate: Certificate) -> dict[str, Any]:
-    """Return a certificate as a JSON document; `schemas/certificate.schema.json` describes it."""
+def to_record(certificate: Certificate, epsilons: Sequence[float] | None = None) -> dict[str, Any]:
+    """Return a certificate as a JSON document; `schemas/certificate.schema.json` describes it.
+
+    Args:
+        certificate: any.
+        epsilons: ℓ2 radii ([0,1] units) at which bounds are stated; None: some around σ.
+    """
     c = certificate
     anchor: dict[str, Any] = {"kind": c.anchor.kind, "sha256": c.anchor.sha256}
     if c.anchor.kind == "served":
@@ -70,7 +76,7 @@ def to_record(certificate: Certificate) -> dict[str, Any]:
             "caps": [p for _, p in c.constants.caps],
             "perp": c.constants.perp,
         },
-        "bounds": _stated_bounds(c),
+        "bounds": _stated_bounds(c, epsilons),
         "versions": c.versions,
     }
     if c.token_scores is not None:
@@ -78,8 +84,8 @@ def to_record(certificate: Certificate) -> dict[str, Any]:
     return record
 
 
-def _stated_bounds(certificate: Certificate) -> list[dict[str, Any]]:
-    radii = [factor * certificate.sigma for factor in STATED_RADII]
+def _stated_bounds(certificate: Certificate, epsilons: Sequence[float] | None) -> list[dict[str, Any]]:
+    radii = [factor * certificate.sigma for factor in STATED_RADII] if epsilons is None else list(epsilons)
     bounds = certificate.curve(radii)
     return [
         {"epsilon": r, "cosine": None if np.isnan(b) else float(b), "method": "joint"}
@@ -118,13 +124,13 @@ def parse_certificate(record: Any, name: str = "certificate") -> Certificate:
     try:
         check_schema(record, "certificate.schema.json")
         certificate = _from_record(record)
-        again = to_record(certificate)
+        again = to_record(certificate, [bound["epsilon"] for bound in record["bounds"]])
     except (ValueError, TypeError, KeyError, OverflowError, zlib.error) as error:
         raise CertificateError(f"{name} is malformed: {error}") from None
     if certificate.profile.function_id(certificate.engine_digest) != certificate.function_id:
-        raise CertificateError(f"{name} was altered: its function_id is not that of its engine and profile")
+        raise CertificateAltered(f"{name} was altered: its function_id is not that of its engine and profile")
     if not _follows(record, again):
-        raise CertificateError(f"{name} was altered: its stated bounds do not follow from its scores")
+        raise CertificateAltered(f"{name} was altered: its stated bounds do not follow from its scores")
     return certificate
 
 
@@ -145,9 +151,7 @@ def _follows(record: dict[str, Any], again: dict[str, Any]) -> bool:
         pairs.append((stated["perp"], found["perp"]))
     if not all(abs(s - f) <= _ROUNDING for s, f in pairs):
         return False
-    if [(b["epsilon"], b["method"]) for b in record["bounds"]] != [
-        (b["epsilon"], b["method"]) for b in again["bounds"]
-    ]:
+    if any(bound["method"] != "joint" for bound in record["bounds"]):
         return False
     cosines = zip(record["bounds"], again["bounds"], strict=True)
     return all(

@@ -29,7 +29,7 @@ class ClassHead:
         """Return the mean over tokens of the cosines with every class.
 
         Args:
-            features: [B, L, D] or [B, D], smoothed or raw.
+            features: [B, L, D] or [B, D], smoothed or raw, or what `encode` returned.
 
         Returns:
             [B, K] float64 in [−1, 1]; with the unit feature f of a sample and the unit vector w_k that repeats
@@ -39,7 +39,7 @@ class ClassHead:
         Raises:
             ValueError: features of another dimension.
         """
-        values = np.asarray(features, np.float64)
+        values = np.asarray(getattr(features, "features", features), np.float64)
         dim = self.features.shape[1]
         if values.ndim not in (2, 3) or values.shape[-1] != dim:
             raise ValueError(f"wanted features as [B, L, {dim}] or [B, {dim}], got {list(values.shape)}")

@@ -21,5 +21,9 @@ class CertificateError(FsfastError, ValueError):
     """A certificate file is malformed, or does not belong to the engine or the image at hand."""
 
 
+class CertificateAltered(CertificateError):
+    """What a certificate file states does not follow from what it contains."""
+
+
 class CheckpointError(FsfastError, ValueError):
     """Weights cannot be loaded: missing, damaged, not weights alone, or not those of the network at hand."""

@@ -266,17 +266,21 @@ class Certificate:
             return {"mean": self.mean_score}
         return {"mean": self.constants.mean, "caps": self.constants.caps, "perp": self.constants.perp}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the certificate as JSON, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], epsilons: Sequence[float] | None = None) -> None:
+        """Write the certificate as JSON, whole or not at all; `epsilons` as in `to_record`."""
         from fsfast.certificate_file import to_json
 
-        write_whole(path, to_json(self))
+        write_whole(path, to_json(self, epsilons))
 
-    def to_record(self) -> dict[str, Any]:
-        """Return the certificate as a JSON document; `schemas/certificate.schema.json` describes it."""
+    def to_record(self, epsilons: Sequence[float] | None = None) -> dict[str, Any]:
+        """Return the certificate as a JSON document; `schemas/certificate.schema.json` describes it.
+
+        Args:
+            epsilons: ℓ2 radii ([0,1] units) at which it states its bounds; None: some around σ.
+        """
         from fsfast.certificate_file import to_record
 
-        return to_record(self)
+        return to_record(self, epsilons)
 
     def __repr__(self) -> str:
         radii = [0.5 * self.sigma, self.sigma]

@@ -13,6 +13,7 @@ from fsfast.classes import ClassHead, load_classes
 from fsfast.engine import load_engine
 from fsfast.engine_writer import save_engine
 from fsfast.errors import EngineError
+from fsfast.examples import load_examples
 
 
 def test_scores_are_inner_products_of_unit_vectors():
@@ -74,3 +75,9 @@ def test_damaged_classes_are_refused(demo_path, tmp_path, tensors, says):
     save_engine(tmp_path / "engine", record, files)
     with pytest.raises(EngineError, match=says):
         load_classes(load_engine(tmp_path / "engine"))
+
+
+def test_what_encode_returned_is_taken_as_it_is():
+    with fsfast.SmoothedEncoder("demo") as encoder:
+        out = encoder.encode(str(load_examples()[0].image), seeds=[1])
+        assert encoder.classes.predict(out) == encoder.classes.predict(out.features)

@@ -641,3 +641,57 @@ def test_verify_fresh(fs, tmp_path):
     found = json.loads(out)
     assert found["refuted"] == []
     assert {b["epsilon"] for b in found["bounds"]} == {0.125, 0.25, 0.5}
+
+
+def test_an_altered_certificate_is_different_not_wrong_use(fs, photos, tmp_path):
+    target = tmp_path / "c.jsonl"
+    for photo in (photos[0], photos[0]):
+        assert fs("certify", "demo", photo, "--n", 5, "-o", tmp_path / "one")[0] == 0
+        target.write_text((target.read_text() if target.exists() else "") + (tmp_path / "one").read_text())
+        (tmp_path / "one").unlink()
+    first, second = target.read_text().splitlines()
+    record = json.loads(first)
+    record["constants"]["mean"] = 0.9999
+    target.write_text(json.dumps(record) + "\n" + second + "\n")
+    code, out, err = fs("verify", target, photos[0])
+    assert (code, err) == (1, "")
+    assert out.startswith("different:\n")
+    assert "line 1 was altered" in out
+    assert out.endswith("same\n")
+    verdicts = [
+        json.loads(line)["verdict"] for line in fs("verify", target, photos[0], "--json")[1].splitlines()
+    ]
+    assert verdicts == ["different", "same"]
+
+
+def test_bounds_are_stated_at_the_radii_asked_for(fs, photos, tmp_path):
+    target = tmp_path / "c.jsonl"
+    code, out, _ = fs(
+        "certify", "demo", photos[0], "--n", 5, "--epsilon", 0.01, 0.111, "--json", "-o", target
+    )
+    assert code == 0
+    assert [bound["epsilon"] for bound in json.loads(out)["bounds"]] == [0.01, 0.111]
+    assert fs("verify", target, photos[0])[:2] == (0, "same\n")
+
+
+def test_resuming_shows_what_is_done(fs, photos, tmp_path):
+    target = tmp_path / "c.jsonl"
+    assert fs("certify", "demo", photos[0], "--n", 5, "-o", target)[0] == 0
+    code, out, err = fs("certify", "demo", photos[0], "--n", 5, "-o", target)
+    assert (code, "done before" in err) == (0, True)
+    assert out.splitlines()[2].startswith("a.png")
+    assert len(fsfast.load_certificates(target)) == 1
+
+
+def test_per_token_shows_tokens(fs, photos):
+    out = fs("certify", "demo", photos[0], "--n", 60, "--per-token")[1]
+    assert "tokens: cos ≥ at ε=0.125" in out
+    assert "…" in out
+
+
+def test_a_secret_may_be_any_bytes(fs, photos, monkeypatch, tmp_path):
+    monkeypatch.setenv("FSFAST_SECRET", os.fsdecode(bytes(range(128, 160))))
+    for name in ("a", "b"):
+        assert fs("certify", "demo", photos[0], "--n", 5, "-o", tmp_path / name)[0] == 0
+    a, b = (fsfast.load_certificate(tmp_path / name) for name in ("a", "b"))
+    assert (a.seed_origin, a.seed) == ("secret", b.seed)

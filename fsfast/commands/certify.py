@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fsfast.commands.common import (
     MAX_EPSILON,
     RANDOM_WEIGHTS,
@@ -79,7 +81,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=parse_seed, help="use this seed for every image, to replay a result")
     parser.add_argument(
-        "--epsilon", type=float, nargs="+", help="ℓ2 radii to show ([0,1] pixel units; default σ/2, σ, 2σ)"
+        "--epsilon",
+        type=float,
+        nargs="+",
+        help="ℓ2 radii to show and to state in the file ([0,1] pixel units; default σ/2, σ, 2σ)",
     )
     parser.add_argument(
         "--plot", metavar="FILE.svg", help="draw the curves of all methods and the scores of the first image"
@@ -94,8 +99,10 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     served = load_served(args.served) if args.served is not None else None
     with open_encoder(args) as encoder:
-        done = resume(args.output, _settings(args, encoder, served)) if args.output is not None else set()
+        done = resume(args.output, _settings(args, encoder, served)) if args.output is not None else {}
         radii = args.epsilon or [factor * encoder.sigma for factor in (0.5, 1.0, 2.0)]
+        # Certified in an earlier run of the same command.
+        before: list[Certificate] = []
         certificates, failed = [], 0
         for image in readable(args.images, encoder, "certify"):
             if image is None:
@@ -105,12 +112,13 @@ def run(args: argparse.Namespace) -> int:
                 failed += 1
             elif image.grid_sha256 in done:
                 complain("certify", str(image.name), "done before, left out")
+                before.append(done[image.grid_sha256])
             else:
                 certificate = _certify(encoder, image, args, served)
                 _emit(certificate, args)
                 certificates.append(certificate)
-        if certificates and not args.json:
-            _print_table(certificates, radii, encoder.manifest.random_weights, encoder.classes)
+        if (before or certificates) and not args.json:
+            _print_table([*before, *certificates], radii, encoder.manifest.random_weights, encoder.classes)
         if args.plot is not None and not certificates:
             complain("certify", args.plot, "nothing new was certified, so nothing is drawn")
         elif args.plot is not None:
@@ -228,7 +236,7 @@ def _certify(
 
 def _emit(certificate: Certificate, args: argparse.Namespace) -> None:
     """Append the certificate to the output file, and print it with --json."""
-    line = json.dumps(certificate.to_record(), ensure_ascii=False)
+    line = json.dumps(certificate.to_record(args.epsilon), ensure_ascii=False)
     if args.output is not None:
         append(args.output, line)
     if args.json:
@@ -243,12 +251,23 @@ def _print_table(
 ) -> None:
     first = certificates[0]
     rows, header = [], ["image", "n", *(f"cos ≥ at ε={r:g}" for r in radii), "radius for cos ≥ 0.5"]
+    tokens = first.token_scores is not None
+    if tokens:
+        header.append(f"tokens: cos ≥ at ε={radii[0]:g}")
     if classes is not None:
         header += ["class", "its radius"]
     for c in certificates:
         row = [Path(c.image_name or "image").name, str(c.n), *(show_bound(c.cosine(r)) for r in radii)]
         row.append(show_radius(c.radius(0.5)))
-        if classes is not None:
+        if tokens:
+            bounds = np.nan_to_num(c.token_cosine(radii[0]))
+            row.append(
+                f"{show_bound(float(bounds.min()) or None)} … {show_bound(float(bounds.max()) or None)}"
+            )
+        if classes is not None and c.direction is None:
+            # A file has no directions to name a class by.
+            row += ["", ""]
+        elif classes is not None:
             prediction = c.predict(classes)
             row += [prediction.name, show_radius(prediction.radius)]
         rows.append(row)
@@ -259,6 +278,8 @@ def _print_table(
         "the smoothed feature of x' has at least this cosine to the certified direction. "
         f"σ = {first.sigma:g}."
     )
+    if tokens:
+        print("Each token's cosine is bounded on its own, too: the smallest and the largest bound are shown.")
     if classes is not None:
         print("Within the last column's radius that feature also keeps its class.")
     for c in certificates:

@@ -63,7 +63,8 @@ def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> Sm
         backend=args.backend,
         threads=args.threads,
         **chosen,
-        secret=os.environ.get("FSFAST_SECRET") or None,
+        # Any bytes will do, not only text.
+        secret=os.fsencode(os.environ.get("FSFAST_SECRET", "")) or None,
     )
 
 

@@ -1,48 +1,22 @@
-"""Files of certificates, one JSON line each: `certify -o` appends to them, `verify` reads them."""
+"""What `certify -o` writes: a file of certificates that grows line by line and survives interruptions."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fsfast.errors import CertificateError
-from fsfast.strict_json import parse_json
 
 if TYPE_CHECKING:
     from fsfast.record import Certificate
 
-# Every line starts like this; a line cut off by an interruption is told from another file's text by it.
-_HEAD = b'{"format": "fsfast-certificate"'
 
-
-def read_records(content: bytes, name: str) -> tuple[list[Any], bytes]:
-    """Return the JSON documents of a file of lines, and the end of it that an interruption cut off.
-
-    Raises:
-        CertificateError: a line is something else; it is named.
-    """
-    whole, newline, tail = content.rpartition(b"\n")
-    lines = whole.split(b"\n") if newline else []
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(parse_json(line))
-        except ValueError:
-            raise CertificateError(f"{name}, line {number}, is not a certificate") from None
-    if tail:
-        try:
-            # Only the line's end is missing: an editor may have taken it off.
-            return [*records, parse_json(tail)], b""
-        except ValueError:
-            if not (tail.startswith(_HEAD) or _HEAD.startswith(tail)):
-                raise CertificateError(f"{name}, line {len(lines) + 1}, is not a certificate") from None
-    return records, tail
-
-
-def resume(path: str, wanted: Callable[[Certificate], Mapping[str, tuple[object, object]]]) -> set[str]:
-    """Return the grid hashes of the images that a file has certificates about; drop a line that was cut off.
+def resume(
+    path: str, wanted: Callable[[Certificate], Mapping[str, tuple[object, object]]]
+) -> dict[str, Certificate]:
+    """Return a file's certificates by the grid hashes of their images; drop a line that was cut off.
 
     Args:
         path: the file, which need not exist.
@@ -53,11 +27,12 @@ def resume(path: str, wanted: Callable[[Certificate], Mapping[str, tuple[object,
             as it was.
     """
     from fsfast.certificate_file import parse_certificate
+    from fsfast.certificate_lines import read_records
 
     if not Path(path).exists():
-        return set()
+        return {}
     content = Path(path).read_bytes()
-    done = set()
+    done = {}
     try:
         records, tail = read_records(content, path)
         for number, record in enumerate(records, 1):
@@ -67,7 +42,7 @@ def resume(path: str, wanted: Callable[[Certificate], Mapping[str, tuple[object,
                     raise CertificateError(
                         f"{path}, line {number}, has another {setting} ({there} there, {now} now)"
                     )
-            done.add(certificate.grid_sha256)
+            done[certificate.grid_sha256] = certificate
     except CertificateError as error:
         raise CertificateError(f"{error}; choose another file for --output") from None
     if tail:

@@ -12,13 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsfast.commands.common import complain, engine_arguments, open_encoder, show_bound, table
-from fsfast.commands.journal import read_records
-from fsfast.errors import CertificateError
-from fsfast.strict_json import parse_json
+from fsfast.errors import CertificateAltered, CertificateError
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
@@ -44,17 +41,23 @@ def run(args: argparse.Namespace) -> int:
     """Replay and compare; exit code 0 only if every certificate about the image is the "same"."""
     from fsfast.engine import load_engine
     from fsfast.images import to_grid_image
+    from fsfast.record import Verification
 
     engine = load_engine(args.engine)
     image = to_grid_image(args.image, engine.manifest.grid)
-    certificates = _read(args.certificate, image.grid_sha256)
-    for certificate in certificates:
-        if certificate.engine_digest != engine.digest:
-            raise CertificateError(
-                f"{args.certificate} belongs to the engine {certificate.engine!r} with digest "
-                f"{certificate.engine_digest[:16]}…, {args.engine} has {engine.digest[:16]}…; name it with --engine"
-            )
+    certificates = []
     results: list[bool] = []
+    for read in _read(args.certificate, image.grid_sha256):
+        if isinstance(read, CertificateAltered):
+            results.append(False)
+            _report(Verification("different", (str(read),)), args.json)
+            continue
+        if read.engine_digest != engine.digest:
+            raise CertificateError(
+                f"{args.certificate} belongs to the engine {read.engine!r} with digest "
+                f"{read.engine_digest[:16]}…, {args.engine} has {engine.digest[:16]}…; name it with --engine"
+            )
+        certificates.append(read)
     for profile, group in groupby(certificates, key=lambda certificate: certificate.profile):
         with open_encoder(args, profile) as encoder:
             for certificate in group:
@@ -101,34 +104,36 @@ def _report(found: Verification, as_json: bool) -> None:
         print(f"  largest deviation of a score: {found.deviation:.1e}")
 
 
-def _read(path: str, grid_sha256: str) -> list[Certificate]:
-    """Return the certificate in a file of one, or those about this image in a file of lines.
+def _read(path: str, grid_sha256: str) -> list[Certificate | CertificateAltered]:
+    """Return the certificate in a file of one, or those about this image in a file of lines; or how one was altered.
 
     Raises:
         CertificateError: something else is in the file, or nothing about this image.
     """
-    from fsfast.certificate_file import parse_certificate
+    from fsfast.certificate_lines import read_file
 
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise CertificateError(f"wanted a file of certificates, {path}: {error.strerror}") from None
-    try:
-        single = parse_json(content)
-    except ValueError:
-        records, tail = read_records(content, path)
-    else:
-        return [parse_certificate(single, path)]
+    records, tail = read_file(path)
     if tail:
         complain("verify", path, "the last line is cut off and left out")
+    if len(records) == 1 and not tail:
+        return [_parse(records[0], path)]
     found = [
-        parse_certificate(record, f"{path}, line {number}")
+        _parse(record, f"{path}, line {number}")
         for number, record in enumerate(records, 1)
         if _image_of(record) == grid_sha256
     ]
     if not found:
         raise CertificateError(f"{path} has no certificate about this image")
     return found
+
+
+def _parse(record: Any, name: str) -> Certificate | CertificateAltered:
+    from fsfast.certificate_file import parse_certificate
+
+    try:
+        return parse_certificate(record, name)
+    except CertificateAltered as error:
+        return error
 
 
 def _image_of(record: Any) -> str | None:

@@ -208,8 +208,8 @@ def the_certificate(result: DemoResult) -> str:
         )
     methods = figure(
         method_curves(first.certificate, cosine=COSINE),
-        f"{first.name}, {' → '.join(result.profile.stages)}: the certificate above is <em>joint</em>. The paper prints "
-        "the dashed numbers: without a confidence bound, and still lower at large radii.",
+        f"{first.name}, {' → '.join(result.profile.stages)}: the certificate above is “joint”. The paper prints "
+        "the dashed numbers, which have no confidence bound.",
     )
     parts = [figure(lines, caption), *tables, methods]
     return section("The certificate", f"<p>{text}</p>\n" + "\n".join(parts))
@@ -251,7 +251,10 @@ def scores(result: DemoResult) -> str:
         "lower bound of the expected score, and for each threshold (ticks, chosen from other noise) a lower bound of "
         "the share of scores above it; everything above follows from these."
     )
-    caption = f"{first.name}: n = {result.n} scores each, S_L with α = {result.alpha:g}, σ = {result.manifest.sigma:g}."
+    caption = (
+        f"{first.name}: n = {result.n} scores each, all bounds together with α = {result.alpha:g}, "
+        f"σ = {result.manifest.sigma:g}."
+    )
     return section("Scores", f"<p>{text}</p>\n{figure(charts.score_histograms(shown), caption)}", short=True)
 
 

@@ -1,0 +1,73 @@
+"""Files of certificates, one JSON line each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fsfast.certificate_file import parse_certificate
+from fsfast.errors import CertificateError
+from fsfast.record import Certificate
+from fsfast.strict_json import parse_json
+
+# Every line starts like this; a line cut off by an interruption is told from another file's text by it.
+_HEAD = b'{"format": "fsfast-certificate"'
+
+
+def read_records(content: bytes, name: str) -> tuple[list[Any], bytes]:
+    """Return the JSON documents of a file of lines, and the end of it that an interruption cut off.
+
+    Raises:
+        CertificateError: a line is something else; it is named.
+    """
+    whole, newline, tail = content.rpartition(b"\n")
+    lines = whole.split(b"\n") if newline else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(parse_json(line))
+        except ValueError:
+            raise CertificateError(f"{name}, line {number}, is not a certificate") from None
+    if tail:
+        try:
+            # Only the line's end is missing: an editor may have taken it off.
+            return [*records, parse_json(tail)], b""
+        except ValueError:
+            if not (tail.startswith(_HEAD) or _HEAD.startswith(tail)):
+                raise CertificateError(f"{name}, line {len(lines) + 1}, is not a certificate") from None
+    return records, tail
+
+
+def read_file(path: str) -> tuple[list[Any], bytes]:
+    """Return the JSON documents of a file that holds one, on any number of lines, or one per line.
+
+    Returns:
+        The documents, and the end of the file that an interruption cut off.
+
+    Raises:
+        CertificateError: the file cannot be read, or something else is in it.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CertificateError(f"wanted a file of certificates, {path}: {error.strerror}") from None
+    try:
+        return [parse_json(content)], b""
+    except ValueError:
+        return read_records(content, path)
+
+
+def load_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
+    """Read a file of one certificate per line, as `fsfast certify -o` writes it, or of a single one.
+
+    A last line that an interruption cut off is left out.
+
+    Raises:
+        CertificateError: missing, or something else is in it; the line is named.
+    """
+    name = os.fspath(path)
+    records, _ = read_file(name)
+    if len(records) == 1:
+        return [parse_certificate(records[0], name)]
+    return [parse_certificate(record, f"{name}, line {number}") for number, record in enumerate(records, 1)]
