@@ -1,4 +1,4 @@
-"""Run benchmarks and write their results: `python -m benchmarks [kernels] [bounds] [serving] [vit] [gpu]`."""
+"""Run benchmarks and write their results: `python -m benchmarks [GROUP …]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 try:
-    from benchmarks import bounds, gpu, harness, kernels, serving, vit
+    from benchmarks import bounds, cpu, gpu, harness, kernels, precisions, purified, serving, vit
     from benchmarks.harness import Row, show, write_csv
 except ImportError as error:
     sys.exit(
@@ -22,8 +22,14 @@ REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "bounds": (bounds.curves, bounds.means),
     "serving": (serving.latency, serving.steps, serving.certification, serving.cold_start),
     "vit": (vit.threads, vit.latency, vit.steps),
+    "cpu": (cpu.techniques, cpu.certification, cpu.cold_start, cpu.sizes),
+    "purified": (purified.techniques, purified.latency, purified.steps),
+    "precisions": (precisions.trade_off,),
+    "adm256": (purified.adm_techniques, purified.adm_steps),
     "gpu": (gpu.noise, gpu.resize, gpu.reduction),
 }
+# Needs 7 GB of disk, 12 GB of memory and many minutes.
+ON_DEMAND = {"adm256"}
 # What a machine without a CUDA GPU leaves out.
 ON_GPU = frozenset({"gpu"})
 
@@ -31,7 +37,10 @@ ON_GPU = frozenset({"gpu"})
 def main(argv: list[str] | None = None) -> int:
     """Run the named groups, or all; print tables and write one CSV file per group."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(REGISTRY)} (default: all)")
+    usual = [name for name in REGISTRY if name not in ON_DEMAND]
+    parser.add_argument(
+        "groups", nargs="*", metavar="GROUP", help=f"{', '.join(REGISTRY)} (default: {', '.join(usual)})"
+    )
     parser.add_argument(
         "--out", type=Path, help="folder of the results (default: benchmarks/results/<machine>)"
     )
@@ -41,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     missing = ON_GPU if (why := gpu.unusable()) else frozenset()
     if refused := missing & set(args.groups):
         parser.error(f"{min(refused)}: {why}")
-    for group in args.groups or REGISTRY:
+    for group in args.groups or usual:
         if group in missing:
             print(f"{group}: left out: {why}")
             continue

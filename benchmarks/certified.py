@@ -17,7 +17,7 @@ from scipy.special import ndtr, ndtri
 from tqdm import tqdm
 
 import fsfast
-from benchmarks.tables import write_table
+from benchmarks.files import write_table
 from fsfast.bounds import mean_lower_bound
 from fsfast.certificate import CosineMethod, cosine_curve, radius
 from fsfast.evidence import Budget, Constants, constants

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from benchmarks.tables import write_table
+from benchmarks.files import write_table
 from fsfast.bounds import (
     MeanMethod,
     SequentialMean,

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from benchmarks.harness import RESULTS, circumstances
-from benchmarks.readme import markdown, read
+from benchmarks.tables import markdown, read
 from export.options import PURIFIERS_FROM
 from fsfast.engine import load_engine
 from fsfast.files import write_whole

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks.coverage import RESULTS
-from benchmarks.readme import read
+from benchmarks.tables import read
 from fsfast.files import write_whole
 from fsfast.report.curves import METHOD_LINES
 from fsfast.report.svg import COOL, GREEN, INK, MUTED, WARM, WHOLE, new_figure, style

@@ -44,6 +44,10 @@ class Row:
         unit: of the rate, e.g. "G samples/s".
         share: rate relative to `of`, or empty.
         of: what the share is relative to.
+        memory_mb: the most memory that the process held, MB of 10⁶ bytes.
+        cosine: mean cosine of the features' tokens to those of float32, same noise.
+        disk_mb: size of the files.
+        radius: mean certified radius for cosine ≥ 0.5, [0,1] units.
     """
 
     case: str
@@ -56,6 +60,10 @@ class Row:
     unit: str
     share: float | None = None
     of: str = ""
+    memory_mb: float | None = None
+    cosine: float | None = None
+    disk_mb: float | None = None
+    radius: float | None = None
 
 
 def measure(call: Callable[[], object], *, seconds: float = 1.0, runs: int = 9) -> Timing:
@@ -114,11 +122,11 @@ def measure_gpu(call: Callable[[], object], *, runs: int = 50) -> Timing:
 
 
 def row(
-    case: str, variant: str, threads: int, timing: Timing, amount: float, unit: str, **share: object
+    case: str, variant: str, threads: int, timing: Timing, amount: float, unit: str, **more: object
 ) -> Row:
     """Make a row; `amount` per call is in the unit's numerator (1e9 samples for "G samples/s" is 1.0)."""
     milliseconds = (timing.p20 * 1e3, timing.p50 * 1e3, timing.p80 * 1e3)
-    return Row(case, variant, threads, *milliseconds, amount / timing.p50, unit, **share)  # type: ignore[arg-type]
+    return Row(case, variant, threads, *milliseconds, amount / timing.p50, unit, **more)  # type: ignore[arg-type]
 
 
 def machine() -> str:
@@ -152,7 +160,7 @@ def circumstances(device: str | None = None) -> dict[str, str]:
         "device": device or machine(),
         "python": platform.python_version(),
     }
-    for package in ("numpy", "onnxruntime", "torch", "triton"):
+    for package in ("numpy", "onnxruntime", "openvino", "torch", "triton"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -170,17 +178,24 @@ def write_csv(name: str, rows: Sequence[Row], folder: Path | None = None, device
     writer = csv.DictWriter(buffer, [*Row.__dataclass_fields__, *where], lineterminator="\n")
     writer.writeheader()
     for item in rows:
-        values = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in asdict(item).items()}
+        values = {k: _written(k, v) for k, v in asdict(item).items()}
         writer.writerow({**values, **where})
     write_whole(target, buffer.getvalue().encode())
     return target
+
+
+def _written(name: str, value: object) -> object:
+    if not isinstance(value, float):
+        return value
+    # Cosines differ in their last digits only.
+    return f"{value:.7f}" if name == "cosine" else f"{value:.5g}"
 
 
 def show(rows: Sequence[Row]) -> str:
     """Return the rows as a table for people."""
     from fsfast.commands.common import table
 
-    header = ("case", "variant", "threads", "ms", "p20", "p80", "rate", "unit", "share", "of")
+    header = ("case", "variant", "threads", "ms", "p20", "p80", "rate", "unit", "share", "of", "MB", "cosine")
     cells = [
         (
             r.case,
@@ -193,6 +208,8 @@ def show(rows: Sequence[Row]) -> str:
             r.unit,
             "" if r.share is None else f"{r.share:.2f}",
             r.of,
+            "" if r.memory_mb is None else f"{r.memory_mb:.0f}",
+            "" if r.cosine is None else f"{r.cosine:.6f}",
         )
         for r in rows
     ]

@@ -1,16 +1,16 @@
-"""Copy the tables of a machine's results into README.md: `python -m benchmarks.readme [FOLDER]`."""
+"""Copy a machine's results into README.md and docs/performance.md: `python -m benchmarks.readme [FOLDER]`."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import performance
 from benchmarks.harness import RESULTS, machine
+from benchmarks.tables import markdown, number, read, share
 from fsfast.engine import engine_path
 from fsfast.files import write_whole
 from train.report import ablation_table, attack_lines
@@ -35,30 +35,6 @@ _CERTIFICATES = re.compile(r"(<!-- certificates -->\n).*?(<!-- end of certificat
 _STUDY = re.compile(r"(<!-- study: (?P<engine>\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a results file."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _number(text: str) -> str:
-    value = float(text)
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _share(row: dict[str, str]) -> str:
-    if not row["share"]:
-        return ""
-    share = float(row["share"])
-    return f"{share:.1f} × {row['of']}" if row["of"] == "torch" else f"{share:.0%} of {row['of']}"
-
-
 def render_file(path: Path) -> str:
     """Return a results file as a Markdown table."""
     cells = [
@@ -66,9 +42,9 @@ def render_file(path: Path) -> str:
             r["case"],
             r["variant"],
             r["threads"],
-            _number(r["p50_ms"]),
-            f"{_number(r['rate'])} {r['unit']}",
-            _share(r),
+            number(r["p50_ms"]),
+            f"{number(r['rate'])} {r['unit']}",
+            share(r),
         ]
         for r in read(path)
         if shown(r)
@@ -85,6 +61,8 @@ def render(folder: Path) -> str:
     ]
     if not parts:
         return ""
+    if (folder / "cpu.csv").exists():
+        parts.append(f"### One image on a CPU, n0 = 4\n\n{performance.techniques(read(folder / 'cpu.csv'))}")
     first = read(next(folder / f"{name}.csv" for name in TITLES if (folder / f"{name}.csv").exists()))[0]
     parts.append(
         "noisy_batch and denoise_resize_normalise work on four images, 224×224 and as stated. The share of copy "
@@ -169,6 +147,9 @@ def main(argv: list[str] | None = None) -> int:
     text = README.read_text(encoding="utf-8")
     text = re.sub(r"<!-- results.*? -->", f"<!-- results: {folder} -->", text)
     write_whole(README, updated(text).encode())
+    text = performance.DOCS.read_text(encoding="utf-8")
+    text = re.sub(r"(<!-- (?:techniques|others): \S+ in )\S+ -->", rf"\g<1>{folder} -->", text)
+    write_whole(performance.DOCS, performance.updated(text).encode())
     return 0
 
 

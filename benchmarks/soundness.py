@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fsfast
-from benchmarks.tables import write_table
+from benchmarks.files import write_table
 from fsfast.engine import load_engine
 from fsfast.models.function import TorchFunction
 from fsfast.record import Certificate

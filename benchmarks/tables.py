@@ -1,24 +1,33 @@
-"""Results files: rows to CSV, whole or not at all."""
+"""Results files as Markdown tables."""
 
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from fsfast.files import write_whole
 
 
-def write_table(path: Path, rows: Sequence[Any], digits: int = 6) -> None:
-    """Write rows of one kind, dictionaries or dataclasses, floats with so many significant digits."""
-    records: list[Mapping[str, Any]] = [row if isinstance(row, Mapping) else asdict(row) for row in rows]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({k: f"{v:.{digits}g}" if isinstance(v, float) else v for k, v in record.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, buffer.getvalue().encode())
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a results file."""
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def number(text: str) -> str:
+    """Return a number with three digits."""
+    value = float(text)
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def share(row: dict[str, str]) -> str:
+    """Return a row's share in words, or nothing."""
+    if not row["share"]:
+        return ""
+    value = float(row["share"])
+    return f"{value:.1f} × {row['of']}" if row["of"] == "torch" else f"{value:.0%} of {row['of']}"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.coverage import RESULTS, beta
-from benchmarks.tables import write_table
+from benchmarks.files import write_table
 from fsfast.bounds import MeanMethod, SequentialMean
 from fsfast.certificate import cosine_curve, cosine_lower_bound
 from fsfast.certification import Plan, decide, looks

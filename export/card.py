@@ -51,6 +51,32 @@ def model_card(record: dict[str, Any], parameters: dict[str, int], results: dict
     return "\n".join(lines)
 
 
+def reduced_precisions(card: str, record: dict[str, Any]) -> str:
+    """Return a model card with a table of the precisions beside float32 at its end."""
+    rows = [
+        f"| {stage} | {precision} | {variant['file']} | {variant['parity'][0]['cosine']:.6f} "
+        f"| {variant['tolerance']:g} |"
+        for stage, variants in record["stages"].items()
+        for precision, variant in variants.items()
+        if precision != "float32"
+    ]
+    how = record["quantisation"]
+    lines = [
+        card.rstrip(),
+        "",
+        "## Reduced precisions",
+        "",
+        f"Measured on {max(how['samples'] // 4, 1)} noisy samples of {how['images']} pictures, against float32; scales "
+        f"of 8-bit products come from {how['samples']} others.",
+        "",
+        "| stage | precision | graph | smallest cosine to float32 | tolerance of the self-test |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def _classes(record: dict[str, Any]) -> list[str]:
     if "classes" not in record:
         return []

@@ -12,9 +12,18 @@ import onnx
 
 from export.graph import ExportedGraph
 
-_DTYPES = {"float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
+_DTYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "int8": "I8",
+    "bool": "BOOL",
+}
 # As the safetensors library pads headers, so that every tensor is aligned.
 _ALIGNMENT = 8
+_PADDING = "padding"
 
 
 class WeightsFile:
@@ -37,9 +46,11 @@ class WeightsFile:
             ValueError: a tensor is of a type that weights do not have.
         """
         offsets = {}
+        # A stage of narrow types may end anywhere, and the format knows no holes: a tensor fills the gap.
+        if gap := -self._size % max((value.itemsize for value in weights.values()), default=1):
+            weights = {**weights, _PADDING: np.zeros(gap, np.uint8)}
         with open(self.data, "ab") as handle:
-            # Wide types first, so that all are aligned.
-            for name in sorted(weights, key=lambda name: (-weights[name].itemsize, name)):
+            for name in _aligned(weights):
                 value = np.ascontiguousarray(weights[name]).reshape(weights[name].shape)
                 if value.dtype.name not in _DTYPES or self._size % value.itemsize:
                     raise ValueError(f"{stage}.{name}: cannot store {value.dtype} at byte {self._size}")
@@ -64,6 +75,20 @@ class WeightsFile:
             shutil.copyfileobj(data, target, 1 << 24)
         self.data.unlink()
         return 8 + len(header)
+
+
+def _aligned(weights: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names in an order that aligns all tensors: padding, then wide types first."""
+    return sorted(weights, key=lambda name: (name != _PADDING, -weights[name].itemsize, name))
+
+
+def in_memory(graph: ExportedGraph) -> tuple[bytes, bytearray]:
+    """Return the serialised graph and the content of a file that its external data could point into."""
+    offsets, content = {}, bytearray()
+    for name in _aligned(graph.weights):
+        offsets[name] = len(content)
+        content += np.ascontiguousarray(graph.weights[name]).tobytes()
+    return point_into(graph, offsets, 0, "weights"), content
 
 
 def point_into(graph: ExportedGraph, offsets: Mapping[str, int], begin: int, file: str) -> bytes:

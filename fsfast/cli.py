@@ -17,7 +17,8 @@ from fsfast.commands import bench, certify, demo, doctor, encode, info, verify
 from fsfast.errors import FsfastError
 
 _ENVIRONMENT = """environment:
-  FSFAST_CACHE   folder of self-test results (default: $XDG_CACHE_HOME/fsfast or ~/.cache/fsfast)
+  FSFAST_BACKEND what --backend auto means: onnxruntime or openvino (default: the faster one by measurement)
+  FSFAST_CACHE   folder of self-test results and measurements (default: $XDG_CACHE_HOME/fsfast or ~/.cache/fsfast)
   FSFAST_SECRET  derive seeds from this secret of at least 16 bytes instead of drawing them
 
 exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use"""

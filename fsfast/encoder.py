@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsfast.backends import (
-    BACKENDS,
-    DEFAULT_MICRO_BATCH,
-    Profile,
-    device_class,
-    load_backend,
-)
+from fsfast.backends import DEFAULT_MICRO_BATCH, Profile, device_class, load_backend
+from fsfast.choice import choose_backend
 from fsfast.classes import load_classes
 from fsfast.engine import load_engine
 from fsfast.errors import CertificateError
@@ -61,8 +56,10 @@ class SmoothedEncoder:
     Args:
         engine: directory of an engine, or the name of a built-in one ("demo").
         device: "auto" or "cpu".
-        backend: "auto" or "onnxruntime".
-        precision: one of the engine's precisions; None: its first.
+        backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
+            machine. Part of the function's identity; `choice` says which was taken, and why.
+        precision: one of the engine's precisions (float32, bfloat16, int8, …); None: its first. Part of the
+            function's identity.
         threads: micro-batches computed side by side; None: the processors that this process may use.
             Never changes a bit of the result.
         micro_batch: M, rows per run of a graph; part of the function's identity. None: 1 on a CPU.
@@ -92,33 +89,39 @@ class SmoothedEncoder:
         secret = check_secret(secret)
         self.threads = choose_threads(threads)
         m = DEFAULT_MICRO_BATCH[choose_device(device)] if micro_batch is None else micro_batch
-        backend = BACKENDS[0] if backend == "auto" else backend
-        module = load_backend(backend)
+        if backend != "auto":
+            # A wrong name is said before the engine is read.
+            load_backend(backend)
         loaded = load_engine(engine)
         self.manifest = loaded.manifest
         self.engine_path = loaded.path
         self.engine_digest = loaded.digest
         precision = choose_precision(loaded.manifest, precision)
+        m = check_micro_batch(loaded.manifest, precision, m)
+        chosen = choose_stages(loaded.manifest, stages)
+        self.choice = choose_backend(loaded, backend, precision, chosen, m)
+        module = load_backend(self.choice.backend)
         self.profile = Profile(
-            backend=backend,
+            backend=self.choice.backend,
             backend_version=module.version(),
             precision=precision,
-            micro_batch=check_micro_batch(loaded.manifest, precision, m),
+            micro_batch=m,
             device=device_class(),
-            stages=choose_stages(loaded.manifest, stages),
+            stages=chosen,
         )
         self.function_id = self.profile.function_id(loaded.digest)
+        logger.info("%s: back end %s", loaded.manifest.name, self.choice)
         logger.info(
             "%s: %s %s, %s, M = %d, %d threads, %s",
             loaded.manifest.name,
-            backend,
+            self.profile.backend,
             self.profile.backend_version,
             precision,
             m,
             self.threads,
             self.profile.device,
         )
-        graphs = module.open_graphs(loaded, self.profile.precision, self.profile.stages)
+        graphs = module.open_graphs(loaded, precision, chosen, micro_batch=m, threads=self.threads)
         check_golden_once(loaded, graphs, self.profile, self.function_id)
         pipeline = Pipeline(loaded, graphs, self.profile.micro_batch, self.threads)
         self.classes = load_classes(loaded)

@@ -7,7 +7,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from fsfast.strict_json import parse_json
 MANIFEST = "engine.json"
 SEAL = "engine.sha256"
 MAX_MANIFEST_BYTES = 4 << 20
+_Content = TypeVar("_Content", bytes, bytearray)
 _BUILT_IN = Path(__file__).parent / "engines"
 _CHUNK = 1 << 20
 # NumPy pads a header to a multiple of 64 bytes; far more is not a noise table.
@@ -48,9 +49,26 @@ class Engine:
         Raises:
             EngineError: the file is not part of the engine, or changed since the engine was loaded.
         """
+        return _read_verified(self.path, name, self._entry(name))
+
+    def buffer(self, name: str) -> bytearray:
+        """Return what `read` returns in memory that can be written, which runtimes want to share it.
+
+        Raises:
+            EngineError: as `read`.
+        """
+        entry = self._entry(name)
+        _check_regular(self.path, name)
+        _check_size(self.path, name, entry)
+        content = bytearray(entry.bytes)
+        with open(self.path / name, "rb") as handle:
+            handle.readinto(content)
+        return _with_hash(self.path, name, entry, content)
+
+    def _entry(self, name: str) -> FileEntry:
         if name not in self.manifest.files:
             raise EngineError(f"{self.path}: wanted a file of the engine, got {name!r}")
-        return _read_verified(self.path, name, self.manifest.files[name])
+        return self.manifest.files[name]
 
     def graph(self, stage: str, precision: str) -> bytes:
         """Return the ONNX bytes of a stage, after checking that it is a fixed function of this engine's own weights.
@@ -61,7 +79,7 @@ class Engine:
         variant = self.manifest.stages[stage][precision]
         graph = self.read(variant.file)
         try:
-            check_graph(graph, self.manifest.weights[precision])
+            check_graph(graph, variant.weights)
         except ValueError as error:
             raise EngineError(f"{self.path}: {variant.file}: {error}; do not use this engine") from None
         return graph
@@ -205,7 +223,11 @@ def _verify(path: Path, name: str, entry: FileEntry) -> None:
 def _read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
     _check_regular(path, name)
     _check_size(path, name, entry)
-    content = (path / name).read_bytes()
+    return _with_hash(path, name, entry, (path / name).read_bytes())
+
+
+def _with_hash(path: Path, name: str, entry: FileEntry, content: _Content) -> _Content:
+    """Return the content of a file if it is what the manifest says."""
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise _altered(path, name)
     return content

@@ -34,7 +34,10 @@ class StageVariant:
     """One graph at one precision.
 
     Attributes:
-        file: name of the ONNX graph.
+        file: name of the ONNX graph; variants may share one.
+        weights: name of the file that its external data points into.
+        arithmetic: what its floating-point operations are computed in: "float32", as the graph says, or
+            "bfloat16", which a back end then has to be able to do with a float32 graph.
         input, output: tensor names.
         batch: smallest and largest number of rows that the graph takes.
         tolerance: allowed deviation of the golden output, relative to its largest magnitude.
@@ -42,6 +45,8 @@ class StageVariant:
     """
 
     file: str
+    weights: str
+    arithmetic: str
     input: str
     output: str
     batch: tuple[int, int]
@@ -143,9 +148,11 @@ def _floats(values: list[Any]) -> tuple[float, float, float]:
     return r, g, b
 
 
-def _variant(entry: dict[str, Any]) -> StageVariant:
+def _variant(entry: dict[str, Any], weights: str) -> StageVariant:
     return StageVariant(
         file=entry["file"],
+        weights=entry.get("weights", weights),
+        arithmetic=entry.get("arithmetic", "float32"),
         input=entry["input"]["name"],
         output=entry["output"]["name"],
         batch=(entry["batch"][0], entry["batch"][1]),
@@ -180,7 +187,7 @@ def parse_manifest(record: dict[str, Any]) -> Manifest:
         tokens=record["output"]["tokens"],
         dim=record["output"]["dim"],
         stages={
-            stage: {p: _variant(v) for p, v in record["stages"][stage].items()}
+            stage: {p: _variant(v, record["weights"].get(p, "")) for p, v in record["stages"][stage].items()}
             for stage in STAGES
             if stage in record["stages"]
         },
@@ -196,7 +203,8 @@ def parse_manifest(record: dict[str, Any]) -> Manifest:
 def _check_consistent(manifest: Manifest) -> None:
     """Refuse what the schema cannot express."""
     named = {manifest.noise_file, manifest.golden, *manifest.weights.values()}
-    named |= {variant.file for variants in manifest.stages.values() for variant in variants.values()}
+    for variants in manifest.stages.values():
+        named |= {file for variant in variants.values() for file in (variant.file, variant.weights) if file}
     if "classes" in manifest.record:
         named.add(manifest.record["classes"]["file"])
     if "results" in manifest.record:

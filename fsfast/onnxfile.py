@@ -41,6 +41,8 @@ _DTYPES = {
     13: ("uint64", 8),
     16: ("bfloat16", 2),
 }
+# The other way round.
+DATA_TYPES = {name: number for number, (name, _) in _DTYPES.items()}
 _PLAIN_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -250,7 +252,7 @@ def _numbers(values: list[int | memoryview]) -> list[int]:
             continue
         position = 0
         while position < len(value):
-            number, position = _varint(value, position)
+            number, position = varint(value, position)
             numbers.append(number)
     return numbers
 
@@ -260,7 +262,7 @@ def _read(message: memoryview, known: _Message, what: str) -> dict[str, list[Any
     fields: dict[str, list[Any]] = {}
     position = 0
     while position < len(message):
-        key, position = _varint(message, position)
+        key, position = varint(message, position)
         number, wire = key >> 3, key & 7
         if number not in known:
             raise ValueError(f"field {number} of {what} is not allowed in an engine's graph")
@@ -269,11 +271,11 @@ def _read(message: memoryview, known: _Message, what: str) -> dict[str, list[Any
             raise ValueError(f"{name} of {what} is malformed")
         value: int | memoryview
         if wire == _VARINT:
-            value, position = _varint(message, position)
+            value, position = varint(message, position)
         else:
             length = {_FIXED64: 8, _FIXED32: 4}.get(wire)
             if length is None:
-                length, position = _varint(message, position)
+                length, position = varint(message, position)
             if length > len(message) - position:
                 raise ValueError(f"{name} of {what} ends beyond the file")
             value = message[position : position + length]
@@ -282,7 +284,7 @@ def _read(message: memoryview, known: _Message, what: str) -> dict[str, list[Any
     return fields
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
+def varint(message: memoryview, position: int) -> tuple[int, int]:
     """Return the number at `position` and the position after it; at most 64 bits."""
     value = 0
     for shift in range(0, 70, 7):

@@ -17,9 +17,10 @@ RECIPES = Path(__file__).parent / "data" / "recipes"
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Keep self-test marks out of the user's cache folder."""
+    """Keep self-test marks out of the user's cache folder, and measurements of back ends out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FSFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FSFAST_BACKEND", "onnxruntime")
         patch.delenv("FSFAST_SECRET", raising=False)
         yield
 
@@ -55,6 +56,20 @@ def random_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pooled_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine of the encoder alone, with pooled features."""
     return _build(str(RECIPES / "pooled.toml"), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def reduced_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in engine with every precision that this machine can measure."""
+    from export.quantise import add_precisions
+    from export.reduce import Options
+    from export.variants import backends_for
+    from fsfast.examples import FOLDER
+
+    path = tmp_path_factory.mktemp("reduced") / "engine"
+    precisions = ("bfloat16", "int8", "int8+bfloat16") if backends_for("bfloat16") else ("int8",)
+    add_precisions("demo", FOLDER, path, Options(precisions, samples=8), report=lambda line: None)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -23,3 +23,14 @@ def replace_file(path: Path, name: str, content: bytes) -> None:
     (path / name).write_bytes(content)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     rewrite(path, lambda record: record["files"].update({name: entry}))
+
+
+def as_bfloat16(path: Path) -> None:
+    """Declare a bfloat16 variant of a copied engine."""
+
+    def change(record):
+        for variants in record["stages"].values():
+            variants["bfloat16"] = {**variants["float32"], "arithmetic": "bfloat16", "tolerance": 0.1}
+        record["weights"]["bfloat16"] = record["weights"]["float32"]
+
+    rewrite(path, change)

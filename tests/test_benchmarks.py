@@ -10,8 +10,20 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import engines, harness, kernels, readme, serving
+from benchmarks import (
+    cpu,
+    engines,
+    harness,
+    kernels,
+    performance,
+    purified,
+    readme,
+    serving,
+    techniques,
+    workers,
+)
 from benchmarks.__main__ import main
+from fsfast.engine import load_engine
 
 
 def test_rows_go_to_a_file_with_everything_that_repeats_them(tmp_path):
@@ -50,6 +62,64 @@ def test_serving_cases_run(monkeypatch):
         )
     )
     assert {row.case for row in rows} == {"encode", "step", "certify"}
+
+
+def test_techniques_compute_the_same_features(demo_path, pooled_path):
+    """The research code in both forms on the same noise; a runtime by hand; fsfast."""
+    demo = load_engine(demo_path)
+    loop, batched = (techniques.open_technique(f"torch: {how}", demo, 3)() for how in ("loop", "batched"))
+    assert loop.shape == (64, 128)
+    assert cpu.cosine(loop, batched) == pytest.approx(1.0, abs=1e-6)
+    assert 0.99 < cpu.cosine(loop, techniques.open_technique("torch: batched, bf16", demo, 3)()) < 1 - 1e-7
+    ours = techniques.open_technique("fsfast: onnxruntime, float32", demo, 3)()
+    # Other noise, the same picture.
+    assert cpu.cosine(ours, loop) > 0.9
+    pooled = load_engine(pooled_path)
+    by_hand = techniques.open_technique("onnxruntime by hand: float32", pooled, 64)()
+    assert cpu.cosine(by_hand, techniques.open_technique("torch: batched", pooled, 64)()) > 0.9
+    with pytest.raises(ValueError, match="magic"):
+        techniques.open_technique("magic: loop", demo, 3)
+
+
+def test_techniques_race_in_processes(demo_path, monkeypatch):
+    monkeypatch.setattr(workers, "_PAUSE_S", 0.0)
+    names = ["fsfast: onnxruntime, float32", "certify: onnxruntime, float32, M=2"]
+    outcomes = workers.race(names, str(demo_path), 2, 2)
+    assert list(outcomes) == names
+    assert all(
+        outcome.memory_mb > 20 and outcome.features.shape == (64, 128) for outcome in outcomes.values()
+    )
+    (row,) = cpu.rows_of("case", {names[0]: outcomes[names[0]]}, 2)
+    assert row.cosine == pytest.approx(1.0)
+    with pytest.raises(RuntimeError, match="the technique 'magic: x' ended with exit code 1"):
+        workers.race(["magic: x"], str(demo_path), 1, 1)
+
+
+def test_tables_of_techniques(tmp_path):
+    timing = harness.Timing(0.001, 0.002, 0.003)
+    more = {"share": 2.0, "of": cpu.BASELINE, "memory_mb": 100.0, "cosine": 0.9998771}
+    rows = [
+        harness.row("ViT", "fsfast: x", 2, timing, 4, "samples/s", **more),
+        harness.row("cold start", "import", 2, timing, 1, "starts/s", disk_mb=3.25),
+    ]
+    path = harness.write_csv("cpu", rows, tmp_path)
+    assert "| fsfast: x | 0.5 | 2.00 | 100 | 0.999877 |" in performance.render("techniques", path)
+    others = performance.render("others", path)
+    assert "| cold start | import | 2 | 500 starts/s | 3.2 MB on disk |" in others
+    assert "fsfast: x" not in others
+    assert performance.render("others", tmp_path / "nothing.csv") == ""
+
+
+def test_a_cold_start_is_taken_apart(demo_path):
+    times = cpu._cold(str(demo_path), "onnxruntime", "float32", 1)
+    assert times.shape == (1, 3)
+    assert (times > 0).all()
+
+
+def test_every_technique_has_a_name_that_is_known():
+    for name in (*cpu.TORCH, *cpu.BY_HAND, *cpu.FSFAST, *purified._TECHNIQUES):
+        assert cpu.family(name) in ("torch", "by hand", "fsfast")
+    assert cpu.BASELINE in cpu.TORCH
 
 
 def test_an_unknown_group_is_refused(capsys):

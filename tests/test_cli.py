@@ -70,6 +70,7 @@ def test_doctor(fs):
     assert code == 0
     assert "onnxruntime" in out
     assert "cuda" in out
+    assert "backend auto" in out
     findings = json.loads(fs("doctor", "--json")[1])
     assert findings["kernels"][0] is True
     assert findings["tensorrt"][0] is False
@@ -152,6 +153,37 @@ def test_bench(fs):
     assert "encoder" in out
     measured = json.loads(fs("bench", "demo", "--n0", 2, "--runs", 1, "--json")[1])
     assert measured["latency"][0]["n0"] == 2
+
+
+def test_bench_compares_precisions_and_recommends_one(fs, reduced_path):
+    code, out, _ = fs("bench", reduced_path, "--n0", 1, "--runs", 1)
+    assert code == 0
+    assert "recommended: backend=" in out
+    assert "around them" in out
+    measured = json.loads(fs("bench", reduced_path, "--n0", 1, "--runs", 1, "--json")[1])
+    found = {(m["backend"], m["precision"]): m for m in measured["variants"]}
+    assert {("onnxruntime", "float32"), ("onnxruntime", "int8")} <= found.keys()
+    assert found["onnxruntime", "float32"]["cosine"] == pytest.approx(1.0, abs=1e-6)
+    assert 0.999 < found["onnxruntime", "int8"]["cosine"] < 1.0
+    assert found["onnxruntime", "int8"]["steps_ms"]["encoder"] > 0
+    chosen = measured["recommended"]
+    assert measured["profile"]["precision"] == chosen["precision"]
+    # What cannot be promised is not recommended: float32 alone has a cosine of 1.
+    strict = fs("bench", reduced_path, "--n0", 1, "--runs", 1, "--cosine", "0.9999999", "--json")[1]
+    assert json.loads(strict)["recommended"]["precision"] == "float32"
+
+
+def test_bench_of_one_pair(fs, reduced_path):
+    options = ("--backend", "onnxruntime", "--precision", "int8", "--n0", 1, "--runs", 1, "--json")
+    measured = json.loads(fs("bench", reduced_path, *options)[1])
+    assert [(m["backend"], m["precision"]) for m in measured["variants"]] == [("onnxruntime", "int8")]
+    assert fs("bench", "demo", "--precision", "int8", "--runs", 1)[0] == 2
+
+
+def test_info_says_what_auto_means(fs, reduced_path):
+    _, out, _ = fs("info", reduced_path)
+    assert "int8: onnxruntime, named by FSFAST_BACKEND" in out
+    assert "encoder.int8.onnx" in out
 
 
 @pytest.mark.parametrize(

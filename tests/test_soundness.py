@@ -8,8 +8,8 @@ pytest.importorskip("skimage", reason="test images need scikit-image (the train 
 
 import torch
 
+from benchmarks.files import write_table
 from benchmarks.soundness import SHARES, Setting, attack, broken, measure, run
-from benchmarks.tables import write_table
 from fsfast.engine import load_engine
 from fsfast.models.function import TorchFunction
 from train.data import study_set

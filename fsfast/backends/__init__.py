@@ -17,7 +17,7 @@ from fsfast.errors import BackendUnavailable
 from fsfast.kernels.types import KERNEL_VERSION
 from fsfast.manifest import Manifest
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "openvino")
 DEFAULT_MICRO_BATCH = {"cpu": 1}
 
 
@@ -56,7 +56,8 @@ class Profile:
 
 
 def load_backend(name: str) -> ModuleType:
-    """Return the module of a back end: `version()` and `open_graphs(engine, precision, stages)`.
+    """Return the module of a back end: `version()`, `arithmetics()`, `problems()` and
+    `open_graphs(engine, precision, stages, micro_batch=, threads=)`.
 
     Raises:
         BackendUnavailable: there is no such back end, or it cannot run on this machine.
@@ -64,6 +65,28 @@ def load_backend(name: str) -> ModuleType:
     if name not in BACKENDS:
         raise BackendUnavailable(f"wanted a back end of {', '.join(BACKENDS)}, got {name!r}")
     return import_module(f"fsfast.backends.{name}")
+
+
+def check_arithmetic(
+    backend: str, able: tuple[str, ...], manifest: Manifest, precision: str, stages: tuple[str, ...]
+) -> None:
+    """Refuse a precision whose floating-point operations a back end would compute in something else.
+
+    Args:
+        backend: its name.
+        able: the arithmetics that it has here.
+        manifest, precision, stages: what is to run.
+
+    Raises:
+        BackendUnavailable: it lacks one.
+    """
+    for stage in stages:
+        arithmetic = manifest.stages[stage][precision].arithmetic
+        if arithmetic not in able:
+            raise BackendUnavailable(
+                f"wanted {precision} for the {stage}, which computes in {arithmetic}; {backend} computes in "
+                f"{' and '.join(able)} on this machine. Choose another back end or precision"
+            )
 
 
 def stage_shapes(manifest: Manifest, stage: str) -> tuple[list[int], list[int]]:
@@ -81,7 +104,7 @@ def stage_shapes(manifest: Manifest, stage: str) -> tuple[list[int], list[int]]:
 def device_class() -> str:
     """Return the class of CPUs that give the same bits: architecture and vector extensions in use."""
     interesting = (
-        *("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"),
+        *("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"),
         *("asimd", "sve", "sve2", "sme", "bf16", "i8mm"),
     )
     try:

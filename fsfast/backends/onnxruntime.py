@@ -7,15 +7,14 @@ number of threads, and two cores are used as well or better (see docs/performanc
 from __future__ import annotations
 
 import os
-from math import prod
 
 import numpy as np
 
-from fsfast.backends import stage_shapes
+from fsfast.backends import check_arithmetic, stage_shapes
 from fsfast.engine import Engine
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.manifest import StageVariant
-from fsfast.onnxfile import ExternalTensor, external_tensors
+from fsfast.onnxarrays import stored_arrays
 
 try:
     import onnxruntime
@@ -28,6 +27,11 @@ except ImportError as error:
 def version() -> str:
     """Return ONNX Runtime's version."""
     return str(onnxruntime.__version__)
+
+
+def arithmetics() -> tuple[str, ...]:
+    """Return what floating-point operations of a float32 graph can be computed in."""
+    return ("float32",)
 
 
 class OnnxGraph:
@@ -46,18 +50,31 @@ class OnnxGraph:
         self._session.run_with_iobinding(binding)
 
 
-def open_graphs(engine: Engine, precision: str, stages: tuple[str, ...]) -> dict[str, OnnxGraph]:
-    """Make one session per stage from verified bytes only: the graphs, and the weights file that they point into.
+def open_graphs(
+    engine: Engine, precision: str, stages: tuple[str, ...], *, micro_batch: int = 1, threads: int = 1
+) -> dict[str, OnnxGraph]:
+    """Make one session per stage from verified bytes only: the graphs, and the weights that they point into.
+
+    Args:
+        engine: a verified engine.
+        precision: which variant of the stages.
+        stages: which stages.
+        micro_batch, threads: a session takes any number of rows, and runs from any number of threads.
 
     Raises:
+        BackendUnavailable: the precision wants an arithmetic that ONNX Runtime lacks.
         EngineError: ONNX Runtime cannot read a graph.
     """
-    weights = engine.read(engine.manifest.weights[precision])
+    check_arithmetic("onnxruntime", arithmetics(), engine.manifest, precision, stages)
+    weights: dict[str, bytearray] = {}
     graphs = {}
     for stage in stages:
         variant = engine.manifest.stages[stage][precision]
+        if variant.weights not in weights:
+            # Stages come in order: the file of an earlier one is no longer needed.
+            weights = {variant.weights: engine.buffer(variant.weights)}
         try:
-            session = open_session(engine.graph(stage, precision), weights)
+            session = open_session(engine.graph(stage, precision), weights[variant.weights])
         except RuntimeError as error:
             raise EngineError(f"{engine.path}: {variant.file}: {error}") from error
         _check_tensors(engine, stage, variant, session)
@@ -82,7 +99,9 @@ def _check_tensors(
             raise EngineError(f"{engine.path}: {variant.file}: wanted {wanted}, got {got}")
 
 
-def open_session(graph: bytes, weights: bytes | np.ndarray, threads: int = 1) -> onnxruntime.InferenceSession:
+def open_session(
+    graph: bytes, weights: bytes | bytearray | np.ndarray, threads: int = 1
+) -> onnxruntime.InferenceSession:
     """Make a session whose external data comes from memory, never from a path.
 
     More than one thread inside a run is for benchmarks: it may change the order of sums.
@@ -95,18 +114,13 @@ def open_session(graph: bytes, weights: bytes | np.ndarray, threads: int = 1) ->
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        tensors = {t.name: _tensor(t, weights) for t in external_tensors(graph)}
+        tensors = stored_arrays(graph, weights)
         options.add_external_initializers(
             list(tensors), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in tensors.values()]
         )
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise RuntimeError(f"ONNX Runtime {version()} cannot open the graph: {error}") from error
-
-
-def _tensor(tensor: ExternalTensor, weights: bytes | np.ndarray) -> np.ndarray:
-    values = np.frombuffer(weights, tensor.dtype, prod(tensor.shape), tensor.offset)
-    return values.reshape(tensor.shape)
 
 
 def problems() -> list[str]:

@@ -1,5 +1,7 @@
-"""Measure an engine on this machine: latency against n0, where the time goes, certification speed.
+"""Measure an engine on this machine: every precision on every back end, and which to take.
 
+A table per stage and precision with the cosine of the features to those of float32; then, for the pair that is
+recommended (or the one that --backend and --precision name), latency against n0 and the speed of certification.
 Medians over several runs, with the 20th and 80th percentile, on one image that is already on the grid.
 """
 
@@ -7,18 +9,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsfast.commands.common import engine_arguments, open_encoder, table
+from fsfast.commands.common import engine_arguments, table
+from fsfast.errors import BackendUnavailable
 
 if TYPE_CHECKING:
+    from fsfast.comparison import Measured
     from fsfast.encoder import SmoothedEncoder
 
 # More runs, or more samples of one image, would say nothing new.
 _MOST = 1_000_000
+# A certification of fewer samples says little, one that takes longer nobody waits for.
+_CERTIFICATION_LEAST, _CERTIFICATION_S = 20, 20.0
+_GRAPHS = ("purifier", "encoder", "mapper")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,63 +37,169 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--n0", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="numbers of samples (default 1 2 4 8 16)"
     )
     parser.add_argument("--runs", type=int, default=9, help="counted runs of each (default 9)")
+    parser.add_argument(
+        "--cosine",
+        type=float,
+        default=0.999,
+        help="smallest cosine to float32 of what is recommended (default 0.999)",
+    )
     parser.add_argument("--json", action="store_true", help="print the measurements as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from fsfast.comparison import recommend
+    from fsfast.encoder import SmoothedEncoder
+
     for flag, value in [("--runs", args.runs), *(("--n0", n0) for n0 in args.n0)]:
         if not 1 <= value <= _MOST:
             raise ValueError(f"wanted {flag} in [1, {_MOST}], got {value}")
-    with open_encoder(args) as encoder:
-        measured = [measure(encoder, n0, args.runs) for n0 in args.n0]
-        certification = measure_certification(encoder)
-        profile = encoder.profile
+    measured, skipped = _compare(args)
+    best = recommend(measured, args.cosine)
+    with SmoothedEncoder(
+        args.engine, backend=best.backend, precision=best.precision, **_options(args)
+    ) as encoder:
+        latency = [measure(encoder, n0, args.runs) for n0 in args.n0]
+        certification = measure_certification(encoder, latency[-1]["samples_per_s"])
         if args.json:
-            print(
-                json.dumps(
-                    {
-                        "engine": encoder.manifest.name,
-                        "profile": vars(profile),
-                        "threads": encoder.threads,
-                        "latency": measured,
-                        "certification_samples_per_s": certification,
-                    }
-                )
-            )
+            print(json.dumps(_record(encoder, measured, skipped, best, latency, certification)))
             return 0
-        print(
-            f"{encoder.manifest.name}: {profile.backend} {profile.backend_version}, {profile.precision}, "
-            f"M = {profile.micro_batch}, {encoder.threads} threads, {profile.device}\n"
-        )
+        _show(encoder, measured, skipped, best, args.cosine)
     rows = [
         [
             str(m["n0"]),
             *(f"{m[key]:.2f}" for key in ("p50_ms", "p20_ms", "p80_ms")),
             f"{m['samples_per_s']:.0f}",
         ]
-        for m in measured
+        for m in latency
     ]
-    print(table(rows, ("n0", "ms per image", "p20", "p80", "samples/s")))
-    longest = measured[-1]
-    total = sum(longest["steps_ms"].values())
-    rows = [[s, f"{ms:.3f}", f"{100 * ms / total:.1f}"] for s, ms in longest["steps_ms"].items() if ms]
-    print("\n" + table(rows, ("step", "ms per sample, one thread", "% of the work")))
-    print(f"\ncertification: {certification:.0f} samples/s")
+    print("\n" + table(rows, ("n0", "ms per image", "p20", "p80", "samples/s")))
+    speed = (
+        "longer than 20 seconds, not measured" if certification is None else f"{certification:.0f} samples/s"
+    )
+    print(f"\ncertification: {speed}")
     return 0
 
 
-def measure_certification(encoder: SmoothedEncoder, n: int = 200) -> float:
-    """Return the samples per second of certifying one image with n samples."""
-    image = _picture(encoder)
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {"threads": args.threads, "micro_batch": args.micro_batch, "stages": args.stages}
+
+
+def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:
+    """Return what was measured, and why other pairs were not."""
+    from fsfast.comparison import compare, pairs
+    from fsfast.engine import load_engine
+
+    manifest = load_engine(args.engine).manifest
+    skipped: list[str] = []
+    measured = []
+    backends, precisions = pairs(args.backend, args.precision, manifest.precisions)
+    for found in compare(
+        args.engine,
+        backends,
+        precisions,
+        n0=manifest.n0,
+        runs=args.runs,
+        options=_options(args),
+        skipped=lambda backend, precision, why: skipped.append(f"{backend}, {precision}: {why}"),
+    ):
+        measured.append(found)
+        if sys.stderr.isatty():
+            print(f"measured {found.backend}, {found.precision}", file=sys.stderr)
+    if not measured:
+        raise BackendUnavailable("; ".join(skipped))
+    return measured, skipped
+
+
+def _show(
+    encoder: SmoothedEncoder,
+    measured: Sequence[Measured],
+    skipped: Sequence[str],
+    best: Measured,
+    cosine: float,
+) -> None:
+    first = measured[0]
+    print(f"{encoder.manifest.name}, n0 = {first.n0}, {encoder.threads} threads, {encoder.profile.device}\n")
+    stages = [step for step in _GRAPHS if first.steps_ms[step]]
+    header = (
+        "back end",
+        "precision",
+        "ms per image",
+        "p20",
+        "p80",
+        "samples/s",
+        "× first",
+        "cosine to first",
+    )
+    rows = [
+        [
+            m.backend,
+            m.precision,
+            *(f"{ms:.2f}" for ms in (m.p50_ms, m.p20_ms, m.p80_ms)),
+            f"{m.samples_per_s:.0f}",
+            f"{first.p50_ms / m.p50_ms:.2f}",
+            f"{m.cosine:.6f}",
+        ]
+        for m in measured
+    ]
+    print(table(rows, header))
+    rows = [
+        [
+            m.backend,
+            m.precision,
+            *(f"{m.steps_ms[stage]:.2f}" for stage in stages),
+            f"{sum(ms for step, ms in m.steps_ms.items() if step not in stages):.2f}",
+        ]
+        for m in measured
+    ]
+    print("\nms per sample on its thread:")
+    print(table(rows, ("back end", "precision", *stages, "around them")))
+    for line in skipped:
+        print(f"not measured: {line}")
+    print(
+        f"\nrecommended: backend={best.backend!r}, precision={best.precision!r}, the fastest with a cosine of at "
+        f"least {cosine:g} to the first row.\n"
+        "Each precision and back end is a function of its own, with its own certificates."
+    )
+
+
+def _record(
+    encoder: SmoothedEncoder,
+    measured: Sequence[Measured],
+    skipped: Sequence[str],
+    best: Measured,
+    latency: list[dict[str, Any]],
+    certification: float | None,
+) -> dict[str, Any]:
+    return {
+        "engine": encoder.manifest.name,
+        "profile": vars(encoder.profile),
+        "threads": encoder.threads,
+        "variants": [{**vars(m), "samples_per_s": m.samples_per_s} for m in measured],
+        "not_measured": list(skipped),
+        "recommended": {"backend": best.backend, "precision": best.precision},
+        "latency": latency,
+        "certification_samples_per_s": certification,
+    }
+
+
+def measure_certification(encoder: SmoothedEncoder, samples_per_s: float) -> float | None:
+    """Return the samples per second of certifying one image, pilot samples included; None if that takes too long.
+
+    Args:
+        encoder: an open encoder.
+        samples_per_s: how fast it encodes.
+    """
+    from fsfast.comparison import picture
+    from fsfast.evidence import PILOT
+
+    n = min(200, int(_CERTIFICATION_S * samples_per_s) - PILOT)
+    if n < _CERTIFICATION_LEAST:
+        return None
+    image = picture(encoder)
     start = time.perf_counter()
     encoder.certify(image, n, progress=False)
-    return n / (time.perf_counter() - start)
-
-
-def _picture(encoder: SmoothedEncoder) -> np.ndarray:
-    grid = encoder.manifest.grid
-    return np.random.default_rng(0).integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
+    return (PILOT + n) / (time.perf_counter() - start)
 
 
 def measure(encoder: SmoothedEncoder, n0: int, runs: int) -> dict[str, Any]:
@@ -95,16 +210,10 @@ def measure(encoder: SmoothedEncoder, n0: int, runs: int) -> dict[str, Any]:
         n0: samples per image.
         runs: counted runs, after one that warms up.
     """
+    from fsfast.comparison import picture, timed
     from fsfast.pipeline import STEPS
 
-    image = _picture(encoder)
-    encoder.encode(image, n0)
-    seconds: dict[str, float] = {}
-    wall = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        encoder.encode(image, n0, seconds=seconds)
-        wall.append(time.perf_counter() - start)
+    _, wall, seconds = timed(encoder, picture(encoder), n0, runs)
     p20, p50, p80 = np.percentile(wall, (20, 50, 80)) * 1e3
     return {
         "n0": n0,

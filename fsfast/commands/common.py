@@ -29,7 +29,11 @@ def engine_arguments(parser: argparse.ArgumentParser, *, positional: bool = True
         parser.add_argument(
             "engine", metavar="ENGINE", help='directory of an engine, or "demo" for the built-in one'
         )
-    parser.add_argument("--backend", default="auto", help="what runs the networks (default: auto)")
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        help="what runs the networks: onnxruntime, openvino, or auto: the faster one here (default)",
+    )
     parser.add_argument("--precision", help="one of the engine's precisions (default: its first)")
     parser.add_argument(
         "--threads", type=int, help="processors to use (default: all); never changes the result"
@@ -45,6 +49,7 @@ def engine_arguments(parser: argparse.ArgumentParser, *, positional: bool = True
 
 def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> SmoothedEncoder:
     """Open the engine that the arguments name; what they leave open is taken from `profile`."""
+    from fsfast.choice import installed
     from fsfast.encoder import SmoothedEncoder
     from fsfast.sampling import check_samples, check_seed
 
@@ -58,9 +63,13 @@ def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> Sm
         name: getattr(profile, name, None) if getattr(args, name) is None else getattr(args, name)
         for name in ("precision", "micro_batch", "stages")
     }
+    backend = args.backend
+    if backend == "auto" and profile is not None and profile.backend in installed():
+        # Elsewhere it would be another function, and nothing could be compared bit for bit.
+        backend = profile.backend
     return SmoothedEncoder(
         args.engine,
-        backend=args.backend,
+        backend=backend,
         threads=args.threads,
         **chosen,
         # Any bytes will do, not only text.

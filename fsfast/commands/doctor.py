@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         for part, (usable, text) in findings.items():
             print(f"{'ok  ' if usable else 'no  '} {part + ':':<20}{text}")
-    return 0 if findings["kernels"][0] and findings["onnxruntime"][0] and findings["demo engine"][0] else 1
+    runs = findings["onnxruntime"][0] or findings["openvino"][0]
+    return 0 if findings["kernels"][0] and runs and findings["demo engine"][0] else 1
 
 
 def examine() -> dict[str, tuple[bool, str]]:
@@ -38,10 +39,12 @@ def examine() -> dict[str, tuple[bool, str]]:
         "fsfast": (True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
         "processor": (True, f"{device_class()}, {available_threads()} usable"),
         "kernels": _kernels(),
-        "onnxruntime": _onnxruntime(),
+        "onnxruntime": _backend("onnxruntime"),
+        "openvino": _backend("openvino"),
         "demo engine": _engine(),
         "torch": _package("torch", "only needed to export engines: pip install 'fsfast[export]'"),
     }
+    findings["backend auto"] = _auto()
     findings["tensorrt"] = _tensorrt()
     return findings | {part: (False, why) for part, why in _LATER.items()}
 
@@ -54,16 +57,28 @@ def _kernels() -> tuple[bool, str]:
     return True, "C++ extension loads"
 
 
-def _onnxruntime() -> tuple[bool, str]:
+def _backend(name: str) -> tuple[bool, str]:
     from fsfast.backends import load_backend
 
     try:
-        backend = load_backend("onnxruntime")
+        backend = load_backend(name)
     except FsfastError as error:
         return False, str(error)
     if problems := backend.problems():
         return False, "; ".join(problems)
-    return True, str(backend.version())
+    return True, f"{backend.version()}, computes in {' and '.join(backend.arithmetics())}"
+
+
+def _auto() -> tuple[bool, str]:
+    """Say what backend="auto" means for the built-in engine; nothing is measured here."""
+    from fsfast.choice import expected
+    from fsfast.engine import load_engine
+
+    try:
+        engine = load_engine("demo")
+        return True, expected(engine, engine.manifest.precisions[0])
+    except FsfastError as error:
+        return False, str(error)
 
 
 def _tensorrt() -> tuple[bool, str]:

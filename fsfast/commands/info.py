@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from fsfast.commands.common import RANDOM_WEIGHTS, table
+from fsfast.errors import FsfastError
+
+if TYPE_CHECKING:
+    from fsfast.engine import Engine
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +22,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "engine", metavar="ENGINE", nargs="?", default="demo", help='directory of an engine (default: "demo")'
     )
     parser.add_argument("--json", action="store_true", help="print the manifest and the digest as JSON")
+
+
+def _backends(engine: Engine) -> list[str]:
+    """Return a line per precision: what backend="auto" means here."""
+    from fsfast.choice import expected
+
+    lines = []
+    for precision in engine.manifest.precisions:
+        try:
+            lines.append(f"{precision}: {expected(engine, precision)}")
+        except FsfastError as error:
+            lines.append(f"{precision}: {error}")
+    return lines
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
         for precision, variant in variants.items():
             worst = max((row["max_abs"] for row in variant.parity), default=0.0)
             source = next((p["source"] for p in manifest.record["provenance"] if p["stage"] == stage), "")
-            rows.append((stage, precision, variant.file, f"{worst:.1e}", source))
-    print("\n" + table(rows, ("stage", "precision", "graph", "max |Δ| to torch", "weights")))
+            rows.append((stage, precision, variant.file, f"{worst:.1e}", f"{variant.tolerance:g}", source))
+    print(f"{'back ends:':<12}" + f"\n{'':<12}".join(_backends(engine)))
+    print("\n" + table(rows, ("stage", "precision", "graph", "max |Δ| to float32", "tolerance", "weights")))
     if manifest.random_weights:
         print(f"\n{RANDOM_WEIGHTS}")
     return 0

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from fsfast.backends import check_arithmetic
 from fsfast.backends.tensorrt.apart import build_apart
 from fsfast.backends.tensorrt.building import OPTIONS, stage_tensors
 from fsfast.backends.tensorrt.execution import DeviceGraph, build_target, require_gpu
@@ -52,8 +53,11 @@ def prepare_plan(
 
     Raises:
         EngineError: the library cannot build the graph; what it does not support is named.
-        BackendUnavailable: the library cannot build here, or the folder cannot be used.
+        BackendUnavailable: the library cannot build here or has not the precision's arithmetic, or the folder cannot
+            be used.
     """
+    # Plans are strongly typed: they compute in what the graph says.
+    check_arithmetic(str(library), ("float32",), engine.manifest, precision, (stage,))
     target = build_target(library)
     key = PlanKey(engine.digest, stage, precision, micro_batch, str(library), target, OPTIONS)
     build = build_apart(engine, key, library)

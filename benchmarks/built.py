@@ -1,0 +1,70 @@
+"""Engines to measure: built with random weights in temporary folders, once per run, and given all precisions."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import fsfast
+
+# Photographs and pictures of the built-in engine's test set.
+IMAGES = Path(fsfast.__file__).parent / "assets"
+_stack = contextlib.ExitStack()
+
+
+@cache
+def folder() -> Path:
+    """Return a temporary folder that goes when Python ends."""
+    return Path(_stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+def _with_precisions(plain: str, out: str, *options: str) -> str:
+    """Give an engine its other precisions; the plain one goes."""
+    _run("export.quantise", plain, "--images", str(IMAGES), "--out", out, *options)
+    shutil.rmtree(plain)
+    return out
+
+
+def _run(*arguments: str) -> None:
+    # In a process of its own, so that its memory is free again.
+    subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+@cache
+def demo() -> str:
+    """The built-in engine with all precisions, calibrated on its own kind of pictures."""
+    out = str(folder() / "demo")
+    _run("export.quantise", "demo", "--images", str(IMAGES / "examples"), "--out", out)
+    return out
+
+
+@cache
+def vit() -> str:
+    """ViT-B/16 alone with all precisions."""
+    plain, out = str(folder() / "vit-b16-float32"), str(folder() / "vit-b16")
+    _run("export", "vit-b16-random", "--out", plain, "--micro-batch", "1")
+    return _with_precisions(plain, out, "--samples", "16")
+
+
+@cache
+def purified() -> str:
+    """unet-light, ViT-B/16 and a mapper with all precisions."""
+    plain, out = str(folder() / "purified-float32"), str(folder() / "purified")
+    chain = ["--purifier", "unet-light", "--mapper", "3", "--output", "tokens+ln_post"]
+    _run("export", "clip-b16", "--random-weights", *chain, "--out", plain, "--micro-batch", "1")
+    return _with_precisions(plain, out, "--samples", "8")
+
+
+@cache
+def adm256() -> str:
+    """adm256 and ViT-L/14 in float32, bfloat16, and int8+bfloat16 with the encoder in 8 bits."""
+    plain, out = str(folder() / "adm256-float32"), str(folder() / "adm256")
+    chain = ["--purifier", "adm256", "--output", "tokens+ln_post"]
+    _run("export", "clip-l14", "--random-weights", *chain, "--out", plain, "--micro-batch", "1")
+    reduced = ["--precisions", "bfloat16", "int8+bfloat16", "--stages", "encoder", "--samples", "4"]
+    return _with_precisions(plain, out, *reduced)

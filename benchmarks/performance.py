@@ -1,0 +1,76 @@
+"""The tables of docs/performance.md, from the results files that it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness import RESULTS
+from benchmarks.tables import markdown, number, read, share
+
+DOCS = Path(__file__).parent.parent / "docs" / "performance.md"
+_PLACE = re.compile(
+    r"(<!-- (?P<kind>techniques|others): (?P<group>\S+) in (?P<folder>\S+) -->\n).*?(<!-- end of \w+ -->)",
+    re.DOTALL,
+)
+
+
+def techniques(rows: Sequence[dict[str, str]]) -> str:
+    """Return the waterfalls among the rows, a table per case: speed, memory and accuracy in one line."""
+    found = [row for row in rows if row.get("memory_mb") and row.get("cosine")]
+    parts = []
+    for case in dict.fromkeys(row["case"] for row in found):
+        mine = [row for row in found if row["case"] == case]
+        cells = [
+            [
+                row["variant"],
+                number(str(1000 / float(row["rate"]))),
+                f"{float(row['share']):.2f}" if row["share"] else "",
+                f"{float(row['memory_mb']):.0f}",
+                f"{float(row['cosine']):.6f}",
+            ]
+            for row in mine
+        ]
+        against = f"× {mine[0]['of']}" if mine[0]["of"] else "×"
+        header = (case, "ms per sample", against, "peak memory, MB", "cosine to float32")
+        parts.append(markdown(header, cells))
+    return "\n".join(parts)
+
+
+def others(rows: Sequence[dict[str, str]]) -> str:
+    """Return the rows that are no waterfall."""
+    cells = []
+    for row in rows:
+        if row.get("memory_mb") and row.get("cosine"):
+            continue
+        more = {
+            "memory_mb": "{:.0f} MB of memory",
+            "disk_mb": "{:.1f} MB on disk",
+            "radius": "mean radius {:.3f}",
+            "cosine": "cosine {:.6f}",
+        }
+        facts = [text.format(float(row[key])) for key, text in more.items() if row.get(key)]
+        speed = [number(row["p50_ms"]), f"{number(row['rate'])} {row['unit']}"] if row["unit"] else ["", ""]
+        cells.append([row["case"], row["variant"], *speed, "; ".join([*facts, *filter(None, [share(row)])])])
+    return markdown(("case", "variant", "ms (median)", "rate", ""), cells)
+
+
+def render(kind: str, path: Path) -> str:
+    """Return a table of a results file with the circumstances beneath; nothing where there is no file."""
+    if not path.exists():
+        return ""
+    rows = read(path)
+    first = rows[0]
+    foot = (
+        f"\n{first['device']}, {first['date']}: ONNX Runtime {first['onnxruntime']}, OpenVINO {first['openvino']}, "
+        f"torch {first['torch']}.\n"
+    )
+    return {"techniques": techniques, "others": others}[kind](rows) + foot
+
+
+def updated(text: str) -> str:
+    """Return the document with its tables made anew."""
+    return _PLACE.sub(
+        lambda m: m[1] + render(m["kind"], RESULTS / m["folder"] / f"{m['group']}.csv") + m[5], text
+    )

@@ -1,0 +1,139 @@
+"""One stage of an engine at reduced precisions: its 8-bit graph, and how far every variant lies from float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from export.calibration import Samples, activation_ranges, run_all
+from export.equalise import equalise, normalisations, watch_channels
+from export.graph import ExportedGraph
+from export.qdq import products, quantise
+from export.variants import ARITHMETIC, Measured, measure_variant
+from export.weights import in_memory
+from fsfast.engine import Engine
+from fsfast.onnxarrays import stored_arrays
+from fsfast.selftest import load_golden
+
+PRECISIONS = ("bfloat16", "int8", "int8+bfloat16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to make of an engine.
+
+    Attributes:
+        precisions: some of PRECISIONS.
+        stages: the stages that may become int8; None: all.
+        samples: noisy samples that calibrate; a quarter as many, others, measure.
+        accept: smallest cosine to float32 with which a stage may become int8.
+    """
+
+    precisions: tuple[str, ...] = PRECISIONS
+    stages: tuple[str, ...] | None = None
+    samples: int = 64
+    accept: float = 0.999
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What became of a stage.
+
+    Attributes:
+        measured: precision → deviation from float32.
+        int8: the graph of the int8 precisions; None: the float32 graph stays.
+        refused: the cosine for which an int8 graph was not taken; None: it was, or was not asked for.
+    """
+
+    measured: dict[str, Measured]
+    int8: ExportedGraph | None = None
+    refused: float | None = None
+
+
+def reduce_stage(
+    engine: Engine,
+    stage: str,
+    options: Options,
+    calibration: Samples,
+    check: Samples,
+    report: Callable[[str], None],
+) -> Reduced:
+    """Make and measure the variants of a stage, and move both sets of samples on to the next one.
+
+    Args:
+        engine: the float32 engine.
+        stage: of its stages.
+        options: what to make.
+        calibration: samples that decide the scales.
+        check: samples that the variants are measured on.
+        report: receives one line per precision.
+    """
+    graph = engine.graph(stage, "float32")
+    weights = engine.buffer(engine.manifest.stages[stage]["float32"].weights)
+    model = onnx.load_from_string(graph)
+    may = options.stages is None or stage in options.stages
+    eights = [p for p in options.precisions if p != "bfloat16"] if may else []
+    names = sorted({product.activation for product in products(model)}) if eights else []
+    _, outputs = activation_ranges(model, weights, [], calibration.inputs)
+    _, wanted = activation_ranges(model, weights, [], check.inputs)
+    x, y = load_golden(engine, [stage], "float32")[stage]
+
+    def measured(of: tuple[bytes, bytearray], precision: str, what: str) -> Measured:
+        # The stored input counts, since its deviation is what a self-test sees.
+        found = measure_variant(*of, ARITHMETIC[precision], [*check.inputs, x], [*wanted, y])
+        report(
+            f"{stage}, {precision} ({what}; {', '.join(found.backends)}): deviation {found.deviation:.1e}, "
+            f"cosine {found.cosine:.6f}"
+        )
+        return found
+
+    int8: ExportedGraph | None = None
+    refused = None
+    kept: dict[str, Measured] = {}
+    if names:
+        for how, candidate in _int8(model, weights, names, calibration):
+            packed = in_memory(candidate)
+            found = {p: measured(packed, p, f"8 bits, {how}") for p in eights}
+            if int8 is None or _worst(found) > _worst(kept):
+                int8, kept = candidate, found
+        if (worst := _worst(kept)) < options.accept:
+            report(
+                f"{stage}: its float32 graph stays, since a cosine of {worst:.6f} is below {options.accept}"
+            )
+            int8, refused, kept = None, worst, {}
+    for precision in options.precisions:
+        if precision not in kept:
+            kept[precision] = measured((graph, weights), precision, "float32 graph")
+    calibration.passed_on(stage, outputs)
+    check.passed_on(stage, wanted)
+    return Reduced(kept, int8, refused)
+
+
+def _worst(found: dict[str, Measured]) -> float:
+    return min(item.cosine for item in found.values())
+
+
+def _int8(
+    model: onnx.ModelProto, weights: bytearray, names: list[str], calibration: Samples
+) -> Iterator[tuple[str, ExportedGraph]]:
+    """Yield 8-bit graphs of a float32 graph: as it is, and with its channels made alike where it can be.
+
+    Neither is better for all networks: with channels far larger than the rest the second one, otherwise often the
+    first.
+    """
+    values = stored_arrays(model.SerializeToString(), weights)
+    ranges, _ = activation_ranges(model, weights, names, calibration.inputs)
+    yield "as it is", quantise(model, values, ranges)
+    if not (found := normalisations(model)):
+        return
+    outputs, sizes = [item.output for item in found], [len(values[item.weight]) for item in found]
+    largest = [np.zeros(size) for size in sizes]
+    for _, *channels in run_all(watch_channels(model, outputs, sizes), weights, calibration.inputs):
+        largest = [np.maximum(a, b) for a, b in zip(largest, channels, strict=True)]
+    alike = equalise(model, values, dict(zip(outputs, largest, strict=True)))
+    graph, content = in_memory(alike)
+    ranges, _ = activation_ranges(onnx.load_from_string(graph), content, names, calibration.inputs)
+    yield "channels alike", quantise(alike.model, alike.weights, ranges)

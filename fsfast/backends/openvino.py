@@ -1,0 +1,198 @@
+"""OpenVINO on the CPU: one compiled network per stage, one stream per thread, every run on one thread.
+
+As with ONNX Runtime, threads are spent on micro-batches and never inside a graph, so no number of threads changes
+a sum. The number of rows M is compiled in. Precision is never left to the runtime: float32 or bfloat16, as the
+engine's variant says.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+
+import numpy as np
+
+from fsfast.backends import check_arithmetic, stage_shapes
+from fsfast.engine import Engine
+from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.manifest import StageVariant
+from fsfast.onnxarrays import array_of
+from fsfast.onnxinputs import weights_as_inputs
+
+try:
+    import openvino
+    from openvino import op
+except ImportError as error:
+    raise BackendUnavailable(
+        f"the back end openvino needs the package openvino ({error}); pip install 'fsfast[openvino]'"
+    ) from None
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+_core = openvino.Core()
+
+
+def version() -> str:
+    """Return OpenVINO's version."""
+    return str(openvino.__version__).split("-")[0]
+
+
+def arithmetics() -> tuple[str, ...]:
+    """Return what this processor computes in; OpenVINO would run bfloat16 as float32 where it is missing."""
+    able = _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("float32", "bfloat16") if "BF16" in able else ("float32",)
+
+
+class OpenVinoGraph:
+    """One stage; `run` computes in place and may be called from several threads.
+
+    Args:
+        compiled: the network for M rows.
+        requests: runs that may be under way at once.
+    """
+
+    def __init__(self, compiled: openvino.CompiledModel, requests: int):
+        self._process = os.getpid()
+        self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        for _ in range(requests):
+            self._requests.put(compiled.create_infer_request())
+
+    def run(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Compute the graph on `x` [M, …] float32 into `out` [M, …] float32; no copy is made.
+
+        Raises:
+            BackendUnavailable: the process was forked since the graph was opened.
+        """
+        if self._process != os.getpid():
+            # It would wait for threads that only the parent has.
+            raise BackendUnavailable(
+                "OpenVINO does not survive a fork; open the encoder after forking, or use backend='onnxruntime'"
+            )
+        request = self._requests.get()
+        try:
+            request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
+            request.set_output_tensor(openvino.Tensor(out, shared_memory=True))
+            request.infer()
+        finally:
+            self._requests.put(request)
+
+
+def open_graphs(
+    engine: Engine, precision: str, stages: tuple[str, ...], *, micro_batch: int = 1, threads: int = 1
+) -> dict[str, OpenVinoGraph]:
+    """Compile one network per stage from verified bytes only: the graphs, and the weights that they point into.
+
+    Args:
+        engine: a verified engine.
+        precision: which variant of the stages.
+        stages: which stages.
+        micro_batch: M, the rows of every run.
+        threads: runs side by side.
+
+    Raises:
+        BackendUnavailable: this processor has no arithmetic that the precision wants.
+        EngineError: OpenVINO cannot read or compile a graph.
+    """
+    check_arithmetic("openvino", arithmetics(), engine.manifest, precision, stages)
+    weights: dict[str, bytearray] = {}
+    graphs = {}
+    for stage in stages:
+        variant = engine.manifest.stages[stage][precision]
+        if variant.weights not in weights:
+            # Stages come in order: the file of an earlier one is no longer needed.
+            weights = {variant.weights: engine.buffer(variant.weights)}
+        try:
+            model = read_model(engine.graph(stage, precision), weights[variant.weights])
+            _check_tensors(engine, stage, variant, model)
+            compiled = compile_model(model, variant.arithmetic, micro_batch, threads)
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(
+                f"{engine.path}: {variant.file}: OpenVINO {version()}: {_brief(error)}"
+            ) from error
+        # One more than threads, for a caller who computes something himself meanwhile.
+        graphs[stage] = OpenVinoGraph(compiled, threads + 1)
+    return graphs
+
+
+def read_model(graph: bytes, weights: bytearray) -> openvino.Model:
+    """Return the network of a graph whose weights lie in memory.
+
+    Args:
+        graph: serialised ONNX graph that `Engine.graph` has checked.
+        weights: content of the file that its external data points into; it is shared, not copied.
+
+    Raises:
+        RuntimeError: OpenVINO refuses the graph.
+    """
+    content, tensors = weights_as_inputs(graph)
+    model = _core.read_model(content)
+    values = {tensor.name: tensor for tensor in tensors}
+    for parameter in list(model.get_parameters()):
+        names = parameter.output(0).get_names() & values.keys()
+        if not names:
+            continue
+        constant = op.Constant(array_of(values[names.pop()], weights), shared_memory=True)
+        parameter.output(0).replace(constant.output(0))
+        model.remove_parameter(parameter)
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def compile_model(
+    model: openvino.Model, arithmetic: str, micro_batch: int, threads: int
+) -> openvino.CompiledModel:
+    """Compile a network with one input for M rows, one thread per run.
+
+    Raises:
+        RuntimeError: OpenVINO refuses the network, or will not run it as it should.
+    """
+    model.reshape([micro_batch, *list(model.inputs[0].partial_shape)[1:]])
+    compiled = _core.compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": _HINTS[arithmetic],
+            "NUM_STREAMS": threads,
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,
+            # Otherwise activations may be rounded to 8 bits where only weights are.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        },
+    )
+    streams, inside = (int(compiled.get_property(k)) for k in ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
+    if inside != streams:
+        raise RuntimeError(
+            f"wanted one thread per run, got {inside} threads for {streams} runs; use threads=1"
+        )
+    return compiled
+
+
+def _check_tensors(engine: Engine, stage: str, variant: StageVariant, model: openvino.Model) -> None:
+    """Refuse a graph whose tensors are not those of the manifest."""
+    sides = zip(
+        (model.inputs, model.outputs),
+        (variant.input, variant.output),
+        stage_shapes(engine.manifest, stage),
+        strict=True,
+    )
+    for found, name, shape in sides:
+        # The batch axis is still free.
+        fits = [
+            name in port.get_names() and [str(size) for size in port.partial_shape][1:] == [*map(str, shape)]
+            for port in found
+        ]
+        if fits != [True]:
+            wanted = f"one tensor {name!r} of shape [M, {', '.join(map(str, shape))}]"
+            got = ", ".join(f"{sorted(port.get_names())} {port.partial_shape}" for port in found)
+            raise EngineError(f"{engine.path}: {variant.file}: wanted {wanted}, got {got}")
+
+
+def _brief(error: Exception) -> str:
+    """Return OpenVINO's message without the places in its own sources, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return " ".join(said or lines)
+
+
+def problems() -> list[str]:
+    """Return what is wrong with the installation, for `fsfast doctor`."""
+    return [] if "CPU" in _core.available_devices else ["OpenVINO finds no CPU device; reinstall openvino"]

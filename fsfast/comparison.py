@@ -1,0 +1,125 @@
+"""An engine at every precision on every back end of this machine: speed by stage, and how far the features move."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fsfast.choice import installed
+from fsfast.encoder import SmoothedEncoder
+from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.pipeline import STEPS
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One back end at one precision.
+
+    Attributes:
+        backend, precision: which.
+        load_s: seconds of opening the engine, its self-test included where it was new.
+        p20_ms, p50_ms, p80_ms: encoding one image.
+        n0: its samples.
+        steps_ms: step → milliseconds per sample on its thread.
+        cosine: mean cosine of the features' tokens to those of float32, same noise.
+    """
+
+    backend: str
+    precision: str
+    load_s: float
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    n0: int
+    steps_ms: dict[str, float]
+    cosine: float
+
+    @property
+    def samples_per_s(self) -> float:
+        """Noisy samples per second."""
+        return self.n0 / self.p50_ms * 1e3
+
+
+def compare(
+    engine: str,
+    backends: Sequence[str],
+    precisions: Sequence[str],
+    *,
+    n0: int,
+    runs: int,
+    options: dict[str, object],
+    skipped: Callable[[str, str, str], None] = lambda *_: None,
+) -> Iterator[Measured]:
+    """Measure one encoder after the other; the first one is the reference of the cosines.
+
+    Args:
+        engine: directory, or the name of a built-in one.
+        backends, precisions: their names; every pair that can run here is measured, "float32" first.
+        n0: samples per image.
+        runs: counted runs of each, after one that warms up.
+        options: of `SmoothedEncoder`: threads, micro_batch, stages.
+        skipped: receives back end, precision and reason of every pair that cannot run.
+    """
+    reference = None
+    for precision in precisions:
+        for backend in backends:
+            start = time.perf_counter()
+            try:
+                encoder = SmoothedEncoder(engine, backend=backend, precision=precision, **options)  # type: ignore[arg-type]
+            except (BackendUnavailable, EngineError) as error:
+                skipped(backend, precision, str(error))
+                continue
+            with encoder:
+                load_s = time.perf_counter() - start
+                unit, wall, seconds = timed(encoder, picture(encoder), n0, runs)
+            reference = unit if reference is None else reference
+            p20, p50, p80 = (float(p) * 1e3 for p in np.percentile(wall, (20, 50, 80)))
+            steps = {step: seconds.get(step, 0.0) / (runs * n0) * 1e3 for step in STEPS}
+            cosine = float((unit.astype(np.float64) * reference).sum(-1).mean())
+            yield Measured(backend, precision, load_s, p20, p50, p80, n0, steps, cosine)
+
+
+def picture(encoder: SmoothedEncoder) -> np.ndarray:
+    """Return a picture on the engine's grid, [H, W, 3] uint8: smooth, with edges, as photographs are."""
+    grid = encoder.manifest.grid
+    y, x = np.mgrid[0 : grid.height, 0 : grid.width] / max(grid.height, grid.width)
+    channels = [
+        0.5 + 0.5 * np.sin(9 * x + 3 * y),
+        0.5 + 0.5 * np.cos(7 * y * x + 1),
+        ((4 * x + 3 * y) % 1 > 0.5) * 0.8,
+    ]
+    return np.round(255 * np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def timed(
+    encoder: SmoothedEncoder, image: np.ndarray, n0: int, runs: int
+) -> tuple[np.ndarray, list[float], dict[str, float]]:
+    """Return directions, the seconds of each run, and the seconds per step of all runs together."""
+    unit = encoder.encode(image, n0, seeds=[_SEED], progress=False).unit
+    wall: list[float] = []
+    seconds: dict[str, float] = {}
+    for _ in range(runs):
+        start = time.perf_counter()
+        encoder.encode(image, n0, seeds=[_SEED], progress=False, seconds=seconds)
+        wall.append(time.perf_counter() - start)
+    return unit, wall, seconds
+
+
+def recommend(measured: Sequence[Measured], cosine: float) -> Measured:
+    """Return the fastest whose features keep this cosine to float32; float32 itself always does."""
+    good = [m for m in measured if m.cosine >= cosine or m is measured[0]]
+    return min(good, key=lambda m: m.p50_ms)
+
+
+def pairs(backend: str, precision: str | None, precisions: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the back ends and precisions that a user's words mean; float32 comes first, as the reference."""
+    chosen = list(precisions) if precision is None else [precision]
+    chosen.sort(key=lambda name: name != "float32")
+    named = os.environ.get("FSFAST_BACKEND") if backend == "auto" else backend
+    return ([named] if named else list(installed())), chosen

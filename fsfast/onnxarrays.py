@@ -1,0 +1,20 @@
+"""The weights of a graph as arrays over the bytes of the file that its external data points into."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from fsfast.onnxfile import ExternalTensor, external_tensors
+
+
+def stored_arrays(graph: bytes, weights: bytes | bytearray | np.ndarray) -> dict[str, np.ndarray]:
+    """Return the initialisers of a graph that lie in the weights, by name; nothing is copied."""
+    return {tensor.name: array_of(tensor, weights) for tensor in external_tensors(graph)}
+
+
+def array_of(tensor: ExternalTensor, weights: bytes | bytearray | np.ndarray) -> np.ndarray:
+    """Return the values of one initialiser."""
+    values = np.frombuffer(weights, tensor.dtype, prod(tensor.shape), tensor.offset)
+    return values.reshape(tensor.shape)
