@@ -7,8 +7,6 @@ and as a table in docs/engines.md.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import re
 import subprocess
@@ -19,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from benchmarks.files import write_table
 from benchmarks.harness import RESULTS, circumstances
 from benchmarks.tables import markdown, read
 from export.options import PURIFIERS_FROM
@@ -120,21 +119,12 @@ def build(name: str, folder: Path) -> Row:
 def write(rows: Sequence[Row], path: Path = CSV) -> None:
     """Write rows to the results file; those of other engines that stand there stay."""
     where = circumstances()
-    new = {
-        row.engine: {
-            **{k: f"{v:.9g}" if isinstance(v, float) else v for k, v in asdict(row).items()},
-            **where,
-        }
-        for row in rows
-    }
+    new = {row.engine: {**asdict(row), **where} for row in rows}
     old = {row["engine"]: row for row in read(path)} if path.exists() else {}
     merged = {**old, **new}
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [*(field.name for field in fields(Row)), *where], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(merged[name] for name in sorted(merged))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, buffer.getvalue().encode())
+    columns = [*(field.name for field in fields(Row)), *where]
+    # Older rows may lack a circumstance that is written down now.
+    write_table(path, [{k: merged[name].get(k, "") for k in columns} for name in sorted(merged)], digits=9)
 
 
 def render(path: Path = CSV) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import os
 import platform
 import re
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fsfast.files import write_whole
+from benchmarks.files import write_table
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -172,15 +170,8 @@ def write_csv(name: str, rows: Sequence[Row], folder: Path | None = None, device
     """Write a results file for this machine or `device`, whole or not at all, and return its path."""
     device = machine() if device is None else device
     target = (RESULTS / device if folder is None else folder) / f"{name}.csv"
-    target.parent.mkdir(parents=True, exist_ok=True)
     where = circumstances(device)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [*Row.__dataclass_fields__, *where], lineterminator="\n")
-    writer.writeheader()
-    for item in rows:
-        values = {k: _written(k, v) for k, v in asdict(item).items()}
-        writer.writerow({**values, **where})
-    write_whole(target, buffer.getvalue().encode())
+    write_table(target, [{**{k: _written(k, v) for k, v in asdict(item).items()}, **where} for item in rows])
     return target
 
 

@@ -295,8 +295,9 @@ class SmoothedEncoder:
         directions = anchors(self._function, items, serving, anchor, n0, served)
         tasks = []
         for item, given, (unit, about) in zip(items, serving, directions, strict=True):
-            fresh = self._seeds.certification(item, self.function_id, about.sha256, plan)
-            tasks.append(Task(item, unit, about, *(fresh if seeds is None else given)))
+            if seeds is None:
+                given = self._seeds.certification(item, self.function_id, about.sha256, plan)
+            tasks.append(Task(item, unit, about, *given))
         with progress_bar(progress, len(items) * plan.n, "certify") as advance:
             certificates = certify(self._function, tasks, plan, advance)
         return certificates[0] if single else certificates

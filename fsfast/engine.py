@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import numpy as np
 
 from fsfast.errors import EngineError
 from fsfast.kernels.tables import check_thresholds, noise_reach
-from fsfast.manifest import SCHEMA_VERSION, FileEntry, Manifest, parse_manifest
+from fsfast.manifest import SCHEMA_VERSION, FileEntry, Manifest, StageVariant, parse_manifest
 from fsfast.onnxfile import check_graph
 from fsfast.strict_json import parse_json
 
@@ -83,6 +84,22 @@ class Engine:
         except ValueError as error:
             raise EngineError(f"{self.path}: {variant.file}: {error}; do not use this engine") from None
         return graph
+
+    def stages(
+        self, precision: str, names: Sequence[str]
+    ) -> Iterator[tuple[str, StageVariant, bytes, bytearray]]:
+        """Yield name, variant, ONNX bytes and weights of stages; one file of weights is in memory at a time.
+
+        Raises:
+            EngineError: as `graph` and `buffer`.
+        """
+        held, weights = "", bytearray()
+        for name in names:
+            variant = self.manifest.stages[name][precision]
+            if variant.weights != held:
+                # Stages come in order: the file of an earlier one is no longer needed.
+                held, weights = variant.weights, self.buffer(variant.weights)
+            yield name, variant, self.graph(name, precision), weights
 
 
 def engine_path(name_or_path: str | os.PathLike[str]) -> Path:

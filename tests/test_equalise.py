@@ -11,6 +11,7 @@ from export.calibration import activation_ranges, run_all
 from export.equalise import equalise, normalisations, watch_channels
 from export.qdq import quantise
 from export.weights import in_memory
+from tests.onnxgraphs import with_external_weights
 
 CHANNELS = 24
 RANDOM = np.random.default_rng(0)
@@ -37,13 +38,7 @@ def normalised_product(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["M", size])
         for name, size in (("x", CHANNELS), ("y", 8))
     ]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
-    for name, value in values.items():
-        tensor = graph.initializer.add()
-        tensor.name, tensor.data_type, tensor.data_location = name, TensorProto.FLOAT, TensorProto.EXTERNAL
-        tensor.dims.extend(value.shape)
-        tensor.external_data.add(key="length", value=str(value.nbytes))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), values
+    return with_external_weights(nodes, ends, values), values
 
 
 def outputs(exported, inputs: np.ndarray) -> np.ndarray:

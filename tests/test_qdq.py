@@ -11,6 +11,7 @@ from export.calibration import activation_ranges
 from export.qdq import products, quantise
 from export.weights import in_memory
 from fsfast.backends.onnxruntime import open_session
+from tests.onnxgraphs import with_external_weights
 
 RANDOM = np.random.default_rng(0)
 # Uneven on purpose: zero must keep a level of its own.
@@ -27,13 +28,7 @@ def graph_of(
         helper.make_node(op, ["a", *values], ["y"], **attributes),
     ]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in zip("xy", shapes, strict=True)]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
-    for name, value in values.items():
-        tensor = graph.initializer.add()
-        tensor.name, tensor.data_type, tensor.data_location = name, TensorProto.FLOAT, TensorProto.EXTERNAL
-        tensor.dims.extend(value.shape)
-        tensor.external_data.add(key="length", value=str(value.nbytes))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), values
+    return with_external_weights(nodes, ends, values), values
 
 
 def rounded_activation(x: np.ndarray) -> np.ndarray:

@@ -66,15 +66,10 @@ def open_graphs(
         EngineError: ONNX Runtime cannot read a graph.
     """
     check_arithmetic("onnxruntime", arithmetics(), engine.manifest, precision, stages)
-    weights: dict[str, bytearray] = {}
     graphs = {}
-    for stage in stages:
-        variant = engine.manifest.stages[stage][precision]
-        if variant.weights not in weights:
-            # Stages come in order: the file of an earlier one is no longer needed.
-            weights = {variant.weights: engine.buffer(variant.weights)}
+    for stage, variant, graph, weights in engine.stages(precision, stages):
         try:
-            session = open_session(engine.graph(stage, precision), weights[variant.weights])
+            session = open_session(graph, weights)
         except RuntimeError as error:
             raise EngineError(f"{engine.path}: {variant.file}: {error}") from error
         _check_tensors(engine, stage, variant, session)

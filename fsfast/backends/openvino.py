@@ -93,15 +93,10 @@ def open_graphs(
         EngineError: OpenVINO cannot read or compile a graph.
     """
     check_arithmetic("openvino", arithmetics(), engine.manifest, precision, stages)
-    weights: dict[str, bytearray] = {}
     graphs = {}
-    for stage in stages:
-        variant = engine.manifest.stages[stage][precision]
-        if variant.weights not in weights:
-            # Stages come in order: the file of an earlier one is no longer needed.
-            weights = {variant.weights: engine.buffer(variant.weights)}
+    for stage, variant, graph, weights in engine.stages(precision, stages):
         try:
-            model = read_model(engine.graph(stage, precision), weights[variant.weights])
+            model = read_model(graph, weights)
             _check_tensors(engine, stage, variant, model)
             compiled = compile_model(model, variant.arithmetic, micro_batch, threads)
         except (RuntimeError, ValueError) as error:

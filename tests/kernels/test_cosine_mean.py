@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsfast.kernels import FeatureSums, Rows, cosine_mean, reference
+from fsfast.kernels import FeatureSums, cosine_mean, reference
 from fsfast.kernels.casts import from_float32, to_float32
+from tests.kernels.features import make_anchor, make_features, make_rows
 
 DTYPES = ["float32", "float16", "bfloat16"]
 # Relative to the exact sum of unit tokens: float64 sums of up to some thousand terms. The inputs are read
@@ -25,21 +26,6 @@ SHAPES = [
     (6, 2, 1000, "a rest of 8"),
     (8, 13, 768, "ViT-B/16"),
 ]
-
-
-def make_features(m, tokens, dim, dtype="float32", seed=0):
-    values = np.random.default_rng(seed).standard_normal((m, tokens, dim), dtype=np.float32)
-    return from_float32(values, dtype)
-
-
-def make_rows(image) -> Rows:
-    image = np.array(image, np.int32)
-    return Rows(image, np.zeros(len(image), np.uint64), np.arange(len(image), dtype=np.uint32))
-
-
-def make_anchor(images, tokens, dim, seed=1):
-    anchor = np.random.default_rng(seed).standard_normal((images, tokens, dim))
-    return anchor / np.linalg.norm(anchor, axis=-1, keepdims=True)
 
 
 def exact_unit(token: np.ndarray) -> tuple[list[float], float]:

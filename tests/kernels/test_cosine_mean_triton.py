@@ -6,10 +6,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from fsfast.kernels import FeatureSums, Rows, cpu, cuda, reference
-from fsfast.kernels.casts import from_float32, to_float32
+from fsfast.kernels import FeatureSums, cpu, cuda, reference
+from fsfast.kernels.casts import to_float32
 from fsfast.kernels.cuda.settings import Setting
 from fsfast.kernels.tensors import RowTensors, SumTensors
+from tests.kernels.features import make_anchor, make_features, make_rows
 
 pytestmark = [pytest.mark.triton, pytest.mark.gpu]
 
@@ -23,21 +24,6 @@ SHAPES = [
     (5, 7, 63, "a rest of 15, a last program that is not full"),
     (2, 2, 200, "several chunks, and blocks of the sums"),
 ]
-
-
-def make_features(m, tokens, dim, dtype="float32", seed=0):
-    values = np.random.default_rng(seed).standard_normal((m, tokens, dim), dtype=np.float32)
-    return from_float32(values, dtype)
-
-
-def make_rows(image) -> Rows:
-    image = np.array(image, np.int32)
-    return Rows(image, np.zeros(len(image), np.uint64), np.arange(len(image), dtype=np.uint32))
-
-
-def make_anchor(images, tokens, dim, seed=1):
-    anchor = np.random.default_rng(seed).standard_normal((images, tokens, dim))
-    return anchor / np.linalg.norm(anchor, axis=-1, keepdims=True)
 
 
 def run(device, features, rows, sums, *, anchor=None, per_token=False, tunings=SMALL):
