@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast parity lint bench certificates engine clean
+.PHONY: demo test test-fast parity lint bench gpu certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -43,6 +43,10 @@ lint: .venv-dev/installed
 # Writes benchmarks/results/<machine>/*.csv.
 bench: .venv-dev/installed
 	.venv-dev/bin/python -m benchmarks
+
+# Everything that needs a CUDA GPU, with the Python that has torch; no network. Writes benchmarks/results/<gpu>/*.csv.
+gpu:
+	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
 # All studies of the certificates (half an hour on two cores): benchmarks/results/certificates/, docs/certificates.png.
 certificates: .venv-dev/installed

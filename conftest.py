@@ -27,3 +27,12 @@ def pytest_ignore_collect(collection_path, config: pytest.Config) -> bool | None
     if "benchmarks" in collection_path.parts and not config.getoption("--benchmark"):
         return True
     return None
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say at what scale this machine runs the latency study."""
+    if not config.getoption("--benchmark"):
+        return None
+    from benchmarks.scale import chosen
+
+    return f"latency study: {chosen().text}"

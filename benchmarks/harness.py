@@ -147,13 +147,31 @@ def gpu() -> str:
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
+def driver() -> dict[str, str]:
+    """Return the GPU's driver, clocks and power limit, as nvidia-smi says them now."""
+    fields = ("driver_version", "clocks.sm", "clocks.mem", "power.limit")
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    try:
+        line = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return dict.fromkeys(fields, "unknown")
+    return dict(zip(fields, (part.strip() for part in line.split(",")), strict=False))
+
+
+def commit() -> str:
+    """Return the commit that is measured; FSFAST_COMMIT says it where there is no git."""
+    try:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        found = ""
+    return found or os.environ.get("FSFAST_COMMIT", "unknown")
+
+
 def circumstances(device: str | None = None) -> dict[str, str]:
     """Return commit, date, device (None: this machine) and versions, which stand in every line of a results file."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     found = {
-        "commit": commit or "unknown",
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "device": device or machine(),
         "python": platform.python_version(),
@@ -168,9 +186,10 @@ def circumstances(device: str | None = None) -> dict[str, str]:
 
 def write_csv(name: str, rows: Sequence[Row], folder: Path | None = None, device: str | None = None) -> Path:
     """Write a results file for this machine or `device`, whole or not at all, and return its path."""
+    more = {} if device is None else driver()
     device = machine() if device is None else device
     target = (RESULTS / device if folder is None else folder) / f"{name}.csv"
-    where = circumstances(device)
+    where = circumstances(device) | more
     write_table(target, [{**{k: _written(k, v) for k, v in asdict(item).items()}, **where} for item in rows])
     return target
 

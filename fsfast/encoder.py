@@ -14,7 +14,7 @@ from fsfast.backends import DEFAULT_MICRO_BATCH, Profile, device_class, load_bac
 from fsfast.choice import choose_backend
 from fsfast.classes import load_classes
 from fsfast.engine import load_engine
-from fsfast.errors import CertificateError
+from fsfast.errors import BackendUnavailable, CertificateError
 from fsfast.features import SmoothedFeatures
 from fsfast.function import Function, stack
 from fsfast.images import GridImage, to_grid
@@ -37,8 +37,11 @@ from fsfast.seeds import Seeds
 from fsfast.selftest import check_golden_once
 
 if TYPE_CHECKING:
-    # Certification needs SciPy; who only encodes never imports it.
+    # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
+    from torch import Tensor
+
     from fsfast.anchors import AnchorKind
+    from fsfast.backends.torch.tensors import SmoothedTensors
     from fsfast.bounds import MeanMethod
     from fsfast.record import Certificate, Verification
 
@@ -55,7 +58,7 @@ class SmoothedEncoder:
 
     Args:
         engine: directory of an engine, or the name of a built-in one ("demo").
-        device: "auto" or "cpu".
+        device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions).
         backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
             machine. Part of the function's identity; `choice` says which was taken, and why.
         precision: one of the engine's precisions (float32, bfloat16, int8, …); None: its first. Part of the
@@ -88,7 +91,10 @@ class SmoothedEncoder:
     ):
         secret = check_secret(secret)
         self.threads = choose_threads(threads)
-        m = DEFAULT_MICRO_BATCH[choose_device(device)] if micro_batch is None else micro_batch
+        if (place := choose_device(device)) != "cpu":
+            self._open_on_gpu(engine, place, backend, precision, micro_batch, stages, secret)
+            return
+        m = DEFAULT_MICRO_BATCH[place] if micro_batch is None else micro_batch
         if backend != "auto":
             # A wrong name is said before the engine is read.
             load_backend(backend)
@@ -126,7 +132,31 @@ class SmoothedEncoder:
         pipeline = Pipeline(loaded, graphs, self.profile.micro_batch, self.threads)
         self.classes = load_classes(loaded)
         self._seeds = Seeds(secret, loaded.digest, loaded.manifest.sigma)
-        self._function = Function(loaded.manifest, loaded.digest, self.profile, pipeline)
+        self._function: Function = Function(loaded.manifest, loaded.digest, self.profile, pipeline)
+
+    def _open_on_gpu(
+        self,
+        engine: str | os.PathLike[str],
+        device: str,
+        backend: str,
+        precision: str | None,
+        micro_batch: int | None,
+        stages: Sequence[str] | None,
+        secret: bytes | None,
+    ) -> None:
+        """Set the attributes that `__init__` sets for a CPU."""
+        from fsfast.backends.torch import Options, cuda_device, open_function
+
+        options = Options(backend, precision, micro_batch, stages)
+        loaded, function = open_function(engine, cuda_device(device), options)
+        self.manifest = loaded.manifest
+        self.engine_path = loaded.path
+        self.engine_digest = loaded.digest
+        self.profile = function.profile
+        self.function_id = function.function_id
+        self.classes = load_classes(loaded)
+        self._seeds = Seeds(secret, loaded.digest, loaded.manifest.sigma)
+        self._function = function
 
     def __repr__(self) -> str:
         return f"SmoothedEncoder({str(self.engine_path)!r}, σ = {self.sigma:g}, {self.profile.precision})"
@@ -206,6 +236,34 @@ class SmoothedEncoder:
         )
 
     __call__ = encode
+
+    def encode_tensors(
+        self, images: Tensor, n0: int | None = None, *, seeds: Sequence[int] | np.ndarray | None = None
+    ) -> SmoothedTensors:
+        """Return the smoothed features of images that are on the encoder's GPU already, without a copy to the host.
+
+        The host does not wait: the result is ordered after the work of the caller's current stream, and before what
+        the caller launches next. Only a secret, which makes seeds from pixels, reads the images back.
+
+        Args:
+            images: [B, H, W, 3] uint8 on the GPU and on the engine's grid.
+            n0, seeds: as in `encode`.
+
+        Returns:
+            SmoothedTensors: the features of `encode`, bit for bit, on the GPU; `.numpy()` copies them.
+
+        Raises:
+            BackendUnavailable: the encoder does not run on a GPU.
+            ImageError: another dtype, shape or device.
+            ValueError: n0 or seeds are off.
+        """
+        if self.profile.backend not in ("torch", "torch-compile"):
+            raise BackendUnavailable("encode_tensors needs an encoder on a GPU; open it with device='cuda'")
+        from fsfast.backends.torch.function import DeviceFunction
+        from fsfast.backends.torch.tensors import encode_tensors
+
+        assert isinstance(self._function, DeviceFunction)
+        return encode_tensors(self._function, self._seeds, images, n0, seeds)
 
     def clean(self, images: Any) -> np.ndarray:
         """Return the vanilla encoder's features of the images on the grid, [B, L, D] or [B, D] float32.

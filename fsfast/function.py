@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from fsfast.kernels.types import FeatureSums
 from fsfast.manifest import Manifest
 from fsfast.pipeline import Pipeline
 from fsfast.sampling import Stream, micro_batches
+
+if TYPE_CHECKING:
+    from fsfast.backends.torch.pipeline import DevicePipeline
 
 Advance = Callable[[int], Any]
 
@@ -50,7 +53,7 @@ class Function:
     manifest: Manifest
     engine_digest: str
     profile: Profile
-    pipeline: Pipeline
+    pipeline: Pipeline | DevicePipeline
 
     @property
     def function_id(self) -> str:

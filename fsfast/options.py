@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fsfast.backends import available_threads
-from fsfast.errors import BackendUnavailable
 from fsfast.manifest import STAGES, Manifest
 from fsfast.sampling import check_samples
 
@@ -29,12 +28,12 @@ def check_secret(secret: bytes | str | None) -> bytes | None:
 
 
 def choose_device(device: str) -> str:
-    """Return the kind of device; raises BackendUnavailable or ValueError."""
+    """Return "cpu", or the name of a GPU; raises ValueError."""
     if device in ("auto", "cpu"):
         return "cpu"
     if str(device).startswith("cuda"):
-        raise BackendUnavailable(f"wanted device {device!r}; this release runs on the CPU only: device='cpu'")
-    raise ValueError(f"wanted device 'auto' or 'cpu', got {device!r}")
+        return str(device)
+    raise ValueError(f"wanted device 'auto', 'cpu' or 'cuda', got {device!r}")
 
 
 def choose_threads(threads: int | None) -> int:

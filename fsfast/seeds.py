@@ -24,6 +24,11 @@ class Seeds:
         self._engine_digest = engine_digest
         self._sigma = sigma
 
+    @property
+    def from_pixels(self) -> bool:
+        """Whether seeds depend on the pixels: under a secret."""
+        return self._secret is not None
+
     def serving(
         self, items: Sequence[GridImage], given: Sequence[int] | np.ndarray | None
     ) -> list[tuple[int, SeedOrigin]]:

@@ -356,7 +356,6 @@ def test_an_error_inside_a_stage_reaches_the_caller_and_the_encoder_lives_on(dem
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"device": "cuda"}, BackendUnavailable, "CPU only"),
         ({"device": "tpu"}, ValueError, "device"),
         ({"backend": "magic"}, BackendUnavailable, "onnxruntime"),
         ({"precision": "int8"}, ValueError, "float32"),

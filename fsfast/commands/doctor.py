@@ -10,9 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from fsfast import __version__
 from fsfast.errors import BackendUnavailable, FsfastError
 
-# What this release cannot do at all, so that nobody searches for a missing package.
-_LATER = {"cuda": "this release runs on the CPU only"}
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
@@ -46,7 +43,8 @@ def examine() -> dict[str, tuple[bool, str]]:
     }
     findings["backend auto"] = _auto()
     findings["tensorrt"] = _tensorrt()
-    return findings | {part: (False, why) for part, why in _LATER.items()}
+    findings["cuda"] = _cuda()
+    return findings
 
 
 def _kernels() -> tuple[bool, str]:
@@ -87,6 +85,17 @@ def _tensorrt() -> tuple[bool, str]:
 
     found = tensorrt.problems() or [f"{tensorrt.version()} and a GPU are there"]
     return False, "; ".join(["experimental, builds plans only (docs/tensorrt.md)", *found])
+
+
+def _cuda() -> tuple[bool, str]:
+    """Whether device="cuda" can be asked for, and if not, why."""
+    try:
+        from fsfast.backends import torch
+    except BackendUnavailable as error:
+        return False, str(error)
+    if found := torch.problems():
+        return False, "; ".join(found)
+    return True, f"{torch.device_class(torch.cuda_device('cuda'))}, torch {torch.version()}"
 
 
 def _engine() -> tuple[bool, str]:
