@@ -23,7 +23,7 @@ REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "serving": (serving.latency, serving.steps, serving.certification, serving.cold_start),
     "vit": (vit.threads, vit.latency, vit.steps),
     "cpu": (cpu.techniques, cpu.certification, cpu.cold_start, cpu.sizes),
-    "purified": (purified.techniques, purified.latency, purified.steps),
+    "purified": (purified.techniques, purified.steps),
     "precisions": (precisions.trade_off,),
     "adm256": (purified.adm_techniques, purified.adm_steps),
     "gpu": (gpu.noise, gpu.resize, gpu.reduction),

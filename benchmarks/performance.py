@@ -11,7 +11,7 @@ from benchmarks.tables import markdown, number, read, share
 
 DOCS = Path(__file__).parent.parent / "docs" / "performance.md"
 _PLACE = re.compile(
-    r"(<!-- (?P<kind>techniques|others): (?P<group>\S+) in (?P<folder>\S+) -->\n).*?(<!-- end of \w+ -->)",
+    r"(<!-- (?P<kind>techniques|numbers|others): (?P<group>\S+) in (?P<folder>\S+) -->\n).*?(<!-- end of \w+ -->)",
     re.DOTALL,
 )
 
@@ -36,6 +36,37 @@ def techniques(rows: Sequence[dict[str, str]]) -> str:
         header = (case, "ms per sample", against, "peak memory, MB", "cosine to float32")
         parts.append(markdown(header, cells))
     return "\n".join(parts)
+
+
+def numbers(rows: Sequence[dict[str, str]]) -> str:
+    """Return the waterfalls of several n0 as one table: milliseconds per sample, memory and accuracy at the largest."""
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for row in rows:
+        case, _, n0 = row["case"].partition(", n0=")
+        if n0 and row["cosine"]:
+            found.setdefault(row["variant"], {})[int(n0)] = row
+    columns = sorted({n0 for by_number in found.values() for n0 in by_number})
+    most = columns[-1]
+    cells = [
+        [
+            variant,
+            *(number(str(1000 / float(by_number[n0]["rate"]))) for n0 in columns),
+            f"{float(by_number[most]['share']):.2f}",
+            f"{float(by_number[most]['memory_mb']):.0f}",
+            f"{float(by_number[most]['cosine']):.6f}",
+        ]
+        for variant, by_number in found.items()
+    ]
+    first = next(row for row in rows if ", n0=" in row["case"])
+    case = first["case"].partition(", n0=")[0]
+    header = (
+        f"{case}, ms per sample",
+        *(f"n0 = {n0}" for n0 in columns),
+        f"× {first['of']}, n0 = {most}",
+        "peak memory, MB",
+        "cosine to float32",
+    )
+    return markdown(header, cells)
 
 
 def others(rows: Sequence[dict[str, str]]) -> str:
@@ -66,7 +97,7 @@ def render(kind: str, path: Path) -> str:
         f"\n{first['device']}, {first['date']}: ONNX Runtime {first['onnxruntime']}, OpenVINO {first['openvino']}, "
         f"torch {first['torch']}.\n"
     )
-    return {"techniques": techniques, "others": others}[kind](rows) + foot
+    return {"techniques": techniques, "numbers": numbers, "others": others}[kind](rows) + foot
 
 
 def updated(text: str) -> str:

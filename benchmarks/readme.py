@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     text = re.sub(r"<!-- results.*? -->", f"<!-- results: {folder} -->", text)
     write_whole(README, updated(text).encode())
     text = performance.DOCS.read_text(encoding="utf-8")
-    text = re.sub(r"(<!-- (?:techniques|others): \S+ in )\S+ -->", rf"\g<1>{folder} -->", text)
+    text = re.sub(r"(<!-- (?:techniques|numbers|others): \S+ in )\S+ -->", rf"\g<1>{folder} -->", text)
     write_whole(performance.DOCS, performance.updated(text).encode())
     return 0
 

@@ -52,7 +52,7 @@ def to_record(certificate: Certificate, epsilons: Sequence[float] | None = None)
         "schema": SCHEMA_VERSION,
         "engine": {"name": c.engine, "digest": c.engine_digest, "random_weights": c.random_weights},
         "function_id": c.function_id,
-        "profile": {**asdict(c.profile), "stages": list(c.profile.stages)},
+        "profile": {**c.profile.record(), "stages": list(c.profile.stages)},
         "image": {"name": c.image_name, "grid_sha256": c.grid_sha256, "source": c.source},
         "grid": {"height": c.grid[0], "width": c.grid[1]},
         "sigma": c.sigma,
@@ -167,7 +167,11 @@ def _from_record(record: dict[str, Any]) -> Certificate:
         raise ValueError("a served anchor has n0, seed and seed_origin, a clean one has none of them")
     stopping = certification["stopping"]
     numbers = [certification["n"], record["grid"]["height"], record["grid"]["width"], anchor.get("n0", 1)]
-    numbers += [certification["pilot"], record["profile"]["micro_batch"]]
+    numbers += [
+        certification["pilot"],
+        record["profile"]["micro_batch"],
+        record["profile"].get("graph_threads", 2),
+    ]
     numbers += [1 if stopping is None else stopping["n_max"]]
     if not all(type(number) is int for number in numbers):
         raise ValueError("counts must be written as integers")

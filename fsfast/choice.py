@@ -17,10 +17,11 @@ import numpy as np
 from fsfast.backends import (
     BACKENDS,
     DEFAULT_MICRO_BATCH,
-    Profile,
+    Work,
     check_arithmetic,
     device_class,
     load_backend,
+    open_graphs,
 )
 from fsfast.engine import Engine
 from fsfast.errors import BackendUnavailable, EngineError
@@ -45,7 +46,7 @@ class Choice:
     Attributes:
         backend: its name.
         reason: in words.
-        milliseconds: back end → measured time of one sample through all networks, on one thread; empty where nothing
+        milliseconds: back end → measured time of one sample through all networks, in one run; empty where nothing
             was measured.
     """
 
@@ -73,16 +74,14 @@ def installed() -> dict[str, str]:
     return found
 
 
-def choose_backend(
-    engine: Engine, wanted: str, precision: str, stages: tuple[str, ...], micro_batch: int
-) -> Choice:
+def choose_backend(engine: Engine, wanted: str, work: Work) -> Choice:
     """Return the back end to use.
 
     Args:
         engine: a verified engine.
         wanted: a back end, or "auto": $FSFAST_BACKEND if that is set, else the only one that can, else the fastest.
             What was measured is kept in the user's cache for this engine, machine and versions.
-        precision, stages, micro_batch: what is to run.
+        work: what is to run.
 
     Raises:
         BackendUnavailable: none can run it; the reasons are named.
@@ -90,27 +89,26 @@ def choose_backend(
     """
     if wanted != "auto":
         return Choice(wanted, "asked for")
-    known, usable = _without_measuring(engine, precision, stages, micro_batch)
+    known, usable = _without_measuring(engine, work)
     if known is not None:
         return known
-    choice = _fastest(engine, usable, precision, stages, micro_batch)
-    _remember(_place(engine, precision, stages, micro_batch), choice)
+    choice = _fastest(engine, usable, work)
+    _remember(_place(engine, work), choice)
     return choice
 
 
-def expected(engine: Engine, precision: str, micro_batch: int = DEFAULT_MICRO_BATCH["cpu"]) -> str:
+def expected(engine: Engine, precision: str) -> str:
     """Return in words what "auto" means for all stages of an engine here; nothing is measured.
 
     Raises:
         BackendUnavailable: no back end can run the precision.
     """
-    known, usable = _without_measuring(engine, precision, tuple(engine.manifest.stages), micro_batch)
+    work = Work(precision, tuple(engine.manifest.stages), DEFAULT_MICRO_BATCH["cpu"])
+    known, usable = _without_measuring(engine, work)
     return str(known or f"not measured yet; the first load chooses among {', '.join(usable)}")
 
 
-def _without_measuring(
-    engine: Engine, precision: str, stages: tuple[str, ...], micro_batch: int
-) -> tuple[Choice | None, list[str]]:
+def _without_measuring(engine: Engine, work: Work) -> tuple[Choice | None, list[str]]:
     """Return what "auto" means if that is known, and the back ends that come into question.
 
     Raises:
@@ -119,20 +117,20 @@ def _without_measuring(
     if named := os.environ.get("FSFAST_BACKEND"):
         return Choice(named, "named by FSFAST_BACKEND"), [named]
     # First, because it imports no back end.
-    if known := remembered(engine, precision, stages, micro_batch):
+    if known := remembered(engine, work):
         return known, [known.backend]
-    usable, refusals = _usable(engine, precision, stages)
+    usable, refusals = _usable(engine, work)
     if not usable:
-        raise BackendUnavailable(f"no back end can run {precision} here: {'; '.join(refusals)}")
+        raise BackendUnavailable(f"no back end can run {work.precision} here: {'; '.join(refusals)}")
     if len(usable) == 1:
-        return Choice(usable[0], f"the only back end here that runs {precision}"), usable
+        return Choice(usable[0], f"the only back end here that runs {work.precision}"), usable
     return None, usable
 
 
-def remembered(engine: Engine, precision: str, stages: tuple[str, ...], micro_batch: int) -> Choice | None:
+def remembered(engine: Engine, work: Work) -> Choice | None:
     """Return what was measured before on this machine, or None."""
     try:
-        record = parse_json(_place(engine, precision, stages, micro_batch).read_bytes())
+        record = parse_json(_place(engine, work).read_bytes())
         times = {str(name): float(ms) for name, ms in record["milliseconds"].items()}
         backend = record["backend"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -142,7 +140,7 @@ def remembered(engine: Engine, precision: str, stages: tuple[str, ...], micro_ba
     return Choice(backend, "the fastest when it was measured here", times)
 
 
-def _usable(engine: Engine, precision: str, stages: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def _usable(engine: Engine, work: Work) -> tuple[list[str], list[str]]:
     """Return the back ends that have what the precision wants, and why the others have not."""
     usable, refusals = [], []
     for name in BACKENDS:
@@ -151,7 +149,7 @@ def _usable(engine: Engine, precision: str, stages: tuple[str, ...]) -> tuple[li
             continue
         try:
             able = load_backend(name).arithmetics()
-            check_arithmetic(name, able, engine.manifest, precision, stages)
+            check_arithmetic(name, able, engine.manifest, work.precision, work.stages)
         except BackendUnavailable as error:
             refusals.append(str(error))
         else:
@@ -159,13 +157,11 @@ def _usable(engine: Engine, precision: str, stages: tuple[str, ...]) -> tuple[li
     return usable, refusals
 
 
-def _fastest(
-    engine: Engine, names: Iterable[str], precision: str, stages: tuple[str, ...], micro_batch: int
-) -> Choice:
+def _fastest(engine: Engine, names: Iterable[str], work: Work) -> Choice:
     times, failures = {}, []
     for name in names:
         try:
-            times[name] = measure(engine, name, precision, stages, micro_batch)
+            times[name] = measure(engine, name, work)
         except EngineError as error:
             logger.warning("back end %s is left out: %s", name, error)
             failures.append(error)
@@ -178,31 +174,32 @@ def _fastest(
     return Choice(best, "the fastest of a measurement just now", times)
 
 
-def measure(engine: Engine, name: str, precision: str, stages: tuple[str, ...], micro_batch: int) -> float:
-    """Return the milliseconds of one sample through all networks on one thread: the median of a few rounds.
+def measure(engine: Engine, name: str, work: Work) -> float:
+    """Return the milliseconds of one sample through all networks in one run: the median of a few rounds.
 
-    Processor time of this thread, so that other work on the machine hardly matters. The engine's self-test comes first.
+    With one thread inside a run, processor time of this thread, so that other work on the machine hardly matters. The
+    engine's self-test comes first.
 
     Raises:
         BackendUnavailable, EngineError: the back end cannot run it, or fails the self-test.
     """
     module = load_backend(name)
-    graphs = module.open_graphs(engine, precision, stages, micro_batch=micro_batch, threads=1)
-    profile = Profile(name, module.version(), precision, micro_batch, device_class(), stages)
-    check_golden(engine, graphs, profile)
-    rows = golden_rows(engine, stages, precision, micro_batch)
+    graphs = open_graphs(engine, name, work, threads=1)
+    check_golden(engine, graphs, work.profile(name, module.version()))
+    rows = golden_rows(engine, work.stages, work.precision, work.micro_batch)
+    clock = time.thread_time if work.graph_threads == 1 else time.perf_counter
     times: list[float] = []
     while not times or (sum(times) < _LONG if len(times) < _ROUNDS else sum(times) < _SHORT):
-        before = time.thread_time()
+        before = clock()
         for stage, (x, out) in rows.items():
             graphs[stage].run(x, out)
-        times.append(time.thread_time() - before)
-    return float(np.median(times)) * 1e3 / micro_batch
+        times.append(clock() - before)
+    return float(np.median(times)) * 1e3 / work.micro_batch
 
 
-def _place(engine: Engine, precision: str, stages: tuple[str, ...], micro_batch: int) -> Path:
+def _place(engine: Engine, work: Work) -> Path:
     """Return the file of a measurement; its name stands for everything that could change the result."""
-    about = (engine.digest, precision, stages, micro_batch, device_class(), sorted(installed().items()))
+    about = (engine.digest, work, device_class(), sorted(installed().items()))
     return cache_folder() / "choices" / sha256(repr(about).encode()).hexdigest()
 
 

@@ -63,7 +63,7 @@ def compare(
         backends, precisions: their names; every pair that can run here is measured, "float32" first.
         n0: samples per image.
         runs: counted runs of each, after one that warms up.
-        options: of `SmoothedEncoder`: threads, micro_batch, stages.
+        options: of `SmoothedEncoder`: threads, micro_batch, graph_threads, stages.
         skipped: receives back end, precision and reason of every pair that cannot run.
     """
     reference = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsfast.backends import DEFAULT_MICRO_BATCH, Profile, device_class, load_backend
+from fsfast.backends import DEFAULT_MICRO_BATCH, Work, load_backend, open_graphs, side_by_side
 from fsfast.choice import choose_backend
 from fsfast.classes import load_classes
 from fsfast.engine import load_engine
@@ -63,9 +63,10 @@ class SmoothedEncoder:
             machine. Part of the function's identity; `choice` says which was taken, and why.
         precision: one of the engine's precisions (float32, bfloat16, int8, …); None: its first. Part of the
             function's identity.
-        threads: micro-batches computed side by side; None: the processors that this process may use.
-            Never changes a bit of the result.
+        threads: in all; None: the processors that this process may use. Never changes a bit of the result.
         micro_batch: M, rows per run of a graph; part of the function's identity. None: 1 on a CPU.
+        graph_threads: threads inside one run of a graph; part of the function's identity. None: 1, so that all
+            threads work on different samples; more shorten the time of a single sample.
         stages: the stages to use, "encoder" among them; None: all that the engine has. Part of the
             function's identity.
         secret: at least 16 bytes (or a string of 16 characters) unknown to clients. Seeds are then derived
@@ -86,6 +87,7 @@ class SmoothedEncoder:
         precision: str | None = None,
         threads: int | None = None,
         micro_batch: int | None = None,
+        graph_threads: int | None = None,
         stages: Sequence[str] | None = None,
         secret: bytes | str | None = None,
     ):
@@ -103,33 +105,20 @@ class SmoothedEncoder:
         self.engine_path = loaded.path
         self.engine_digest = loaded.digest
         precision = choose_precision(loaded.manifest, precision)
-        m = check_micro_batch(loaded.manifest, precision, m)
-        chosen = choose_stages(loaded.manifest, stages)
-        self.choice = choose_backend(loaded, backend, precision, chosen, m)
-        module = load_backend(self.choice.backend)
-        self.profile = Profile(
-            backend=self.choice.backend,
-            backend_version=module.version(),
-            precision=precision,
-            micro_batch=m,
-            device=device_class(),
-            stages=chosen,
+        work = Work(
+            precision,
+            choose_stages(loaded.manifest, stages),
+            check_micro_batch(loaded.manifest, precision, m),
+            choose_threads(1 if graph_threads is None else graph_threads, "graph_threads"),
         )
+        self.choice = choose_backend(loaded, backend, work)
+        self.profile = work.profile(self.choice.backend, load_backend(self.choice.backend).version())
         self.function_id = self.profile.function_id(loaded.digest)
         logger.info("%s: back end %s", loaded.manifest.name, self.choice)
-        logger.info(
-            "%s: %s %s, %s, M = %d, %d threads, %s",
-            loaded.manifest.name,
-            self.profile.backend,
-            self.profile.backend_version,
-            precision,
-            m,
-            self.threads,
-            self.profile.device,
-        )
-        graphs = module.open_graphs(loaded, precision, chosen, micro_batch=m, threads=self.threads)
+        logger.info("%s: %s, %d threads", loaded.manifest.name, self.profile, self.threads)
+        graphs = open_graphs(loaded, self.choice.backend, work, threads=self.threads)
         check_golden_once(loaded, graphs, self.profile, self.function_id)
-        pipeline = Pipeline(loaded, graphs, self.profile.micro_batch, self.threads)
+        pipeline = Pipeline(loaded, graphs, work.micro_batch, side_by_side(self.threads, work.graph_threads))
         self.classes = load_classes(loaded)
         self._seeds = Seeds(secret, loaded.digest, loaded.manifest.sigma)
         self._function: Function = Function(loaded.manifest, loaded.digest, self.profile, pipeline)

@@ -36,13 +36,13 @@ def choose_device(device: str) -> str:
     raise ValueError(f"wanted device 'auto', 'cpu' or 'cuda', got {device!r}")
 
 
-def choose_threads(threads: int | None) -> int:
+def choose_threads(threads: int | None, name: str = "threads") -> int:
     """Return the number of threads; raises ValueError."""
     if threads is None:
         return available_threads()
-    if check_samples(threads, "threads") > MAX_THREADS:
+    if check_samples(threads, name) > MAX_THREADS:
         raise ValueError(
-            f"wanted at most {MAX_THREADS} threads, got {threads}; this machine has {available_threads()}"
+            f"wanted at most {MAX_THREADS} {name}, got {threads}; this machine has {available_threads()}"
         )
     return int(threads)
 

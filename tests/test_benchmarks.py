@@ -67,23 +67,29 @@ def test_serving_cases_run(monkeypatch):
 def test_techniques_compute_the_same_features(demo_path, pooled_path):
     """The research code in both forms on the same noise; a runtime by hand; fsfast."""
     demo = load_engine(demo_path)
-    loop, batched = (techniques.open_technique(f"torch: {how}", demo, 3)() for how in ("loop", "batched"))
+    loop, batched = (techniques.open_technique(f"torch: {how}", demo)(3) for how in ("loop", "batched"))
     assert loop.shape == (64, 128)
     assert cpu.cosine(loop, batched) == pytest.approx(1.0, abs=1e-6)
-    assert 0.99 < cpu.cosine(loop, techniques.open_technique("torch: batched, bf16", demo, 3)()) < 1 - 1e-7
-    ours = techniques.open_technique("fsfast: onnxruntime, float32", demo, 3)()
+    assert 0.99 < cpu.cosine(loop, techniques.open_technique("torch: batched, bf16", demo)(3)) < 1 - 1e-7
+    ours = techniques.open_technique("fsfast: onnxruntime, float32", demo)(3)
     # Other noise, the same picture.
     assert cpu.cosine(ours, loop) > 0.9
     pooled = load_engine(pooled_path)
-    by_hand = techniques.open_technique("onnxruntime by hand: float32", pooled, 64)()
-    assert cpu.cosine(by_hand, techniques.open_technique("torch: batched", pooled, 64)()) > 0.9
+    whole = techniques.open_technique("torch: batched", pooled)(64)
+    for runtime in ("onnxruntime", "openvino"):
+        by_hand = techniques.open_technique(f"{runtime} by hand: float32", pooled)
+        assert cpu.cosine(by_hand(64), whole) > 0.9
+        # Purifier, resize and mapper, too, and another number of samples.
+        by_hand = techniques.open_technique(f"{runtime} by hand: float32", demo)
+        assert cpu.cosine(by_hand(3), loop) > 0.9
+        assert by_hand(1).shape == loop.shape
     with pytest.raises(ValueError, match="magic"):
-        techniques.open_technique("magic: loop", demo, 3)
+        techniques.open_technique("magic: loop", demo)
 
 
 def test_techniques_race_in_processes(demo_path, monkeypatch):
     monkeypatch.setattr(workers, "_PAUSE_S", 0.0)
-    names = ["fsfast: onnxruntime, float32", "certify: onnxruntime, float32, M=2"]
+    names = ["fsfast: onnxruntime, float32", "certify: onnxruntime, float32, M=2, T=2"]
     outcomes = workers.race(names, str(demo_path), 2, 2)
     assert list(outcomes) == names
     assert all(
@@ -93,6 +99,17 @@ def test_techniques_race_in_processes(demo_path, monkeypatch):
     assert row.cosine == pytest.approx(1.0)
     with pytest.raises(RuntimeError, match="the technique 'magic: x' ended with exit code 1"):
         workers.race(["magic: x"], str(demo_path), 1, 1)
+
+
+def test_techniques_run_one_after_the_other(demo_path):
+    name = "onnxruntime by hand: float32"
+    outcomes = workers.one_by_one([name], str(demo_path), {1: 2, 3: 1})
+    assert list(outcomes) == [1, 3]
+    one, three = outcomes[1][name], outcomes[3][name]
+    assert one.timing.p20 <= one.timing.p80
+    assert three.timing.p20 == three.timing.p80
+    assert 0.9 < cpu.cosine(one.features, three.features) < 1 - 1e-6
+    assert one.memory_mb <= three.memory_mb
 
 
 def test_tables_of_techniques(tmp_path):
@@ -110,6 +127,16 @@ def test_tables_of_techniques(tmp_path):
     assert performance.render("others", tmp_path / "nothing.csv") == ""
 
 
+def test_the_table_of_numbers_of_samples(tmp_path):
+    more = {"share": 2.0, "of": cpu.BASELINE, "memory_mb": 100.0, "cosine": 0.9998771}
+    timing = harness.Timing(0.001, 0.004, 0.005)
+    rows = [harness.row(f"chain, n0={n}", "fsfast: x", 2, timing, n, "samples/s", **more) for n in (1, 2, 16)]
+    path = harness.write_csv("purified", rows, tmp_path)
+    table = performance.render("numbers", path)
+    assert "| chain, ms per sample | n0 = 1 | n0 = 2 | n0 = 16 | × torch: loop, medium, n0 = 16 |" in table
+    assert "| fsfast: x | 4 | 2 | 0.25 | 2.00 | 100 | 0.999877 |" in table
+
+
 def test_a_cold_start_is_taken_apart(demo_path):
     times = cpu._cold(str(demo_path), "onnxruntime", "float32", 1)
     assert times.shape == (1, 3)
@@ -117,7 +144,7 @@ def test_a_cold_start_is_taken_apart(demo_path):
 
 
 def test_every_technique_has_a_name_that_is_known():
-    for name in (*cpu.TORCH, *cpu.BY_HAND, *cpu.FSFAST, *purified._TECHNIQUES):
+    for name in (*cpu.TORCH, *cpu.BY_HAND, *cpu.FSFAST, *purified.ADM_TECHNIQUES):
         assert cpu.family(name) in ("torch", "by hand", "fsfast")
     assert cpu.BASELINE in cpu.TORCH
 

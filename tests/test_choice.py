@@ -6,6 +6,7 @@ import pytest
 
 import fsfast
 from fsfast import choice
+from fsfast.backends import Work
 from fsfast.choice import Choice, choose_backend, expected
 from fsfast.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
@@ -28,7 +29,7 @@ def measured(monkeypatch):
     times: dict[str, float | Exception] = {"onnxruntime": 10.0, "openvino": 5.0}
     asked: list[str] = []
 
-    def measure(engine, name, precision, stages, micro_batch):
+    def measure(engine, name, work):
         asked.append(name)
         if isinstance(times[name], Exception):
             raise times[name]
@@ -39,7 +40,7 @@ def measured(monkeypatch):
 
 
 def auto(path, precision="float32") -> Choice:
-    return choose_backend(load_engine(path), "auto", precision, STAGES, 1)
+    return choose_backend(load_engine(path), "auto", Work(precision, STAGES, 1))
 
 
 def test_the_fastest_is_taken_and_remembered(demo_path, measured):
@@ -53,7 +54,7 @@ def test_the_fastest_is_taken_and_remembered(demo_path, measured):
     assert (again.backend, again.milliseconds) == (first.backend, first.milliseconds)
     assert asked == ["onnxruntime", "openvino"]
     # Another micro-batch is another measurement.
-    assert choose_backend(load_engine(demo_path), "auto", "float32", STAGES, 2).backend == "onnxruntime"
+    assert choose_backend(load_engine(demo_path), "auto", Work("float32", STAGES, 2)).backend == "onnxruntime"
 
 
 def test_a_near_tie_goes_to_the_first(demo_path, measured):
@@ -71,7 +72,10 @@ def test_a_choice_that_was_damaged_is_made_again(demo_path, measured, tmp_path):
 
 
 def test_what_is_asked_for_or_named_is_not_measured(demo_path, measured, monkeypatch):
-    assert choose_backend(load_engine(demo_path), "onnxruntime", "float32", STAGES, 1).reason == "asked for"
+    assert (
+        choose_backend(load_engine(demo_path), "onnxruntime", Work("float32", STAGES, 1)).reason
+        == "asked for"
+    )
     monkeypatch.setenv("FSFAST_BACKEND", "onnxruntime")
     assert auto(demo_path).backend == "onnxruntime"
     assert measured[1] == []
@@ -104,7 +108,7 @@ def test_one_that_fails_the_self_test_is_left_out(demo_path, measured, caplog):
     assert "openvino is left out: self-test failed" in caplog.text
     measured[0]["onnxruntime"] = EngineError("self-test failed: purifier")
     with pytest.raises(EngineError, match="purifier"):
-        choose_backend(load_engine(demo_path), "auto", "float32", STAGES, 2)
+        choose_backend(load_engine(demo_path), "auto", Work("float32", STAGES, 2))
 
 
 def test_a_cache_that_cannot_be_written(demo_path, measured, monkeypatch, tmp_path, caplog):

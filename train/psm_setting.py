@@ -15,7 +15,6 @@ from export.networks import encoder_config
 from export.recipe import Recipe
 from fsfast.kernels.tables import resize_tables
 from fsfast.models import UNetConfig
-from fsfast.models.function import axis_matrix
 from train.config import Schedule
 from train.images import ImageFolder
 from train.loop import step_generator
@@ -80,8 +79,8 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         self.features = features
         resize = resize_tables((recipe.grid.height, recipe.grid.width), (size, size))
-        self.register_buffer("rows", axis_matrix(resize.rows))
-        self.register_buffer("columns", axis_matrix(resize.columns))
+        self.register_buffer("rows", torch.from_numpy(resize.rows.matrix()))
+        self.register_buffer("columns", torch.from_numpy(resize.columns.matrix()))
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(recipe, name)).reshape(1, 3, 1, 1))
 

@@ -9,13 +9,16 @@ from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fsfast.errors import BackendUnavailable
 from fsfast.kernels.types import KERNEL_VERSION
 from fsfast.manifest import Manifest
+
+if TYPE_CHECKING:
+    from fsfast.engine import Engine
 
 BACKENDS = ("onnxruntime", "openvino")
 DEFAULT_MICRO_BATCH = {"cpu": 1}
@@ -39,6 +42,7 @@ class Profile:
         device: device class; on a CPU the architecture and its vector extensions.
         stages: the stages in use, in their order.
         kernels: version of the kernels' bits.
+        graph_threads: threads inside one run of a graph; libraries choose the order of sums by it.
     """
 
     backend: str
@@ -48,16 +52,50 @@ class Profile:
     device: str
     stages: tuple[str, ...]
     kernels: int = KERNEL_VERSION
+    graph_threads: int = 1
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields by name; a single thread inside a run goes without saying, as in older records."""
+        fields = asdict(self)
+        if self.graph_threads == 1:
+            del fields["graph_threads"]
+        return fields
 
     def function_id(self, engine_digest: str) -> str:
         """Return the name of the fixed function f: sha256 over the engine's digest and this profile, hex."""
-        fields = "".join(f"{key}={value}\n" for key, value in sorted(asdict(self).items()))
+        fields = "".join(f"{key}={value}\n" for key, value in sorted(self.record().items()))
         return sha256(f"engine={engine_digest}\n{fields}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to run, whoever runs it: these fields of a Profile.
+
+    Attributes:
+        precision, stages, micro_batch, graph_threads: as in Profile.
+    """
+
+    precision: str
+    stages: tuple[str, ...]
+    micro_batch: int = 1
+    graph_threads: int = 1
+
+    def profile(self, backend: str, version: str) -> Profile:
+        """Return the profile of a back end on this machine's CPU."""
+        return Profile(
+            backend,
+            version,
+            self.precision,
+            self.micro_batch,
+            device_class(),
+            self.stages,
+            graph_threads=self.graph_threads,
+        )
 
 
 def load_backend(name: str) -> ModuleType:
     """Return the module of a back end: `version()`, `arithmetics()`, `problems()` and
-    `open_graphs(engine, precision, stages, micro_batch=, threads=)`.
+    `open_graphs(engine, precision, stages, micro_batch=, threads=, graph_threads=)`.
 
     Raises:
         BackendUnavailable: there is no such back end, or it cannot run on this machine.
@@ -65,6 +103,28 @@ def load_backend(name: str) -> ModuleType:
     if name not in BACKENDS:
         raise BackendUnavailable(f"wanted a back end of {', '.join(BACKENDS)}, got {name!r}")
     return import_module(f"fsfast.backends.{name}")
+
+
+def open_graphs(engine: Engine, backend: str, work: Work, *, threads: int) -> dict[str, Graph]:
+    """Open an engine's stages for the CPU; `threads` in all, shared out among runs side by side.
+
+    Raises:
+        BackendUnavailable: the back end cannot run the precision here.
+        EngineError: it cannot read a graph.
+    """
+    return load_backend(backend).open_graphs(
+        engine,
+        work.precision,
+        work.stages,
+        micro_batch=work.micro_batch,
+        threads=side_by_side(threads, work.graph_threads),
+        graph_threads=work.graph_threads,
+    )
+
+
+def side_by_side(threads: int, graph_threads: int) -> int:
+    """Return how many runs of a graph go side by side on so many threads: at least one."""
+    return max(threads // graph_threads, 1)
 
 
 def check_arithmetic(

@@ -1,7 +1,7 @@
-"""ONNX Runtime on the CPU: one session per stage, one thread per run, runs side by side.
+"""ONNX Runtime on the CPU: one session per stage, runs side by side, a fixed number of threads inside each.
 
-Threads are spent on micro-batches, not inside a graph: the order of every sum is then the same whatever the
-number of threads, and two cores are used as well or better (see docs/performance.md).
+Threads are spent on micro-batches, and one inside a graph unless it is said otherwise: the order of every sum is then
+the same whatever the number of threads, and two cores are used as well or better (see docs/performance.md).
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ class OnnxGraph:
 
 
 def open_graphs(
-    engine: Engine, precision: str, stages: tuple[str, ...], *, micro_batch: int = 1, threads: int = 1
+    engine: Engine,
+    precision: str,
+    stages: tuple[str, ...],
+    *,
+    micro_batch: int = 1,
+    threads: int = 1,
+    graph_threads: int = 1,
 ) -> dict[str, OnnxGraph]:
     """Make one session per stage from verified bytes only: the graphs, and the weights that they point into.
 
@@ -59,7 +65,8 @@ def open_graphs(
         engine: a verified engine.
         precision: which variant of the stages.
         stages: which stages.
-        micro_batch, threads: a session takes any number of rows, and runs from any number of threads.
+        micro_batch, threads: a session takes any number of rows, and any number of runs side by side.
+        graph_threads: threads inside a run.
 
     Raises:
         BackendUnavailable: the precision wants an arithmetic that ONNX Runtime lacks.
@@ -69,7 +76,7 @@ def open_graphs(
     graphs = {}
     for stage, variant, graph, weights in engine.stages(precision, stages):
         try:
-            session = open_session(graph, weights)
+            session = open_session(graph, weights, graph_threads)
         except RuntimeError as error:
             raise EngineError(f"{engine.path}: {variant.file}: {error}") from error
         _check_tensors(engine, stage, variant, session)
@@ -99,7 +106,9 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Make a session whose external data comes from memory, never from a path.
 
-    More than one thread inside a run is for benchmarks: it may change the order of sums.
+    Args:
+        graph, weights: verified bytes.
+        threads: inside a run; another number may give another order of sums.
 
     Raises:
         RuntimeError: ONNX Runtime refuses the graph.

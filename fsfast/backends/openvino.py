@@ -1,8 +1,7 @@
-"""OpenVINO on the CPU: one compiled network per stage, one stream per thread, every run on one thread.
+"""OpenVINO on the CPU: one compiled network per stage, one stream per run, a fixed number of threads inside each.
 
-As with ONNX Runtime, threads are spent on micro-batches and never inside a graph, so no number of threads changes
-a sum. The number of rows M is compiled in. Precision is never left to the runtime: float32 or bfloat16, as the
-engine's variant says.
+As with ONNX Runtime, threads are spent on micro-batches, so no number of threads changes a sum. The number of rows M is
+compiled in. Precision is never left to the runtime: float32 or bfloat16, as the engine's variant says.
 """
 
 from __future__ import annotations
@@ -77,7 +76,13 @@ class OpenVinoGraph:
 
 
 def open_graphs(
-    engine: Engine, precision: str, stages: tuple[str, ...], *, micro_batch: int = 1, threads: int = 1
+    engine: Engine,
+    precision: str,
+    stages: tuple[str, ...],
+    *,
+    micro_batch: int = 1,
+    threads: int = 1,
+    graph_threads: int = 1,
 ) -> dict[str, OpenVinoGraph]:
     """Compile one network per stage from verified bytes only: the graphs, and the weights that they point into.
 
@@ -87,6 +92,7 @@ def open_graphs(
         stages: which stages.
         micro_batch: M, the rows of every run.
         threads: runs side by side.
+        graph_threads: threads inside a run.
 
     Raises:
         BackendUnavailable: this processor has no arithmetic that the precision wants.
@@ -98,7 +104,7 @@ def open_graphs(
         try:
             model = read_model(graph, weights)
             _check_tensors(engine, stage, variant, model)
-            compiled = compile_model(model, variant.arithmetic, micro_batch, threads)
+            compiled = compile_model(model, variant.arithmetic, micro_batch, threads, graph_threads)
         except (RuntimeError, ValueError) as error:
             raise EngineError(
                 f"{engine.path}: {variant.file}: OpenVINO {version()}: {_brief(error)}"
@@ -133,9 +139,9 @@ def read_model(graph: bytes, weights: bytearray) -> openvino.Model:
 
 
 def compile_model(
-    model: openvino.Model, arithmetic: str, micro_batch: int, threads: int
+    model: openvino.Model, arithmetic: str, micro_batch: int, threads: int, graph_threads: int = 1
 ) -> openvino.CompiledModel:
-    """Compile a network with one input for M rows, one thread per run.
+    """Compile a network with one input for M rows: `threads` runs side by side, `graph_threads` inside each.
 
     Raises:
         RuntimeError: OpenVINO refuses the network, or will not run it as it should.
@@ -147,16 +153,17 @@ def compile_model(
         {
             "INFERENCE_PRECISION_HINT": _HINTS[arithmetic],
             "NUM_STREAMS": threads,
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": threads * graph_threads,
             "ENABLE_CPU_PINNING": False,
             # Otherwise activations may be rounded to 8 bits where only weights are.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         },
     )
     streams, inside = (int(compiled.get_property(k)) for k in ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
-    if inside != streams:
+    if inside != streams * graph_threads:
         raise RuntimeError(
-            f"wanted one thread per run, got {inside} threads for {streams} runs; use threads=1"
+            f"wanted {streams} runs of {graph_threads} threads, got {inside} in all: it takes no more than there are "
+            "processors; use fewer threads or graph_threads"
         )
     return compiled
 

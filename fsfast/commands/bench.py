@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    return {"threads": args.threads, "micro_batch": args.micro_batch, "stages": args.stages}
+    return {name: getattr(args, name) for name in ("threads", "micro_batch", "graph_threads", "stages")}
 
 
 def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:

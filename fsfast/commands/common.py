@@ -40,6 +40,11 @@ def engine_arguments(parser: argparse.ArgumentParser, *, positional: bool = True
     )
     parser.add_argument("--micro-batch", type=int, help="rows per run of a network (default: 1)")
     parser.add_argument(
+        "--graph-threads",
+        type=int,
+        help="threads inside a run of a network (default: 1); more make a single sample faster, by another function",
+    )
+    parser.add_argument(
         "--stages",
         metavar="NAMES",
         type=lambda text: tuple(text.split(",")),
@@ -61,7 +66,7 @@ def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> Sm
         check_seed(seed)
     chosen: dict[str, Any] = {
         name: getattr(profile, name, None) if getattr(args, name) is None else getattr(args, name)
-        for name in ("precision", "micro_batch", "stages")
+        for name in ("precision", "micro_batch", "graph_threads", "stages")
     }
     backend = args.backend
     if backend == "auto" and profile is not None and profile.backend in installed():

@@ -90,6 +90,14 @@ class AxisTable:
     weights: np.ndarray
     size: int
 
+    def matrix(self) -> np.ndarray:
+        """Return the same as a matrix, [out, size] float32."""
+        matrix = np.zeros((len(self.start), self.size), np.float32)
+        for row, (start, weights) in enumerate(zip(self.start, self.weights, strict=True)):
+            taps = weights[: self.size - start]
+            matrix[row, start : start + len(taps)] = taps
+        return matrix
+
 
 @dataclass(frozen=True)
 class ResizeTables:

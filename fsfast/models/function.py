@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsfast.engine import Engine
-from fsfast.kernels.tables import AxisTable, resize_tables
+from fsfast.kernels import resize_tables
 from fsfast.models.folded import load_folded
 
 
@@ -38,8 +37,8 @@ class TorchFunction(nn.Module):
         self.sigma = manifest.sigma
         self.denoise = manifest.denoise if "purifier" in self.networks else None
         resize = resize_tables((manifest.grid.height, manifest.grid.width), manifest.encoder_size)
-        self.register_buffer("rows", axis_matrix(resize.rows))
-        self.register_buffer("columns", axis_matrix(resize.columns))
+        self.register_buffer("rows", torch.from_numpy(resize.rows.matrix()))
+        self.register_buffer("columns", torch.from_numpy(resize.columns.matrix()))
         for name in ("mean", "std"):
             values = torch.tensor(getattr(manifest, name), dtype=torch.float32)
             self.register_buffer(name, values.reshape(1, 3, 1, 1))
@@ -66,12 +65,3 @@ class TorchFunction(nn.Module):
         if "mapper" in self.networks:
             tokens = self.networks["mapper"](tokens)
         return F.normalize(tokens, dim=-1, eps=1e-30) / tokens.shape[1] ** 0.5
-
-
-def axis_matrix(axis: AxisTable) -> Tensor:
-    """Return one axis of a resize as a matrix, [out, in] float32."""
-    matrix = np.zeros((len(axis.start), axis.size), np.float32)
-    for row, (start, weights) in enumerate(zip(axis.start, axis.weights, strict=True)):
-        taps = weights[: axis.size - start]
-        matrix[row, start : start + len(taps)] = taps
-    return torch.from_numpy(matrix)

@@ -157,6 +157,7 @@ def _variants(
             precision=profile.precision,
             threads=encoder.threads,
             micro_batch=profile.micro_batch,
+            graph_threads=profile.graph_threads,
             stages=stages,
         ) as variant:
             direction = variant.encode(image, served.n0, seeds=served.seeds)
