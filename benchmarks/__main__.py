@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 try:
-    from benchmarks import bounds, cpu, gpu, harness, kernels, precisions, purified, serving, vit
+    from benchmarks import bounds, cpu, gpu, gpu_parts, harness, kernels, precisions, purified, serving, vit
     from benchmarks.harness import Row, show, write_csv
 except ImportError as error:
     sys.exit(
@@ -27,11 +27,12 @@ REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "precisions": (precisions.trade_off,),
     "adm256": (purified.adm_techniques, purified.adm_steps),
     "gpu": (gpu.noise, gpu.resize, gpu.reduction),
+    "gpu-parts": (gpu_parts.norms, gpu_parts.norm_convolutions, gpu_parts.residuals, gpu_parts.networks),
 }
-# Needs 7 GB of disk, 12 GB of memory and many minutes.
-ON_DEMAND = {"adm256"}
+# adm256 needs 7 GB of disk, 12 GB of memory and many minutes; gpu-parts spends minutes in torch.compile.
+ON_DEMAND = {"adm256", "gpu-parts"}
 # What a machine without a CUDA GPU leaves out.
-ON_GPU = frozenset({"gpu"})
+ON_GPU = frozenset({"gpu", "gpu-parts"})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -170,6 +170,41 @@ def cosine_mean(dtype: Dtype = "float32", *, raw: bool = False, per_token: bool 
     return launches
 
 
+def group_norm_silu(
+    dtype: Dtype = "bfloat16",
+    *,
+    channels: int = 256,
+    side: int = 256,
+    groups: int = 32,
+    silu: bool = True,
+) -> list[Launch]:
+    """A row of adm256's first level."""
+    given = cuda.checks.FLOATS[dtype]
+    x = torch.zeros((1, channels, side, side), dtype=given).contiguous(memory_format=torch.channels_last)
+    affine = torch.zeros((2, channels), dtype=given)
+    with recorded() as launches:
+        cuda.group_norm_silu(x, affine[0], affine[1], groups, silu=silu)
+    return launches
+
+
+def layer_norm_conv(dtype: Dtype = "bfloat16", *, tokens: int = 577, dim: int = 1024) -> list[Launch]:
+    """16 rows of ViT-L/14 at 336."""
+    z = torch.zeros((16, tokens, dim), dtype=cuda.checks.FLOATS[dtype])
+    with recorded() as launches:
+        cuda.layer_norm_conv(z, z[0, 0], z[0, 0], z.new_zeros((dim, 1, 3)), z[0, 0])
+    return launches
+
+
+def l2_norm_residual(
+    dtype: Dtype = "bfloat16", *, attn: bool = True, tokens: int = 577, dim: int = 1024
+) -> list[Launch]:
+    """16 rows of ViT-L/14 at 336; a mapper's first block has attention."""
+    z = torch.zeros((16, tokens, dim), dtype=cuda.checks.FLOATS[dtype])
+    with recorded() as launches:
+        cuda.l2_norm_residual(z, z, z if attn else None, z, z[0, 0], z[0, 0])
+    return launches
+
+
 def _rows() -> RowTensors:
     image = np.repeat(np.arange(4, dtype=np.int32), 4)
     rows = Rows(image, image.astype(np.uint64), np.arange(16, dtype=np.uint32))
@@ -188,7 +223,10 @@ def show(builds: list[Build]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Compile every kernel for every target and print what they need."""
     argparse.ArgumentParser(prog="python -m benchmarks.machine_code", description=__doc__).parse_args(argv)
-    launches = [*noisy_batch(), *denoise_resize_normalise(), *cosine_mean()]
+    cases = (
+        noisy_batch, denoise_resize_normalise, cosine_mean, group_norm_silu, layer_norm_conv, l2_norm_residual
+    )  # fmt: skip
+    launches = [launch for case in cases for launch in case()]
     print(f"Triton {triton.__version__}")
     print(show([build(launch, capability) for launch in launches for capability in CAPABILITIES]))
     return 0

@@ -31,14 +31,24 @@ BLOCKS: dict[str, Sequence[int]] = {
     "denoise_resize_normalise": (8, 16, 32),
     "cosine_mean.products": (8, 16, 32),
     "cosine_mean.sums": (256, 512, 1024),
+    "group_norm_silu.moments": (256, 512, 1024, 2048),
+    "group_norm_silu.normalise": (256, 512, 1024, 2048),
+    "layer_norm_conv": (4, 8, 16, 32),
+    "l2_norm_residual": (1, 2, 4),
 }
 WARPS = (1, 2, 4, 8)
 
 
 def calls(
-    device: str, m: int = 64, side: int = 224, tokens: int = 577, dim: int = 1024
+    device: str, m: int = 64, side: int = 224, tokens: int = 577, dim: int = 1024, channels: int = 256
 ) -> dict[str, Callable]:
     """Return kernel → a function that runs it with a setting, at usual sizes."""
+    parts = _part_calls(device, max(1, m // 4), side, tokens, dim, channels)
+    return _surrounding_calls(device, m, side, tokens, dim) | parts
+
+
+def _surrounding_calls(device: str, m: int, side: int, tokens: int, dim: int) -> dict[str, Callable]:
+    """Of the kernels around the networks."""
     from fsfast.kernels import cuda
     from fsfast.kernels.cuda.settings import setting
 
@@ -67,6 +77,31 @@ def calls(
         ),
         "cosine_mean.products": lambda tuning: reduce(tuning, adding),
         "cosine_mean.sums": lambda tuning: reduce(products, tuning),
+    }
+
+
+def _part_calls(device: str, m: int, side: int, tokens: int, dim: int, channels: int) -> dict[str, Callable]:
+    """Of the parts of the networks, in bfloat16."""
+    from fsfast.kernels import cuda
+    from fsfast.kernels.cuda.settings import setting
+
+    half = torch.bfloat16
+    x = torch.randn((m, channels, side, side), device=device).to(half, memory_format=torch.channels_last)
+    affine = torch.zeros((2, channels), dtype=half, device=device)
+    z = torch.randn((m, tokens, dim), device=device).to(half)
+    weight, taps = z.new_zeros(dim), z.new_zeros((dim, 1, 3))
+    moments, writing = (setting(f"group_norm_silu.{step}", x.device) for step in ("moments", "normalise"))
+
+    def norm(*tunings: object) -> None:
+        cuda.group_norm_silu(x, affine[0], affine[1], 32, tunings=tunings)  # type: ignore[arg-type]
+
+    return {
+        "group_norm_silu.moments": lambda tuning: norm(tuning, writing),
+        "group_norm_silu.normalise": lambda tuning: norm(moments, tuning),
+        "layer_norm_conv": lambda tuning: cuda.layer_norm_conv(
+            z, weight, weight, taps, weight, tuning=tuning
+        ),
+        "l2_norm_residual": lambda tuning: cuda.l2_norm_residual(z, z, z, z, weight, weight, tuning=tuning),
     }
 
 

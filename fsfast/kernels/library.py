@@ -1,4 +1,7 @@
-"""The three kernels as torch operators: `torch.ops.fsfast.*`, in C++ on the CPU and in Triton on a GPU.
+"""The kernels as torch operators: `torch.ops.fsfast.*`, in Triton on a GPU.
+
+Those around the networks are defined here and run in C++ on the CPU. Parts of the networks come from
+`fsfast.kernels.layers`.
 
 torch.compile and torch.export see each as one node, whose shapes they can tell without running it. The functions
 below are the operators with rows, tables and sums as arguments. Nothing is differentiable: gradients go through
@@ -15,8 +18,18 @@ import torch
 from torch import Tensor
 
 from fsfast.kernels import cpu
+from fsfast.kernels.layers import group_norm_silu, l2_norm_residual, layer_norm_conv
 from fsfast.kernels.tensors import NoiseTensors, ResizeTensors, RowTensors, SumTensors
 from fsfast.kernels.types import AxisTable, Dtype, Layout, NoiseTables, ResizeTables, Rows
+
+__all__ = [
+    "cosine_mean",
+    "denoise_resize_normalise",
+    "group_norm_silu",
+    "l2_norm_residual",
+    "layer_norm_conv",
+    "noisy_batch",
+]
 
 _LIBRARY = torch.library.Library("fsfast", "DEF")
 # Compilers must keep the memory order of what they pass: kernels refuse another one.

@@ -8,10 +8,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmarks import __main__, gpu, tune
+from benchmarks import __main__, gpu, gpu_parts, tune
 from benchmarks.harness import Timing
 from fsfast.kernels import cuda, reference
 from fsfast.kernels.cuda import settings
+from fsfast.models.unet import UNetConfig
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def once(monkeypatch):
         call()
         return Timing(1.0, 1.0, 1.0)
 
-    for module in (gpu, tune):
+    for module in (gpu, gpu_parts, tune):
         monkeypatch.setattr(module, "measure_gpu", measure)
 
 
@@ -47,6 +48,52 @@ def test_every_kernel_has_a_case_with_its_ceiling(once, device, case, sizes):
     shares = [row for row in rows if row.share is not None]
     assert shares
     assert {row.of for row in shares} <= {"bare Philox and store", "copy bandwidth"}
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "shape"),
+    [
+        (gpu_parts.norms, "group_norm_silu", (1, 32, 4)),
+        (gpu_parts.norm_convolutions, "layer_norm_conv", (1, 3, 20)),
+        (gpu_parts.residuals, "l2_norm_residual", (1, 3, 20)),
+    ],
+)
+@pytest.mark.triton
+@pytest.mark.gpu
+def test_every_part_of_a_network_has_a_case_with_its_ceiling(once, device, case, name, shape):
+    rows = list(case(device, [(*shape, torch.float32), (*shape, torch.bfloat16)], compile=as_it_is))
+    assert [(row.case, row.of) for row in rows] == [(name, "copy bandwidth")] * 6
+    sizes = "×".join(map(str, (*shape, *shape[2:][: name == "group_norm_silu"])))
+    assert [row.variant for row in rows[3:]] == [
+        f"{variant}{sizes} bfloat16" for variant in ("torch, ", "torch.compile, ", "")
+    ]
+
+
+def small_networks(device="cpu"):
+    config = UNetConfig(base=16, multipliers=(1, 2), res_blocks=1, groups=4)
+    return gpu_parts.networks(device, (1, 2), config, side=8, tokens=3, dim=64, compile=as_it_is)
+
+
+def test_networks_are_compared_with_those_of_torch_compile(once):
+    rows = list(small_networks())
+    assert len(rows) == 2 * 2 * 4
+    assert {row.case for row in rows} == {"network: unet-light", "network: mapper"}
+    assert {row.of for row in rows} == {"torch.compile"}
+
+
+def test_a_wrong_network_is_not_measured(once, monkeypatch):
+    monkeypatch.setattr(gpu_parts, "fuse", lambda module: lambda x: module(x) * 2)
+    with pytest.raises(AssertionError, match="unet-light: deviates from torch"):
+        list(small_networks())
+
+
+@pytest.mark.triton
+@pytest.mark.gpu
+def test_a_wrong_part_is_not_measured(once, device, monkeypatch):
+    right = cuda.l2_norm_residual
+    monkeypatch.setattr(cuda, "l2_norm_residual", lambda *a, **k: right(*a, **k) + 0.1)
+    with pytest.raises(AssertionError, match="l2_norm_residual: deviates from torch"):
+        list(gpu_parts.residuals(device, [(1, 2, 8, torch.float32)], compile=as_it_is))
 
 
 @pytest.mark.triton
@@ -74,7 +121,7 @@ def test_the_bare_kernel_draws_the_words(device):
 def test_the_tuner_tries_settings_and_writes_a_table(once, device, monkeypatch, tmp_path):
     monkeypatch.setattr(tune, "WARPS", (1,))
     monkeypatch.setattr(tune, "BLOCKS", dict.fromkeys(tune.BLOCKS, (16, 32)))
-    calls = tune.calls(device, m=4, side=7, tokens=2, dim=20)
+    calls = tune.calls(device, m=4, side=7, tokens=2, dim=20, channels=32)
     assert set(calls) == set(tune.BLOCKS)
     table = {kernel: tune.best(kernel, call) for kernel, call in calls.items()}
     path = tmp_path / "table.json"

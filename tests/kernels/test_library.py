@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from export.thresholds import gaussian_thresholds
 from fsfast.kernels import FeatureSums, Rows, cpu, library, noise_tables, resize_tables
@@ -164,6 +165,116 @@ def test_exports(where):
         assert called.count(f"fsfast.{name}.default") == 1
     images, rows, sums, anchor = arguments(where)
     assert_expected(program.module()(images, rows, sums, anchor), sums)
+
+
+class Parts(torch.nn.Module):
+    """The parts of the networks in a row: a convolution between them, as there is in the networks."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.conv = torch.randn(8, 8, 1, 1, generator=generator).to(device)
+        self.affine = torch.randn(7, 8, generator=generator).to(device)
+        self.taps = torch.randn(8, 1, 3, generator=generator).to(device)
+
+    def forward(self, x):
+        y = library.group_norm_silu(x, self.affine[0], self.affine[1], 2)
+        y = library.group_norm_silu(F.conv2d(y, self.conv), self.affine[2], self.affine[3], 4, silu=False)
+        z = y.flatten(2).mT.contiguous()
+        f, convolved = library.layer_norm_conv(z, *self.affine[4:6], self.taps, self.affine[6])
+        for attn in (f * f, None):
+            z = library.l2_norm_residual(z, f, attn, convolved, self.affine[0], self.affine[1])
+        return z
+
+    def expected(self, x):
+        """The same of torch's own operators, in float64."""
+        affine, taps = self.affine.double(), self.taps.double()
+        y = F.silu(F.group_norm(x.double(), 2, affine[0], affine[1]))
+        y = F.group_norm(F.conv2d(y, self.conv.double()), 4, affine[2], affine[3])
+        z = y.flatten(2).mT
+        f = F.layer_norm(z, (8,), affine[4], affine[5])
+        convolved = F.conv1d(f.mT, taps, affine[6], padding=1, groups=8).mT
+        for h in (f + f * f + convolved, f + convolved):
+            z = z + F.normalize(h, dim=-1) * affine[0] + affine[1]
+        return z
+
+
+def picture(device, dtype=torch.float32):
+    x = torch.randn(2, 8, 5, 3, generator=torch.Generator().manual_seed(1))
+    return x.to(device, dtype).contiguous(memory_format=torch.channels_last)
+
+
+def assert_parts(parts, x, got):
+    torch.testing.assert_close(got.double(), parts.expected(x), rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_networks(where):
+    parts, x = Parts(where), picture(where)
+    assert_parts(parts, x, parts(x))
+
+
+def test_parts_of_networks_far_from_zero(where):
+    x = (1000 + 0.05 * picture("cpu")).to(where)
+    weight, bias = torch.ones(8, device=where), torch.zeros(8, device=where)
+    y = library.group_norm_silu(x, weight, bias, 2, silu=False)
+    wanted = F.group_norm(x.double(), 2, weight.double(), bias.double())
+    torch.testing.assert_close(y.double(), wanted, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_parts_of_networks_round_once(where, dtype):
+    x, (weight, bias, gain) = picture(where, dtype), Parts(where).affine[:3].to(dtype)
+    taps = Parts(where).taps.to(dtype)
+    y = library.group_norm_silu(x, weight, bias, 2)
+    assert y.stride() == x.stride()
+    in_float64 = F.silu(F.group_norm(x.double(), 2, weight.double(), bias.double()))
+    z = x.flatten(2).mT.contiguous()
+    f, convolved = library.layer_norm_conv(z, weight, bias, taps, gain)
+    normalised = F.layer_norm(z.double(), (8,), weight.double(), bias.double())
+    out = library.l2_norm_residual(z, f, None, convolved, gain, bias)
+    h = F.normalize(f.double() + convolved.double(), dim=-1) * gain.double() + bias.double()
+    for got, wanted in ((y, in_float64), (f, normalised), (out, z.double() + h)):
+        assert got.dtype == dtype
+        unit = torch.finfo(dtype).eps / 2
+        torch.testing.assert_close(got.double(), wanted, rtol=unit + 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opchecks_of_parts_of_networks(where, dtype):
+    x, affine, taps = picture(where, dtype), Parts(where).affine.to(dtype), Parts(where).taps.to(dtype)
+    z = x.flatten(2).mT.contiguous()
+    for silu in (True, False):
+        torch.library.opcheck(
+            torch.ops.fsfast.group_norm_silu.default, (x, affine[0], affine[1], 4, 1e-5, silu)
+        )
+    torch.library.opcheck(
+        torch.ops.fsfast.layer_norm_conv.default, (z, affine[0], affine[1], taps, affine[2], 1e-5)
+    )
+    for attn in (z, None):
+        torch.library.opcheck(
+            torch.ops.fsfast.l2_norm_residual.default, (z, z, attn, z, affine[0], affine[1], 1e-6)
+        )
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_parts_of_networks_compile_as_one_graph(where, backend):
+    parts, x = Parts(where), picture(where)
+    assert_parts(parts, x, torch.compile(parts, fullgraph=True, backend=backend)(x))
+
+
+def test_parts_of_networks_export(where):
+    parts, x = Parts(where), picture(where)
+    program = torch.export.export(parts, (x,))
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    for name, times in (("group_norm_silu", 2), ("layer_norm_conv", 1), ("l2_norm_residual", 2)):
+        assert called.count(f"fsfast.{name}.default") == times
+    assert_parts(parts, x, program.module()(x))
+
+
+def test_another_memory_order_is_refused(where):
+    ones = torch.ones(8, device=where)
+    with pytest.raises(ValueError, match="channels_last"):
+        library.group_norm_silu(picture(where).contiguous(), ones, ones, 2)
 
 
 def test_wrong_arguments_are_refused_by_the_kernels(where):
