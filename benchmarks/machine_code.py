@@ -134,12 +134,13 @@ def _cuobjdump(option: str, file: str) -> str:
     return subprocess.run([str(tool), option, file], capture_output=True, text=True, check=True).stdout
 
 
-def noisy_batch(dtype: Dtype = "float32", *, packed: bool = True, layout: str = "nchw") -> list[Launch]:
-    """16 rows of 224×224."""
+def noisy_batch(
+    dtype: Dtype = "float32", *, size: tuple[int, int] = (224, 224), packed: bool = True, layout: str = "nchw"
+) -> list[Launch]:
+    """16 rows."""
     noise = noise_tables(gaussian_thresholds(0.25), np.ones(3), np.zeros(3), dtype)
-    images = torch.zeros((4, 224, 224, 3), dtype=torch.uint8)
-    if not packed:
-        images = images[:, :, 16:208]
+    height, width = size
+    images = torch.zeros((4, height, width if packed else width + 16, 3), dtype=torch.uint8)[:, :, :width]
     with recorded() as launches:
         cuda.noisy_batch(images, _rows(), 0, NoiseTensors.from_arrays(noise, "cpu"), layout=layout)  # type: ignore[arg-type]
     return launches

@@ -10,7 +10,7 @@ from torch import Tensor
 from fsfast.kernels.cuda.launch import Launch, blocks
 from fsfast.kernels.cuda.noisy_batch import uniform_words
 
-_BLOCK = 1024
+_BLOCK = 4096
 
 
 @triton.jit
@@ -19,8 +19,9 @@ def philox_store_kernel(out_ptr, seed_ptr, count, BLOCK: tl.constexpr):
     block = tl.program_id(0)
     seed = tl.load(seed_ptr)
     number = seed.to(tl.int32)
-    word = uniform_words(seed, number, number, 0, block * (BLOCK // 4), BLOCK).to(tl.int32, bitcast=True)
-    element = block * BLOCK + tl.arange(0, BLOCK)
+    group = (block * (BLOCK // 4) + tl.arange(0, BLOCK // 4))[None, :]
+    word = uniform_words(seed, number, number, 0, group, False).to(tl.int32, bitcast=True)
+    element = group[:, :, None] * 4 + tl.arange(0, 4)[None, None, :]
     tl.store(
         out_ptr + element,
         (word >> 16 if out_ptr.dtype.element_ty == tl.int16 else word),

@@ -38,7 +38,8 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 _LIBRARY.define(
     "noisy_batch(Tensor images, Tensor row_image, Tensor row_seed, Tensor row_sample, int stream, "
-    "Tensor thresholds, Tensor guide, Tensor values, int tail, str layout) -> Tensor",
+    "Tensor thresholds, Tensor guide, Tensor values, int tail, Tensor? float_guide, "
+    "str layout) -> Tensor",
     tags=_TAGS,
 )
 _LIBRARY.define(
@@ -64,7 +65,7 @@ def noisy_batch(
     """
     return torch.ops.fsfast.noisy_batch(
         images, rows.image, rows.seed, rows.sample, stream, noise.thresholds, noise.guide, noise.values, noise.tail,
-        layout,
+        noise.float_guide, layout,
     )  # fmt: skip
 
 
@@ -130,10 +131,10 @@ def _written(out: Tensor, layout: str) -> np.ndarray:
 
 def _noise_arguments(
     images: Tensor, image: Tensor, seed: Tensor, sample: Tensor, stream: int, thresholds: Tensor, guide: Tensor,
-    values: Tensor, tail: int, layout: Layout,
+    values: Tensor, tail: int, float_guide: Tensor | None, layout: Layout,
 ) -> tuple[Tensor, RowTensors, int, NoiseTensors, Layout]:  # fmt: skip
     rows = RowTensors(image, seed, sample)
-    return images, rows, stream, NoiseTensors(thresholds, guide, values, tail), layout
+    return images, rows, stream, NoiseTensors(thresholds, guide, values, tail, float_guide), layout
 
 
 def _denoise_arguments(

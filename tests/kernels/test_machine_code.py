@@ -19,6 +19,8 @@ LAUNCHES = {
     "noisy_batch, float16, channels last, strided": lambda: machine_code.noisy_batch(
         "float16", packed=False, layout="nhwc"
     ),
+    "noisy_batch, float32, odd sizes": lambda: machine_code.noisy_batch(size=(223, 225)),
+    "noisy_batch, float32, one pixel": lambda: machine_code.noisy_batch(size=(1, 1)),
     "denoise_resize_normalise, float32, 256 to 224": machine_code.denoise_resize_normalise,
     "denoise_resize_normalise, bfloat16, 256 to 336, channels last": lambda: (
         machine_code.denoise_resize_normalise("bfloat16", target=336, layout="nhwc")
@@ -73,8 +75,8 @@ def test_every_kernel_compiles_for_every_target(builds, name, capability):
         build = machine_code.build(launch, capability)
         builds.append(build)
         assert build.spilled == 0
-        # Two programs of 8 warps, or as many threads otherwise, fit on a multiprocessor.
-        assert 0 < build.registers <= 128
+        # At least 14 warps fit on a multiprocessor, 16 in all but noisy_batch with Triton 3.6.
+        assert 0 < build.registers <= 144
         arithmetic = {plain(op) for op in FLOAT.findall(build.ptx)}
         # Nothing is fused or approximated, and subnormal numbers are not flushed.
         inexact = {op for op in arithmetic if re.search(r"fma|approx|full|ftz", op)}

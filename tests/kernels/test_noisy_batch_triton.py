@@ -1,5 +1,6 @@
 """noisy_batch in Triton: the bits of the reference, in the interpreter or on a GPU."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,6 +16,7 @@ from export.thresholds import gaussian_thresholds
 from fsfast.kernels import NoiseTables, Rows, cuda, noise_tables, reference
 from fsfast.kernels.cuda.noisy_batch import philox
 from fsfast.kernels.cuda.settings import Setting
+from fsfast.kernels.float_guide import float_guide
 from fsfast.kernels.tensors import NoiseTensors, RowTensors
 
 pytestmark = [pytest.mark.triton, pytest.mark.gpu]
@@ -34,6 +36,8 @@ CASES = [
         "nchw",
         "one element less, but a channel begins inside of a Philox block: one program more",
     ),
+    (10, 16, "float32", "nchw", "the last program of a channel repeats what another one writes"),
+    (12, 15, "float16", "nhwc", "the same, channels last"),
     (4, 4, "bfloat16", "nchw", "16 bits"),
     (4, 4, "bfloat16", "nhwc", "16 bits, channels last"),
     (4, 4, "float16", "nchw", "the other 16 bits"),
@@ -143,6 +147,7 @@ def test_the_low_word_decides(device):
     # A threshold that equals U counts, one that is larger by 1 in the low word does not.
     for change in (0, 1, -1):
         noise = crafted(uniform, dict.fromkeys(elements, change))
+        assert len(float_guide(noise.thresholds))
         results[change] = run(device, pictures, rows, 2, noise).ravel()
         wanted = reference.noisy_batch(pictures, rows, 2, noise)
         np.testing.assert_array_equal(results[change], bits(wanted).ravel())
@@ -150,14 +155,16 @@ def test_the_low_word_decides(device):
     np.testing.assert_array_equal(np.flatnonzero(results[0] != results[1]), elements)
 
 
-@pytest.mark.parametrize("tail", [2**30, 2**31])
-def test_bisection_finds_what_the_guide_finds(device, tail):
-    noise, pictures = tables(), images(2, 9, 11)
-    without_guide = NoiseTables(noise.thresholds, noise.guide & np.uint64(0), noise.values, tail)
-    usable = noise if tail < 2**31 else without_guide
-    searched = NoiseTables(usable.thresholds, usable.guide, usable.values, tail)
+def test_bisection_finds_what_the_guide_finds(device):
+    # Thresholds that lie too densely have an empty guide.
+    noise, pictures = tables(), images(2, 5, 7)
+    given = NoiseTensors.from_arrays(noise, device)
+    assert given.float_guide is not None
+    searched = replace(given, float_guide=given.float_guide[:0])
+    rows = RowTensors.from_arrays(ROWS, 2, device)
+    got = cuda.noisy_batch(torch.from_numpy(pictures).to(device), rows, 1, searched, tuning=SMALL)
     wanted = reference.noisy_batch(pictures, ROWS, 1, noise)
-    np.testing.assert_array_equal(run(device, pictures, ROWS, 1, searched), bits(wanted))
+    np.testing.assert_array_equal(got.cpu().numpy(), wanted)
 
 
 def test_any_strides_without_copying(device):
@@ -249,11 +256,12 @@ def test_wrong_arguments_are_refused(device, change, error, words):
 
 def test_a_guide_of_another_size_is_refused(device):
     good = NoiseTensors.from_arrays(tables(), device)
-    wrong = NoiseTensors(good.thresholds, good.guide[:-1].contiguous(), good.values, good.tail)
+    assert good.float_guide is not None
     rows = RowTensors.from_arrays(make_rows([0], [0], [0]), 1, device)
     pictures = torch.zeros(1, 4, 4, 3, dtype=torch.uint8, device=device)
-    with pytest.raises(ValueError, match="guide"):
-        cuda.noisy_batch(pictures, rows, 0, wrong)
+    for guide in (None, good.float_guide[:-1].contiguous(), good.float_guide[:256].contiguous()):
+        with pytest.raises(ValueError, match="guide"):
+            cuda.noisy_batch(pictures, rows, 0, replace(good, float_guide=guide))
 
 
 def test_a_captured_graph_replays_with_new_noise(gpu):

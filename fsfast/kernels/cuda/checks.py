@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fsfast.kernels.float_guide import fraction_bits
 from fsfast.kernels.tensors import NoiseTensors, RowTensors, SumTensors
 from fsfast.kernels.types import Layout
 
@@ -51,16 +52,17 @@ def check_rows(rows: RowTensors, device: torch.device) -> None:
     check_tensor("rows.sample", rows.sample, torch.int32, (m,), device)
 
 
-def check_noise(noise: NoiseTensors, device: torch.device) -> int:
-    """Raise TypeError or ValueError unless the tables fit each other; return b of the guide's 64·2^b entries."""
+def check_noise(noise: NoiseTensors, device: torch.device) -> Tensor:
+    """Raise TypeError or ValueError unless the tables fit each other; return the guide of floats."""
     count = len(noise.thresholds)
     check_tensor("noise.thresholds", noise.thresholds, torch.int64, (count,), device)
-    check_tensor("noise.guide", noise.guide, torch.int64, (None,), device)
     check_tensor("noise.values", noise.values, tuple(FLOATS.values()), (3, 256 + count), device)
-    fraction_bits = len(noise.guide).bit_length() - 7
-    if not 5 <= fraction_bits <= 10 or len(noise.guide) != 64 << fraction_bits:
-        raise ValueError(f"noise.guide: got {len(noise.guide)} entries; build it with noise_tables()")
-    return fraction_bits
+    if noise.float_guide is None:
+        raise ValueError("noise.float_guide: wanted a tensor, got None; build noise with .from_arrays()")
+    check_tensor("noise.float_guide", noise.float_guide, torch.int32, (None,), device)
+    if len(noise.float_guide):
+        fraction_bits(len(noise.float_guide))
+    return noise.float_guide
 
 
 def check_sums(sums: SumTensors, images: int | None, tokens: int, dim: int, device: torch.device) -> int:

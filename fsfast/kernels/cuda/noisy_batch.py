@@ -4,9 +4,10 @@ Only integers are computed; floats are copied from a table as bit patterns. So t
 of the reference on every GPU, for any block size.
 
 Bytes of one sample (a noisy value): 1 read from the image, 4 or 2 written; tables and rows stay in the caches.
-Operations of one sample: a quarter of a Philox block (20 multiplications 32×32→64 and 20 pairs of exclusive ors), about
-20 integer operations for bucket, count and addresses, 2 look-ups in tables. About one sample in 2^32/2K lies next to a
-threshold and needs its low word: then the program draws a second Philox block and bisects.
+Operations of one sample: a quarter of a Philox block (20 multiplications 32×32→64 and 20 pairs of exclusive ors), a
+conversion, a shift and an addition for the count, a test, an addition for the level, two addresses, 2 look-ups in
+tables. About one sample in 2^18 shares the leading bits of its high word with a threshold (σ = 0.25) and needs its low
+word: then the program draws that element's second Philox block and bisects.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from fsfast.kernels.cuda import checks
 from fsfast.kernels.cuda.launch import Launch, blocks
 from fsfast.kernels.cuda.settings import Setting, setting
+from fsfast.kernels.float_guide import dropped_bits, field_bits, fraction_bits
 from fsfast.kernels.tensors import NoiseTensors, RowTensors
 from fsfast.kernels.types import Layout
 
@@ -32,9 +34,9 @@ def philox(c0, c1, c2, c3, key0, key1):
     for _ in tl.static_range(10):
         product0 = c0.to(tl.uint64) * 0xD2511F53
         product1 = c2.to(tl.uint64) * 0xCD9E8D57
-        c0 = (product1 >> 32).to(tl.uint32) ^ c1 ^ key0
+        c0 = (product1 >> 32).to(tl.uint32) ^ (c1 ^ key0)
         c1 = product1.to(tl.uint32)
-        c2 = (product0 >> 32).to(tl.uint32) ^ c3 ^ key1
+        c2 = (product0 >> 32).to(tl.uint32) ^ (c3 ^ key1)
         c3 = product0.to(tl.uint32)
         key0 += 0x9E3779B9
         key1 += 0xBB67AE85
@@ -42,9 +44,9 @@ def philox(c0, c1, c2, c3, key0, key1):
 
 
 @triton.jit
-def uniform_words(seed, sample, stream, half: tl.constexpr, first, BLOCK: tl.constexpr):
-    """Words of elements 4·first, 4·first + 1, …: [BLOCK] uint32. half 0: high words of U, half 1: low words."""
-    counter = (first + tl.arange(0, BLOCK // 4)).to(tl.uint32)
+def uniform_words(seed, sample, stream, half: tl.constexpr, block, LANES_FIRST: tl.constexpr):
+    """High (half 0) or low words of U, four for each Philox block: [R, T] → [R, T, 4] or [4, R, T] uint32."""
+    counter = block.to(tl.uint32)
     zero = counter * 0
     key = seed.to(tl.uint64, bitcast=True)
     w0, w1, w2, w3 = philox(
@@ -56,41 +58,80 @@ def uniform_words(seed, sample, stream, half: tl.constexpr, first, BLOCK: tl.con
         zero + (key >> 32).to(tl.uint32),
     )
     # A thread keeps the four words of its blocks: it stores 16 bytes at once.
-    return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+    words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), [block.shape[0], block.shape[1], 4])
+    if LANES_FIRST:
+        words = tl.permute(words, 2, 0, 1)
+    return words
 
 
 @triton.jit
-def count_by_guide(guide_ptr, high, last_inexact, FRACTION_BITS: tl.constexpr):
-    """Return #{j: U ≥ T_j} by one look-up, and a uint32 that is 0 where it may be wrong (see fsfast.kernels.tables)."""
-    signed = high.to(tl.int32, bitcast=True)
-    # 0 in the lower half of [0, 2^32), −1 in the upper; then the distance from the nearer end.
-    upper = signed >> 31
-    distance = (signed ^ upper) & 0x7FFFFFFF
-    bits = (distance | 1).to(tl.float32).to(tl.int32, bitcast=True)
-    bucket = ((bits - 0x3F800000) >> (23 - FRACTION_BITS)) | ((upper & 1) << (FRACTION_BITS + 5))
-    sum_ = tl.load(guide_ptr + bucket).to(tl.uint64, bitcast=True) + high.to(tl.uint64)
-    # A lower half of all ones: a threshold has the same high word. Minima cost fewer instructions than logic.
-    unequal = sum_.to(tl.uint32) ^ 0xFFFFFFFF
-    exact = tl.maximum(distance - last_inexact, 0).to(tl.uint32)
-    return (sum_ >> 32).to(tl.int32), tl.minimum(unequal, exact)
+def numbers(R: tl.constexpr, THREADS: tl.constexpr, LANES_FIRST: tl.constexpr):
+    """Return 0 … R − 1, 0 … THREADS − 1 and 0 … 3 along the dimensions of what `uniform_words` returns."""
+    # Lanes last: a thread stores its four elements at once. Lanes first: threads exchange nothing where it cannot.
+    if LANES_FIRST:
+        repeat, thread = tl.arange(0, R)[None, :, None], tl.arange(0, THREADS)[None, None, :]
+        lane = tl.arange(0, 4)[:, None, None]
+    else:
+        repeat, thread = tl.arange(0, R)[:, None, None], tl.arange(0, THREADS)[None, :, None]
+        lane = tl.arange(0, 4)[None, None, :]
+    return repeat, thread, lane
 
 
 @triton.jit
-def count_by_bisection(thresholds_ptr, count, uniform, wanted, STEPS: tl.constexpr, BLOCK: tl.constexpr):
-    """Return #{j: U ≥ T_j} of the wanted elements by bisection over the `count` thresholds."""
-    low = tl.zeros([BLOCK], tl.int32)
-    high = low + count
+def sums_by_guide(guide_ptr, high, FRACTION_BITS: tl.constexpr, DROPPED_BITS: tl.constexpr):
+    """Return counts of thresholds above lower bits that are 0 where the low word decides (see `float_guide`)."""
+    bits = high.to(tl.int32, bitcast=True).to(tl.float32).to(tl.uint32, bitcast=True)
+    entry = tl.load(guide_ptr + (bits >> (23 - FRACTION_BITS))).to(tl.uint32, bitcast=True)
+    return entry + (high >> DROPPED_BITS)
+
+
+@triton.jit
+def count_by_bisection(thresholds_ptr, count, uniform, STEPS: tl.constexpr):
+    """Return #{j: U ≥ T_j} of one uint64 by bisection over the `count` thresholds."""
+    low = count * 0
+    high = count
     for _ in range(STEPS):
+        # After the last step that is needed the interval is empty, and stays so.
         middle = (low + high) >> 1
-        search = wanted & (low < high)
-        threshold = tl.load(thresholds_ptr + middle, mask=search, other=0).to(tl.uint64, bitcast=True)
-        reached = uniform >= threshold
-        low = tl.where(search & reached, middle + 1, low)
-        high = tl.where(search & ~reached, middle, high)
+        threshold = tl.load(thresholds_ptr + middle, mask=low < high, other=-1).to(tl.uint64, bitcast=True)
+        reached = (low < high) & (uniform >= threshold)
+        high = tl.where(reached, high, middle)
+        low = tl.where(reached, middle + 1, low)
     return low
 
 
-@triton.jit(do_not_specialize=["stream", "images", "last_inexact", "count"])
+@triton.jit
+def decide(
+    sums,
+    element,
+    inside,
+    seed,
+    sample,
+    stream,
+    thresholds_ptr,
+    count,
+    STEPS: tl.constexpr,
+    FIELD_BITS: tl.constexpr,
+):
+    """Return the sums with exact counts wherever the lower bits were 0, one element after the other."""
+    # There is hardly ever more than one: scalars need fewer registers than tensors.
+    NONE: tl.constexpr = 0x7FFFFFFF
+    lower: tl.constexpr = (1 << FIELD_BITS) - 1
+    lane = tl.arange(0, 4)[None, None, :]
+    next_ = tl.min(tl.where(inside & ((sums & lower) == 0), element, NONE))
+    while next_ < NONE:
+        block = tl.full([1, 1], 0, tl.int32) + (next_ >> 2)
+        words = lane == (next_ & 3)
+        high = tl.max(tl.where(words, uniform_words(seed, sample, stream, 0, block, False), 0))
+        low = tl.max(tl.where(words, uniform_words(seed, sample, stream, 1, block, False), 0))
+        uniform = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
+        below = count_by_bisection(thresholds_ptr, count, uniform, STEPS)
+        sums = tl.where(element == next_, (below.to(tl.uint32) << FIELD_BITS) | 1, sums)
+        next_ = tl.min(tl.where(inside & ((sums & lower) == 0), element, NONE))
+    return sums
+
+
+@triton.jit(do_not_specialize=["stream", "images", "width", "count", "channel_blocks"])
 def noisy_batch_kernel(
     out_ptr,
     images_ptr,
@@ -108,46 +149,78 @@ def noisy_batch_kernel(
     stride_iy,
     stride_ic,
     stride_oc,
-    last_inexact,
     count,
     channel_blocks,
-    FRACTION_BITS: tl.constexpr,
     STEPS: tl.constexpr,
+    GUIDED: tl.constexpr,
+    FRACTION_BITS: tl.constexpr,
+    FIELD_BITS: tl.constexpr,
+    DROPPED_BITS: tl.constexpr,
     STRIDE_IX: tl.constexpr,
     STRIDE_OP: tl.constexpr,
     PACKED: tl.constexpr,
+    WHOLE: tl.constexpr,
+    THREADS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program: BLOCK elements of one channel of one row; `pixels` = H·W."""
-    program = tl.program_id(0)
-    block, plane = program % channel_blocks, program // channel_blocks
-    channel, row = plane % 3, plane // 3
+    """One program: BLOCK elements of one channel of one row; `pixels` = H·W.
+
+    Elements stand in tensors of R × THREADS × 4: a thread has R Philox blocks, whose addresses differ by constants.
+    """
+    R: tl.constexpr = BLOCK // (4 * THREADS)
+    program = tl.program_id(0).to(tl.uint32)
+    plane = program // channel_blocks.to(tl.uint32)
+    block = (program - plane * channel_blocks.to(tl.uint32)).to(tl.int32)
+    row = (plane // 3).to(tl.int32)
+    channel = (plane % 3).to(tl.int32)
     # Elements are numbered in C, H, W order, four to a Philox block: a channel may begin inside of one.
-    first = channel * pixels // 4 + block * (BLOCK // 4)
-    pixel = first * 4 - channel * pixels + tl.arange(0, BLOCK)
+    if WHOLE:
+        # The last program of a channel repeats what the last but one writes rather than stop in between.
+        begin = tl.multiple_of(tl.minimum(block * BLOCK, pixels - BLOCK), 4)
+        first = (channel * pixels + begin) // 4
+    else:
+        first = channel * pixels // 4 + block * (BLOCK // 4)
+        begin = first * 4 - channel * pixels
+    LANES_FIRST: tl.constexpr = STRIDE_OP != 1
+    repeat, thread, lane = numbers(R, THREADS, LANES_FIRST)
+    pixel = (begin + thread * 4) + repeat * (4 * THREADS) + lane
     inside = (pixel >= 0) & (pixel < pixels)
-    to = out_ptr + row.to(tl.int64) * (3 * pixels) + channel * stride_oc + pixel * STRIDE_OP
+    if WHOLE:
+        inside = pixel == pixel
+    offset = row.to(tl.int64) * (3 * pixels) + channel * stride_oc + begin * STRIDE_OP
+    if WHOLE and STRIDE_OP == 1:
+        offset = tl.multiple_of(offset, 4)
+    # What differs between threads first: the rest are constants.
+    to = out_ptr + offset + thread * (4 * STRIDE_OP)
+    to = to + (repeat * (4 * THREADS * STRIDE_OP) + lane * STRIDE_OP)
     image = tl.load(row_image_ptr + row)
     if (image < 0) | (image >= images):
-        tl.store(to, tl.zeros([BLOCK], out_ptr.dtype.element_ty), mask=inside)
+        tl.store(to, (pixel * 0).to(out_ptr.dtype.element_ty), mask=inside)
     else:
-        place = pixel * STRIDE_IX
-        if not PACKED:
-            place = pixel // width * stride_iy + pixel % width * STRIDE_IX
-        plane_ptr = images_ptr + image.to(tl.int64) * stride_ib + channel * stride_ic
-        x = tl.load(plane_ptr + place, mask=inside, other=0).to(tl.int32)
+        place = images_ptr + image.to(tl.int64) * stride_ib + channel * stride_ic
+        if PACKED:
+            place = place + begin.to(tl.int64) * STRIDE_IX + thread * (4 * STRIDE_IX)
+            place = place + (repeat * (4 * THREADS * STRIDE_IX) + lane * STRIDE_IX)
+        else:
+            y = (pixel.to(tl.uint32) // width.to(tl.uint32)).to(tl.int32)
+            place = place + (y * (stride_iy - width * STRIDE_IX) + pixel * STRIDE_IX)
         seed = tl.load(row_seed_ptr + row)
         sample = tl.load(row_sample_ptr + row)
-        high = uniform_words(seed, sample, stream, 0, first, BLOCK)
-        below, certainty = count_by_guide(guide_ptr, high, last_inexact, FRACTION_BITS)
-        if tl.min(certainty, axis=0) == 0:
-            search = inside & (certainty == 0)
-            low = uniform_words(seed, sample, stream, 1, first, BLOCK)
-            uniform = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
-            exact = count_by_bisection(thresholds_ptr, count, uniform, search, STEPS, BLOCK)
-            below = tl.where(search, exact, below)
-        # values[channel, v + K] with v = x + N and N = below − K.
-        value = tl.load(values_ptr + channel * (256 + count) + x + below)
+        number = (first + tl.arange(0, THREADS))[None, :] + tl.arange(0, R)[:, None] * THREADS
+        high = uniform_words(seed, sample, stream, 0, number, LANES_FIRST)
+        # Without a guide every element is undecided.
+        sums = high * 0
+        if GUIDED:
+            sums = sums_by_guide(guide_ptr, high, FRACTION_BITS, DROPPED_BITS)
+        x = tl.load(place, mask=inside, other=0).to(tl.uint32)
+        if tl.min(sums & ((1 << FIELD_BITS) - 1)) == 0:
+            element = first * 4 + thread * 4 + repeat * (4 * THREADS) + lane
+            sums = decide(
+                sums, element, inside, seed, sample, stream, thresholds_ptr, count, STEPS, FIELD_BITS
+            )
+        # values[channel, v + K] with v = x + N and N = #{j: U ≥ T_j} − K.
+        level = x + (sums >> FIELD_BITS)
+        value = tl.load(values_ptr + channel * (256 + count) + level)
         tl.store(to, value, mask=inside)
 
 
@@ -182,7 +255,7 @@ def noisy_batch(
     checks.check_layout(layout)
     checks.check_tensor("images", images, torch.uint8, (None, None, None, 3), device, packed=False)
     checks.check_rows(rows, device)
-    fraction_bits = checks.check_noise(noise, device)
+    guide = checks.check_noise(noise, device)
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream: wanted 0 to 2^32 − 1, got {stream}")
     batch, height, width, _ = images.shape
@@ -192,8 +265,14 @@ def noisy_batch(
     out = checks.new_or_given(out, noise.values.dtype, (m, 3, height, width), layout, device)
     tuning = tuning or setting("noisy_batch", device)
     words = _WORDS[out.element_size()]
+    packed = images.stride(1) == width * images.stride(2)
+    # Masks, and the addresses of pixels that do not follow one another, take as many registers as elements.
+    block = tuning.block if packed and pixels % 4 == 0 and pixels >= tuning.block else tuning.block // 4
+    whole = pixels % 4 == 0 and pixels >= block
     # Three more: where the channel begins inside of a Philox block.
-    channel_blocks = blocks(pixels + 3, tuning.block) if pixels else 0
+    channel_blocks = blocks(pixels if whole else pixels + 3, block) if pixels else 0
+    fraction = fraction_bits(len(guide)) if len(guide) else 0
+    field = field_bits(count)
     Launch(
         kernel=noisy_batch_kernel,
         programs=m * 3 * channel_blocks,
@@ -204,7 +283,7 @@ def noisy_batch(
             "row_seed_ptr": rows.seed,
             "row_sample_ptr": rows.sample,
             "thresholds_ptr": noise.thresholds,
-            "guide_ptr": noise.guide,
+            "guide_ptr": guide,
             "values_ptr": noise.values.view(words),
             # The signed number of the same bits.
             "stream": stream - (stream >> 31 << 32),
@@ -215,15 +294,19 @@ def noisy_batch(
             "stride_iy": images.stride(1),
             "stride_ic": images.stride(3),
             "stride_oc": 1 if layout == "nhwc" else pixels,
-            "last_inexact": noise.tail - 1,
             "count": count,
             "channel_blocks": channel_blocks,
-            "FRACTION_BITS": fraction_bits,
             "STEPS": count.bit_length(),
+            "GUIDED": len(guide) > 0,
+            "FRACTION_BITS": fraction,
+            "FIELD_BITS": field,
+            "DROPPED_BITS": dropped_bits(fraction, field),
             "STRIDE_IX": images.stride(2),
             "STRIDE_OP": 3 if layout == "nhwc" else 1,
-            "PACKED": images.stride(1) == width * images.stride(2),
-            "BLOCK": tuning.block,
+            "PACKED": packed,
+            "WHOLE": whole,
+            "THREADS": min(32 * tuning.num_warps, block // 4),
+            "BLOCK": block,
         },
         num_warps=tuning.num_warps,
     ).run()
