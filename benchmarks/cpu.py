@@ -41,8 +41,6 @@ FSFAST = (
     "fsfast: openvino, int8",
     "fsfast: openvino, int8+bfloat16",
     "fsfast: openvino, int8+bfloat16, M=2",
-    "fsfast: openvino, bfloat16, T=2",
-    "fsfast: openvino, int8+bfloat16, T=2",
 )
 # What the others are compared with: in speed, and in features by the family that draws the same noise.
 BASELINE = "torch: loop, medium"

@@ -12,7 +12,9 @@ from benchmarks.workers import one_by_one
 
 # Calls of each technique; the long ones are counted once.
 RUNS = {1: 3, 2: 3, 4: 3, 8: 1, 16: 1}
-TECHNIQUES = (*TORCH, *BY_HAND, *FSFAST)
+# With both cores inside of a run, which a single sample needs.
+TWO_THREADS = ("fsfast: openvino, bfloat16, T=2", "fsfast: openvino, int8+bfloat16, T=2")
+TECHNIQUES = (*TORCH, *BY_HAND, *FSFAST, *TWO_THREADS)
 # A batch of one is the loop, and 8 bits are for the encoder alone, with bfloat16.
 ADM_TECHNIQUES = tuple(
     name

@@ -32,7 +32,7 @@ def chosen() -> Scale:
 def _no_language_model() -> str | None:
     import torch
 
-    from fsfast.backends.torch import problems
+    from fsfast.backends.device import problems
 
     if found := problems():
         return found[0]

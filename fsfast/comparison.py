@@ -12,6 +12,7 @@ import numpy as np
 from fsfast.choice import installed
 from fsfast.encoder import SmoothedEncoder
 from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.options import PrecisionError, choose_device
 from fsfast.pipeline import STEPS
 
 _SEED = 0
@@ -63,7 +64,7 @@ def compare(
         backends, precisions: their names; every pair that can run here is measured, "float32" first.
         n0: samples per image.
         runs: counted runs of each, after one that warms up.
-        options: of `SmoothedEncoder`: threads, micro_batch, graph_threads, stages.
+        options: of `SmoothedEncoder`: device, threads, micro_batch, graph_threads, stages.
         skipped: receives back end, precision and reason of every pair that cannot run.
     """
     reference = None
@@ -72,7 +73,7 @@ def compare(
             start = time.perf_counter()
             try:
                 encoder = SmoothedEncoder(engine, backend=backend, precision=precision, **options)  # type: ignore[arg-type]
-            except (BackendUnavailable, EngineError) as error:
+            except (BackendUnavailable, EngineError, PrecisionError) as error:
                 skipped(backend, precision, str(error))
                 continue
             with encoder:
@@ -100,13 +101,17 @@ def picture(encoder: SmoothedEncoder) -> np.ndarray:
 def timed(
     encoder: SmoothedEncoder, image: np.ndarray, n0: int, runs: int
 ) -> tuple[np.ndarray, list[float], dict[str, float]]:
-    """Return directions, the seconds of each run, and the seconds per step of all runs together."""
+    """Return directions, the seconds of each run, and the seconds per step of all runs together.
+
+    There are no steps where they overlap, on a GPU.
+    """
     unit = encoder.encode(image, n0, seeds=[_SEED], progress=False).unit
     wall: list[float] = []
     seconds: dict[str, float] = {}
     for _ in range(runs):
         start = time.perf_counter()
-        encoder.encode(image, n0, seeds=[_SEED], progress=False, seconds=seconds)
+        steps = seconds if encoder.times_steps else None
+        encoder.encode(image, n0, seeds=[_SEED], progress=False, seconds=steps)
         wall.append(time.perf_counter() - start)
     return unit, wall, seconds
 
@@ -117,9 +122,27 @@ def recommend(measured: Sequence[Measured], cosine: float) -> Measured:
     return min(good, key=lambda m: m.p50_ms)
 
 
-def pairs(backend: str, precision: str | None, precisions: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the back ends and precisions that a user's words mean; float32 comes first, as the reference."""
-    chosen = list(precisions) if precision is None else [precision]
-    chosen.sort(key=lambda name: name != "float32")
-    named = os.environ.get("FSFAST_BACKEND") if backend == "auto" else backend
-    return ([named] if named else list(installed())), chosen
+def pairs(
+    device: str, backend: str, precision: str | None, precisions: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return the back ends and precisions that a user's words mean; float32 comes first, as the reference.
+
+    Args:
+        device: as `SmoothedEncoder`.
+        backend: a name, or "auto": all that there are for the device and open quickly.
+        precision: one, or None: all.
+        precisions: of the engine.
+    """
+    if choose_device(device) == "cpu":
+        named = os.environ.get("FSFAST_BACKEND") if backend == "auto" else backend
+        backends, chosen = [named] if named else list(installed()), list(precisions)
+    else:
+        from fsfast.backends import device as gpu
+        from fsfast.backends.torch import PRECISIONS
+
+        # One that takes minutes to open has to be asked for.
+        quick = [name for name in gpu.BACKENDS if name != "torch-compile"]
+        backends = quick if backend == "auto" else [backend]
+        chosen = list(dict.fromkeys((*PRECISIONS, *precisions)))
+    chosen = chosen if precision is None else [precision]
+    return backends, sorted(chosen, key=lambda name: name != "float32")

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from fsfast.backends import DEFAULT_MICRO_BATCH, Work, load_backend, open_graphs, side_by_side
-from fsfast.choice import choose_backend
 from fsfast.classes import load_classes
-from fsfast.engine import load_engine
 from fsfast.errors import BackendUnavailable, CertificateError
 from fsfast.features import SmoothedFeatures
-from fsfast.function import Function, stack
+from fsfast.function import stack
 from fsfast.images import GridImage, to_grid
-from fsfast.options import (
-    check_micro_batch,
-    check_secret,
-    choose_device,
-    choose_precision,
-    choose_stages,
-    choose_threads,
-)
+from fsfast.opening import open_on_cpu, open_on_gpu
+from fsfast.options import check_secret, choose_device, choose_threads
 from fsfast.pipeline import Pipeline, Sample
 from fsfast.progress import progress_bar
 from fsfast.sampling import (
@@ -34,18 +24,15 @@ from fsfast.sampling import (
     seed_from_system,
 )
 from fsfast.seeds import Seeds
-from fsfast.selftest import check_golden_once
 
 if TYPE_CHECKING:
     # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
     from torch import Tensor
 
     from fsfast.anchors import AnchorKind
-    from fsfast.backends.torch.tensors import SmoothedTensors
+    from fsfast.backends.device.tensors import SmoothedTensors
     from fsfast.bounds import MeanMethod
     from fsfast.record import Certificate, Verification
-
-logger = logging.getLogger("fsfast")
 
 # Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
 _GROUP = 16
@@ -60,11 +47,13 @@ class SmoothedEncoder:
         engine: directory of an engine, or the name of a built-in one ("demo").
         device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions).
         backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
-            machine. Part of the function's identity; `choice` says which was taken, and why.
+            machine. On a GPU "torch", "torch-compile", "tensorrt", "tensorrt_rtx", "onnxruntime", or "auto": torch.
+            Part of the function's identity; `choice` says which was taken, and why.
         precision: one of the engine's precisions (float32, bfloat16, int8, …); None: its first. Part of the
             function's identity.
         threads: in all; None: the processors that this process may use. Never changes a bit of the result.
-        micro_batch: M, rows per run of a graph; part of the function's identity. None: 1 on a CPU.
+        micro_batch: M, rows per run of a graph; part of the function's identity. None: 1 on a CPU; on a GPU the
+            engine's n0 rounded up to a power of two, in 4…16.
         graph_threads: threads inside one run of a graph; part of the function's identity. None: 1, so that all
             threads work on different samples; more shorten the time of a single sample.
         stages: the stages to use, "encoder" among them; None: all that the engine has. Part of the
@@ -93,59 +82,26 @@ class SmoothedEncoder:
     ):
         secret = check_secret(secret)
         self.threads = choose_threads(threads)
-        if (place := choose_device(device)) != "cpu":
-            self._open_on_gpu(engine, place, backend, precision, micro_batch, stages, secret)
-            return
-        m = DEFAULT_MICRO_BATCH[place] if micro_batch is None else micro_batch
-        if backend != "auto":
-            # A wrong name is said before the engine is read.
-            load_backend(backend)
-        loaded = load_engine(engine)
-        self.manifest = loaded.manifest
-        self.engine_path = loaded.path
-        self.engine_digest = loaded.digest
-        precision = choose_precision(loaded.manifest, precision)
-        work = Work(
-            precision,
-            choose_stages(loaded.manifest, stages),
-            check_micro_batch(loaded.manifest, precision, m),
-            choose_threads(1 if graph_threads is None else graph_threads, "graph_threads"),
-        )
-        self.choice = choose_backend(loaded, backend, work)
-        self.profile = work.profile(self.choice.backend, load_backend(self.choice.backend).version())
-        self.function_id = self.profile.function_id(loaded.digest)
-        logger.info("%s: back end %s", loaded.manifest.name, self.choice)
-        logger.info("%s: %s, %d threads", loaded.manifest.name, self.profile, self.threads)
-        graphs = open_graphs(loaded, self.choice.backend, work, threads=self.threads)
-        check_golden_once(loaded, graphs, self.profile, self.function_id)
-        pipeline = Pipeline(loaded, graphs, work.micro_batch, side_by_side(self.threads, work.graph_threads))
-        self.classes = load_classes(loaded)
-        self._seeds = Seeds(secret, loaded.digest, loaded.manifest.sigma)
-        self._function: Function = Function(loaded.manifest, loaded.digest, self.profile, pipeline)
-
-    def _open_on_gpu(
-        self,
-        engine: str | os.PathLike[str],
-        device: str,
-        backend: str,
-        precision: str | None,
-        micro_batch: int | None,
-        stages: Sequence[str] | None,
-        secret: bytes | None,
-    ) -> None:
-        """Set the attributes that `__init__` sets for a CPU."""
-        from fsfast.backends.torch import Options, cuda_device, open_function
-
-        options = Options(backend, precision, micro_batch, stages)
-        loaded, function = open_function(engine, cuda_device(device), options)
-        self.manifest = loaded.manifest
-        self.engine_path = loaded.path
-        self.engine_digest = loaded.digest
-        self.profile = function.profile
-        self.function_id = function.function_id
-        self.classes = load_classes(loaded)
-        self._seeds = Seeds(secret, loaded.digest, loaded.manifest.sigma)
-        self._function = function
+        options: dict[str, Any] = {
+            "backend": backend,
+            "precision": precision,
+            "micro_batch": micro_batch,
+            "graph_threads": graph_threads,
+            "stages": stages,
+        }
+        if (place := choose_device(device)) == "cpu":
+            opened = open_on_cpu(engine, threads=self.threads, **options)
+        else:
+            opened = open_on_gpu(engine, place, **options)
+        self.manifest = opened.engine.manifest
+        self.engine_path = opened.engine.path
+        self.engine_digest = opened.engine.digest
+        self.choice = opened.choice
+        self.profile = opened.function.profile
+        self.function_id = opened.function.function_id
+        self.classes = load_classes(opened.engine)
+        self._seeds = Seeds(secret, self.engine_digest, self.sigma)
+        self._function = opened.function
 
     def __repr__(self) -> str:
         return f"SmoothedEncoder({str(self.engine_path)!r}, σ = {self.sigma:g}, {self.profile.precision})"
@@ -167,6 +123,24 @@ class SmoothedEncoder:
         """Noise level in [0,1] pixel units; fixed by the engine."""
         return self.manifest.sigma
 
+    @property
+    def times_steps(self) -> bool:
+        """Whether `encode` can say how long each step takes: not on a GPU, where they overlap."""
+        return isinstance(self._function.pipeline, Pipeline)
+
+    @overload
+    def encode(
+        self,
+        images: Tensor,
+        n0: int | None = None,
+        *,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        raw_mean: bool = False,
+        progress: bool | None = None,
+        seconds: dict[str, float] | None = None,
+    ) -> SmoothedFeatures | SmoothedTensors: ...
+
+    @overload
     def encode(
         self,
         images: Any,
@@ -176,26 +150,41 @@ class SmoothedEncoder:
         raw_mean: bool = False,
         progress: bool | None = None,
         seconds: dict[str, float] | None = None,
-    ) -> SmoothedFeatures:
+    ) -> SmoothedFeatures: ...
+
+    def encode(
+        self,
+        images: Any,
+        n0: int | None = None,
+        *,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        raw_mean: bool = False,
+        progress: bool | None = None,
+        seconds: dict[str, float] | None = None,
+    ) -> SmoothedFeatures | SmoothedTensors:
         """Return the smoothed features of one or more images.
 
         Args:
             images: a path, PIL image, uint8 [H, W, 3] or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or
-                a list of these, of any sizes.
+                a list of these, of any sizes. A uint8 tensor on the encoder's GPU and grid stays there: this is
+                then `encode_tensors`. Other tensors are copied to the host.
             n0: samples per image; None: the engine's default.
             seeds: one 64-bit seed per image, to replay an earlier result; None: fresh ones.
             raw_mean: also return the mean of the raw features (no certificate speaks about it).
             progress: show a progress bar on stderr; None: when that is a terminal and it takes long.
-            seconds: a dictionary to which the seconds spent in each step are added.
+            seconds: a dictionary to which the seconds spent in each step are added, where `times_steps`.
 
         Returns:
-            SmoothedFeatures for B images, in their order. The same seeds give the same bits, alone or in a
-            batch, with any number of threads.
+            SmoothedFeatures (SmoothedTensors for a tensor that stays on the GPU) for B images, in their order. The same
+            seeds give the same bits, alone or in a batch, with any number of threads.
 
         Raises:
             ImageError: an input is not an image that can be put on the grid.
             ValueError: n0 or seeds are off.
         """
+        if seconds is None and self._function.takes(images):
+            batch = images if images.ndim == 4 else images[None]
+            return self.encode_tensors(batch, n0, seeds=seeds, raw_mean=raw_mean)
         items, _ = to_grid(images, self.manifest.grid)
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
         drawn = self._seeds.serving(items, seeds)
@@ -227,7 +216,12 @@ class SmoothedEncoder:
     __call__ = encode
 
     def encode_tensors(
-        self, images: Tensor, n0: int | None = None, *, seeds: Sequence[int] | np.ndarray | None = None
+        self,
+        images: Tensor,
+        n0: int | None = None,
+        *,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        raw_mean: bool = False,
     ) -> SmoothedTensors:
         """Return the smoothed features of images that are on the encoder's GPU already, without a copy to the host.
 
@@ -236,7 +230,7 @@ class SmoothedEncoder:
 
         Args:
             images: [B, H, W, 3] uint8 on the GPU and on the engine's grid.
-            n0, seeds: as in `encode`.
+            n0, seeds, raw_mean: as in `encode`.
 
         Returns:
             SmoothedTensors: the features of `encode`, bit for bit, on the GPU; `.numpy()` copies them.
@@ -246,13 +240,13 @@ class SmoothedEncoder:
             ImageError: another dtype, shape or device.
             ValueError: n0 or seeds are off.
         """
-        if self.profile.backend not in ("torch", "torch-compile"):
+        if self.times_steps:
             raise BackendUnavailable("encode_tensors needs an encoder on a GPU; open it with device='cuda'")
-        from fsfast.backends.torch.function import DeviceFunction
-        from fsfast.backends.torch.tensors import encode_tensors
+        from fsfast.backends.device.function import DeviceFunction
+        from fsfast.backends.device.tensors import encode_tensors
 
         assert isinstance(self._function, DeviceFunction)
-        return encode_tensors(self._function, self._seeds, images, n0, seeds)
+        return encode_tensors(self._function, self._seeds, images, n0, seeds, raw_mean=raw_mean)
 
     def clean(self, images: Any) -> np.ndarray:
         """Return the vanilla encoder's features of the images on the grid, [B, L, D] or [B, D] float32.

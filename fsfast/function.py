@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fsfast.backends import Profile
+from fsfast.choice import Choice
+from fsfast.engine import Engine
 from fsfast.features import anchor_of, directions, served_features
 from fsfast.images import GridImage
 from fsfast.kernels import noise_total_variation
@@ -19,7 +21,7 @@ from fsfast.pipeline import Pipeline
 from fsfast.sampling import Stream, micro_batches
 
 if TYPE_CHECKING:
-    from fsfast.backends.torch.pipeline import DevicePipeline
+    from fsfast.backends.device.pipeline import DevicePipeline
 
 Advance = Callable[[int], Any]
 
@@ -65,6 +67,10 @@ class Function:
         """η: how far the integer noise of one image is from rounded Gaussian noise."""
         grid = self.manifest.grid
         return noise_total_variation(self.manifest.sigma, 3 * grid.height * grid.width)
+
+    def takes(self, images: object) -> bool:
+        """Whether images are tensors that need not leave the device; never on a CPU."""
+        return False
 
     def serve(
         self,
@@ -133,6 +139,21 @@ class Function:
                 if advance:
                     advance(size)
         return scores[:total].reshape(len(items), n, *tail)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine that is ready to serve on some device.
+
+    Attributes:
+        engine: verified.
+        choice: the back end, and why.
+        function: what is served.
+    """
+
+    engine: Engine
+    choice: Choice
+    function: Function
 
 
 def stack(items: Iterable[GridImage]) -> np.ndarray:

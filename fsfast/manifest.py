@@ -10,8 +10,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import fastjsonschema
-
 from fsfast.images import Grid
 from fsfast.schedule import Denoise
 
@@ -105,6 +103,8 @@ class Manifest:
 
 @cache
 def _validator(schema: str) -> Callable[[Any], Any]:
+    import fastjsonschema
+
     text = resources.files("fsfast").joinpath("schemas", schema).read_text(encoding="utf-8")
     return fastjsonschema.compile(json.loads(text))
 
@@ -115,6 +115,9 @@ def check_schema(record: Any, schema: str) -> None:
     Raises:
         ValueError: the document does not follow it; the message names the place.
     """
+    # Here, because studies of networks that are made in memory run on bare machines, too.
+    import fastjsonschema
+
     try:
         _validator(schema)(record)
     except fastjsonschema.JsonSchemaValueException as error:

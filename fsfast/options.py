@@ -12,6 +12,10 @@ MIN_SECRET_BYTES = 16
 MAX_THREADS = 1024
 
 
+class PrecisionError(ValueError):
+    """A precision that the engine, or the back end, does not have."""
+
+
 def check_secret(secret: bytes | str | None) -> bytes | None:
     """Return the secret as bytes; raises TypeError or ValueError."""
     if secret is None:
@@ -63,7 +67,7 @@ def choose_precision(manifest: Manifest, precision: str | None) -> str:
     if precision is None:
         return manifest.precisions[0]
     if precision not in manifest.precisions:
-        raise ValueError(
+        raise PrecisionError(
             f"wanted a precision of this engine ({', '.join(manifest.precisions)}), got {precision!r}"
         )
     return precision

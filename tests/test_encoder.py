@@ -235,6 +235,11 @@ def test_an_encoder_survives_a_fork(photograph):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_choice_can_be_asked_for(demo):
+    assert str(demo.choice) == "onnxruntime, named by FSFAST_BACKEND"
+    assert demo.choice.backend == demo.profile.backend
+
+
 def test_the_chosen_back_end_is_logged(caplog):
     with caplog.at_level("INFO", "fsfast"), fsfast.SmoothedEncoder("demo"):
         assert "onnxruntime" in caplog.text

@@ -14,10 +14,13 @@ from benchmarks.device.place import Place
 from benchmarks.kernels import MEAN, SIGMA, STD
 from export.thresholds import gaussian_thresholds
 from fsfast.backends import Profile
-from fsfast.backends.torch import device_class, version
-from fsfast.backends.torch.function import DeviceFunction
-from fsfast.backends.torch.networks import Networks
-from fsfast.backends.torch.pipeline import DevicePipeline
+from fsfast.backends.device import device_class
+from fsfast.backends.device.arithmetic import fixed_arithmetic
+from fsfast.backends.device.function import DeviceFunction
+from fsfast.backends.device.lane import Lane
+from fsfast.backends.device.networks import Networks
+from fsfast.backends.device.pipeline import DevicePipeline
+from fsfast.backends.torch import place_modules
 from fsfast.engine import Engine
 from fsfast.images import Grid
 from fsfast.kernels.types import Dtype
@@ -115,13 +118,15 @@ def function_of(
     compiled: bool = False,
 ) -> DeviceFunction:
     """Return fsfast's function of the modules, of which it has a copy."""
-    engine, device = engine_of(case), place.device
-    own = copy.deepcopy(modules)
+    engine, lane = engine_of(case), Lane(place.device)
     compiled = compiled and not place.rehearsed
-    networks = Networks.of(engine, own, precision, STAGES, device, compiled=compiled)
+    with lane.current(), fixed_arithmetic():
+        stages = place_modules(copy.deepcopy(modules), precision, place.device, compiled=compiled)
+        networks = Networks.of(engine.manifest, stages, place.device)
     backend = "torch-compile" if compiled else "torch"
-    profile = Profile(backend, version(), precision, micro_batch, device_class(device), STAGES)
-    pipeline = DevicePipeline(engine, networks, micro_batch, device)
+    profile = Profile(backend, stages.version, precision, micro_batch, device_class(place.device), STAGES)
+    # The study says what memory it takes; it is not planned.
+    pipeline = DevicePipeline(engine, networks, micro_batch, lane, plan=None)
     return DeviceFunction(engine.manifest, engine.digest, profile, pipeline)
 
 

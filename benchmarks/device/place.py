@@ -30,7 +30,7 @@ class Place:
         Raises:
             BackendUnavailable: there is no usable GPU.
         """
-        from fsfast.backends.torch import cuda_device
+        from fsfast.backends.device import cuda_device
 
         return cls(torch.device("cpu") if rehearse else cuda_device("cuda"))
 
@@ -75,6 +75,21 @@ class Place:
         call()
         self.wait()
         return torch.cuda.max_memory_allocated(self.device) / 1e6
+
+    def once(self, call: Callable[[], object]) -> tuple[float, float | None]:
+        """Return the seconds of one call that takes long, to its end on the device, and its memory as `memory_mb`."""
+        took: list[float] = []
+
+        def timed() -> None:
+            start = time.perf_counter()
+            call()
+            self.wait()
+            took.append(time.perf_counter() - start)
+
+        memory = self.memory_mb(timed)
+        if not took:
+            timed()
+        return took[0], memory
 
     def circumstances(self) -> dict[str, str]:
         """Return what stands in every line of a results file."""

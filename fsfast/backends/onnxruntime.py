@@ -79,15 +79,15 @@ def open_graphs(
             session = open_session(graph, weights, graph_threads)
         except RuntimeError as error:
             raise EngineError(f"{engine.path}: {variant.file}: {error}") from error
-        _check_tensors(engine, stage, variant, session)
+        check_tensors(engine, stage, variant, session)
         graphs[stage] = OnnxGraph(session, variant.input, variant.output)
     return graphs
 
 
-def _check_tensors(
+def check_tensors(
     engine: Engine, stage: str, variant: StageVariant, session: onnxruntime.InferenceSession
 ) -> None:
-    """Refuse a graph whose tensors are not those of the manifest."""
+    """Raise EngineError unless a graph's tensors are those of the manifest."""
     sides = zip(
         (session.get_inputs(), session.get_outputs()),
         (variant.input, variant.output),
@@ -102,13 +102,17 @@ def _check_tensors(
 
 
 def open_session(
-    graph: bytes, weights: bytes | bytearray | np.ndarray, threads: int = 1
+    graph: bytes,
+    weights: bytes | bytearray | np.ndarray,
+    threads: int = 1,
+    provider: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {}),
 ) -> onnxruntime.InferenceSession:
     """Make a session whose external data comes from memory, never from a path.
 
     Args:
         graph, weights: verified bytes.
         threads: inside a run; another number may give another order of sums.
+        provider: name and options of the execution provider; what it cannot run, runs on the CPU.
 
     Raises:
         RuntimeError: ONNX Runtime refuses the graph.
@@ -117,12 +121,13 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.use_deterministic_compute = provider[0] != "CPUExecutionProvider"
     try:
         tensors = stored_arrays(graph, weights)
         options.add_external_initializers(
             list(tensors), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in tensors.values()]
         )
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(graph, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise RuntimeError(f"ONNX Runtime {version()} cannot open the graph: {error}") from error
 

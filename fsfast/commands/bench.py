@@ -1,6 +1,6 @@
 """Measure an engine on this machine: every precision on every back end, and which to take.
 
-A table per stage and precision with the cosine of the features to those of float32; then, for the pair that is
+A table per back end and precision with the cosine of the features to those of float32; then, for the pair that is
 recommended (or the one that --backend and --precision name), latency against n0 and the speed of certification.
 Medians over several runs, with the 20th and 80th percentile, on one image that is already on the grid.
 """
@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ("threads", "micro_batch", "graph_threads", "stages")}
+    names = ("device", "threads", "micro_batch", "graph_threads", "stages")
+    return {name: getattr(args, name) for name in names}
 
 
 def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:
@@ -93,7 +94,7 @@ def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:
     manifest = load_engine(args.engine).manifest
     skipped: list[str] = []
     measured = []
-    backends, precisions = pairs(args.backend, args.precision, manifest.precisions)
+    backends, precisions = pairs(args.device, args.backend, args.precision, manifest.precisions)
     for found in compare(
         args.engine,
         backends,
@@ -143,6 +144,18 @@ def _show(
         for m in measured
     ]
     print(table(rows, header))
+    if stages:
+        _show_steps(measured, stages)
+    for line in skipped:
+        print(f"not measured: {line}")
+    print(
+        f"\nrecommended: backend={best.backend!r}, precision={best.precision!r}, the fastest with a cosine of at "
+        f"least {cosine:g} to the first row.\n"
+        "Each precision and back end is a function of its own, with its own certificates."
+    )
+
+
+def _show_steps(measured: Sequence[Measured], stages: list[str]) -> None:
     rows = [
         [
             m.backend,
@@ -154,13 +167,6 @@ def _show(
     ]
     print("\nms per sample on its thread:")
     print(table(rows, ("back end", "precision", *stages, "around them")))
-    for line in skipped:
-        print(f"not measured: {line}")
-    print(
-        f"\nrecommended: backend={best.backend!r}, precision={best.precision!r}, the fastest with a cosine of at "
-        f"least {cosine:g} to the first row.\n"
-        "Each precision and back end is a function of its own, with its own certificates."
-    )
 
 
 def _record(
@@ -221,5 +227,5 @@ def measure(encoder: SmoothedEncoder, n0: int, runs: int) -> dict[str, Any]:
         "p50_ms": float(p50),
         "p80_ms": float(p80),
         "samples_per_s": n0 / float(p50) * 1e3,
-        "steps_ms": {step: seconds[step] / (runs * n0) * 1e3 for step in STEPS},
+        "steps_ms": {step: seconds.get(step, 0.0) / (runs * n0) * 1e3 for step in STEPS},
     }

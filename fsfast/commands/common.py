@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fsfast.errors import FsfastError
+from fsfast.errors import BackendUnavailable, FsfastError
 from fsfast.images import GridImage, to_grid_image
 
 if TYPE_CHECKING:
@@ -23,22 +23,38 @@ RANDOM_WEIGHTS = (
 MAX_EPSILON = 1e6
 
 
-def engine_arguments(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
+def engine_arguments(
+    parser: argparse.ArgumentParser, *, positional: bool = True, device: bool = True
+) -> None:
     """Add the engine and how to run it."""
     if positional:
         parser.add_argument(
             "engine", metavar="ENGINE", help='directory of an engine, or "demo" for the built-in one'
         )
+    if device:
+        parser.add_argument(
+            "--device",
+            default="auto",
+            help="cpu, or a GPU: cuda, cuda:1, … (default: cpu; to verify, the kind that certified, if it is here)",
+        )
+    else:
+        parser.set_defaults(device="cpu")
     parser.add_argument(
         "--backend",
         default="auto",
-        help="what runs the networks: onnxruntime, openvino, or auto: the faster one here (default)",
+        help="what runs the networks: onnxruntime, openvino, or auto: the faster one here (default); on a GPU torch, "
+        "torch-compile, tensorrt, tensorrt_rtx, onnxruntime, or auto: torch",
     )
-    parser.add_argument("--precision", help="one of the engine's precisions (default: its first)")
+    parser.add_argument(
+        "--precision",
+        help="one of the engine's precisions (default: its first); float32, bfloat16, float16 with torch on a GPU",
+    )
     parser.add_argument(
         "--threads", type=int, help="processors to use (default: all); never changes the result"
     )
-    parser.add_argument("--micro-batch", type=int, help="rows per run of a network (default: 1)")
+    parser.add_argument(
+        "--micro-batch", type=int, help="rows per run of a network (default: 1; on a GPU n0, 4 to 16)"
+    )
     parser.add_argument(
         "--graph-threads",
         type=int,
@@ -52,9 +68,36 @@ def engine_arguments(parser: argparse.ArgumentParser, *, positional: bool = True
     )
 
 
+def as_certified(chosen: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """Complete options by the profile of a certificate, as far as this machine can.
+
+    Elsewhere it would be another function, and nothing could be compared bit for bit.
+    """
+    from fsfast.choice import installed
+
+    certified_on_gpu, device = profile.device.startswith("cuda"), chosen["device"]
+    on_gpu = certified_on_gpu and _usable_on_gpu(profile.backend) if device == "auto" else device != "cpu"
+    like: dict[str, Any] = {"stages": profile.stages}
+    if on_gpu == certified_on_gpu:
+        like |= {"precision": profile.precision, "micro_batch": profile.micro_batch}
+        like |= {"device": "cuda"} if on_gpu else {"graph_threads": profile.graph_threads}
+        if on_gpu or profile.backend in installed():
+            like["backend"] = profile.backend
+    return chosen | {name: value for name, value in like.items() if chosen[name] in (None, "auto")}
+
+
+def _usable_on_gpu(backend: str) -> bool:
+    """Whether there is a GPU, and a back end for it."""
+    try:
+        from fsfast.backends import device
+
+        return not (device.problems() or device.missing(backend))
+    except BackendUnavailable:
+        return False
+
+
 def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> SmoothedEncoder:
     """Open the engine that the arguments name; what they leave open is taken from `profile`."""
-    from fsfast.choice import installed
     from fsfast.encoder import SmoothedEncoder
     from fsfast.sampling import check_samples, check_seed
 
@@ -64,17 +107,12 @@ def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> Sm
             check_samples(count, f"--{name}")
     if (seed := getattr(args, "seed", None)) is not None:
         check_seed(seed)
-    chosen: dict[str, Any] = {
-        name: getattr(profile, name, None) if getattr(args, name) is None else getattr(args, name)
-        for name in ("precision", "micro_batch", "graph_threads", "stages")
-    }
-    backend = args.backend
-    if backend == "auto" and profile is not None and profile.backend in installed():
-        # Elsewhere it would be another function, and nothing could be compared bit for bit.
-        backend = profile.backend
+    names = ("device", "backend", "precision", "micro_batch", "graph_threads", "stages")
+    chosen: dict[str, Any] = {name: getattr(args, name) for name in names}
+    if profile is not None:
+        chosen = as_certified(chosen, profile)
     return SmoothedEncoder(
         args.engine,
-        backend=backend,
         threads=args.threads,
         **chosen,
         # Any bytes will do, not only text.

@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-page", action="store_true", help="no page, and no comparison of the engine's networks"
     )
-    engine_arguments(parser, positional=False)
+    engine_arguments(parser, positional=False, device=False)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 

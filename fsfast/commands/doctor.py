@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(findings, indent=1))
     else:
         for part, (usable, text) in findings.items():
-            print(f"{'ok  ' if usable else 'no  '} {part + ':':<20}{text}")
+            print(f"{'ok  ' if usable else 'no  '} {part + ':':<22}{text}")
     runs = findings["onnxruntime"][0] or findings["openvino"][0]
     return 0 if findings["kernels"][0] and runs and findings["demo engine"][0] else 1
 
@@ -39,12 +39,12 @@ def examine() -> dict[str, tuple[bool, str]]:
         "onnxruntime": _backend("onnxruntime"),
         "openvino": _backend("openvino"),
         "demo engine": _engine(),
-        "torch": _package("torch", "only needed to export engines: pip install 'fsfast[export]'"),
+        "torch": _package(
+            "torch", "only needed on a GPU and to export engines: pip install 'fsfast[export]'"
+        ),
     }
     findings["backend auto"] = _auto()
-    findings["tensorrt"] = _tensorrt()
-    findings["cuda"] = _cuda()
-    return findings
+    return findings | _cuda()
 
 
 def _kernels() -> tuple[bool, str]:
@@ -79,23 +79,21 @@ def _auto() -> tuple[bool, str]:
         return False, str(error)
 
 
-def _tensorrt() -> tuple[bool, str]:
-    """Never usable for serving: no plan has run on a GPU yet."""
-    from fsfast.backends import tensorrt
-
-    found = tensorrt.problems() or [f"{tensorrt.version()} and a GPU are there"]
-    return False, "; ".join(["experimental, builds plans only (docs/tensorrt.md)", *found])
-
-
-def _cuda() -> tuple[bool, str]:
-    """Whether device="cuda" can be asked for, and if not, why."""
+def _cuda() -> dict[str, tuple[bool, str]]:
+    """Whether device="cuda" can be asked for, and with which back ends; if not, why."""
     try:
-        from fsfast.backends import torch
+        from fsfast.backends import device
     except BackendUnavailable as error:
-        return False, str(error)
-    if found := torch.problems():
-        return False, "; ".join(found)
-    return True, f"{torch.device_class(torch.cuda_device('cuda'))}, torch {torch.version()}"
+        return {"cuda": (False, str(error))}
+    found = device.problems()
+    text = "; ".join(found) or f"{device.device_class(device.cuda_device('cuda'))}, torch {device.version()}"
+    findings = {"cuda": (not found, text)}
+    for backend in device.BACKENDS:
+        lacks = device.missing(backend)
+        experimental = "experimental: it has not run on a GPU yet (docs/gpu.md)"
+        text = "; ".join([*lacks, *(["no usable GPU, see cuda"] if found else []), experimental])
+        findings[f"cuda {backend}"] = (not (lacks or found), text)
+    return findings
 
 
 def _engine() -> tuple[bool, str]:

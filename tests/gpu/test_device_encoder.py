@@ -144,9 +144,9 @@ def test_the_host_never_waits_inside_an_encode(opened, place):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("place", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
-@pytest.mark.parametrize("precision", TOLERANCES)
-def test_compiled_networks_compute_the_same(opened, on_cpu, picture, precision):
-    encoder = opened(precision=precision, backend="torch-compile")
+def test_compiled_networks_compute_the_same(opened, on_cpu, picture):
+    """In one precision: compiling takes most of a minute."""
+    encoder = opened(precision="bfloat16", backend="torch-compile")
     wanted = on_cpu.encode(picture, 5, seeds=[1]).features
     got = encoder.encode(picture, 5, seeds=[1]).features
-    np.testing.assert_allclose(got, wanted, atol=TOLERANCES[precision][0] * np.abs(wanted).max())
+    np.testing.assert_allclose(got, wanted, atol=TOLERANCES["bfloat16"][0] * np.abs(wanted).max())

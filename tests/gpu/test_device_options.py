@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import fsfast
-from fsfast.backends import torch as backend
-from fsfast.backends.torch import pipeline as pipelines
-from fsfast.backends.torch.arithmetic import fixed_arithmetic
-from fsfast.backends.torch.memory import MemoryPlan
+from fsfast.backends import device as backend
+from fsfast.backends.device import pipeline as pipelines
+from fsfast.backends.device import place as places
+from fsfast.backends.device.arithmetic import fixed_arithmetic
+from fsfast.backends.device.memory import MemoryPlan
 from fsfast.errors import BackendUnavailable, EngineError
 
 GB = 10**9
@@ -36,12 +37,12 @@ def test_without_a_gpu_one_line_says_why(monkeypatch):
 def test_problems_are_told_apart(monkeypatch, cuda, gpus, triton, says):
     def installed(name):
         if not triton:
-            raise backend.PackageNotFoundError
+            raise places.PackageNotFoundError
         return "3.6"
 
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(backend, "installed", installed)
+    monkeypatch.setattr(places, "installed", installed)
     (problem,) = backend.problems()
     assert says in problem
 
@@ -55,7 +56,7 @@ def test_problems_are_told_apart(monkeypatch, cuda, gpus, triton, says):
     ],
 )
 def test_gpus_have_numbers(monkeypatch, name, error, says):
-    monkeypatch.setattr(backend, "problems", lambda: [])
+    monkeypatch.setattr(places, "problems", lambda: [])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert backend.cuda_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(error, match=says):
@@ -65,7 +66,9 @@ def test_gpus_have_numbers(monkeypatch, name, error, says):
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"backend": "onnxruntime"}, BackendUnavailable, "torch, torch-compile"),
+        ({"backend": "openvino"}, BackendUnavailable, "torch, torch-compile, tensorrt"),
+        ({"backend": "onnxruntime"}, BackendUnavailable, "no CUDAExecutionProvider.*onnxruntime-gpu"),
+        ({"graph_threads": 2}, ValueError, "graph_threads"),
         ({"precision": "int8"}, ValueError, "bfloat16"),
         ({"micro_batch": 0}, ValueError, "micro_batch"),
         ({"micro_batch": 5000}, ValueError, "1…1024"),
@@ -95,6 +98,7 @@ def test_compiling_is_another_back_end(opened, monkeypatch, picture):
     monkeypatch.setattr(torch, "compile", compile_)
     encoder = opened(backend="torch-compile")
     assert seen == [{"dynamic": False}] * 3
+    assert str(encoder.choice) == "torch-compile, asked for"
     assert encoder.profile.backend == "torch-compile"
     assert encoder.encode_tensors is not None
     np.testing.assert_array_equal(
@@ -103,16 +107,16 @@ def test_compiling_is_another_back_end(opened, monkeypatch, picture):
 
 
 def test_a_damaged_network_fails_the_self_test(opened, monkeypatch):
-    from fsfast.backends.torch import networks
+    from fsfast.backends import torch as modules_of
 
-    real = networks.load_folded
+    real = modules_of.load_folded
 
     def damaged(*arguments):
         modules = real(*arguments)
         modules["mapper"].blocks[0].gain.data += 1
         return modules
 
-    monkeypatch.setattr(networks, "load_folded", damaged)
+    monkeypatch.setattr(modules_of, "load_folded", damaged)
     # No other test has this micro-batch: a passed test is remembered.
     with pytest.raises(EngineError, match=r"mapper .* deviates"):
         opened(micro_batch=3, precision="float16")

@@ -74,6 +74,13 @@ def test_a_language_model_answers():
     assert torch.equal(model.answer(features), model.answer(features))
 
 
+def test_a_missing_package_skips_a_part_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    code = study.main(["llava", "--rehearse", "--out", str(tmp_path)])
+    assert code == study.SKIPPED
+    assert "llava: import of transformers halted" in capsys.readouterr().err
+
+
 def test_results_stay_when_a_part_breaks_off(tmp_path):
     def part(place):
         yield encode.CertifyRow("a", 1, 2, 3.0, 4.0, None)
@@ -113,7 +120,7 @@ def test_clocks_and_driver_stand_in_the_results(monkeypatch):
     ],
 )
 def test_the_scale_of_the_latency_study(monkeypatch, problems, free, library, says):
-    monkeypatch.setattr("fsfast.backends.torch.problems", lambda: problems)
+    monkeypatch.setattr("fsfast.backends.device.problems", lambda: problems)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
     monkeypatch.setattr(scale, "find_spec", lambda name: library or None)
     found = scale.chosen()
@@ -135,6 +142,17 @@ def test_one_command_runs_parts_and_names_those_that_failed(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"encode-adm256.csv", "certify-adm256.csv"}
     row = next(csv.DictReader((tmp_path / "encode-adm256.csv").open()))
     assert all(row[key] for key in ("commit", "date", "device", "torch"))
+
+
+def test_parts_that_lack_a_package_are_no_failures(tmp_path):
+    """Here and on bare machines: transformers, and what the tests need."""
+    (tmp_path / "transformers.py").write_text("raise ModuleNotFoundError('No module named transformers')")
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)}
+    command = ["benchmarks/gpu.sh", "--rehearse", "--out", str(tmp_path), "llava"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped: llava" in done.stdout.splitlines()
+    assert "No module named transformers" in done.stderr
 
 
 def test_parts_can_be_run_alone_and_unknown_ones_are_refused(tmp_path):

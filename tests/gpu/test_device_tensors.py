@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from fsfast.backends.device.tensors import SmoothedTensors
 from fsfast.errors import BackendUnavailable, ImageError
+from fsfast.features import SmoothedFeatures
 from fsfast.images import to_grid
 
 
@@ -95,3 +97,44 @@ def test_work_of_other_streams_is_waited_for(opened, place, grid_images):
         features = encoder.encode_tensors(images, 2, seeds=[1, 2, 3]).features + 0
     stream.synchronize()
     np.testing.assert_array_equal(features.cpu().numpy(), wanted)
+
+
+def test_encode_leaves_tensors_of_the_grid_on_the_device(opened, place, grid_images):
+    """One image or a batch, with everything that `encode` can be asked for."""
+    encoder = opened()
+    images = torch.from_numpy(grid_images).to(place)
+    wanted = encoder.encode(grid_images, 3, seeds=[1, 2, 3], raw_mean=True)
+    for given, which in ((images, slice(None)), (images[1], slice(1, 2))):
+        out = encoder.encode(given, 3, seeds=[1, 2, 3][which], raw_mean=True)
+        assert isinstance(out, SmoothedTensors)
+        assert len(out) == len(wanted.features[which])
+        assert out.features.device.type == place.type
+        np.testing.assert_array_equal(out.features.cpu().numpy(), wanted.features[which])
+        np.testing.assert_array_equal(out.numpy().raw_mean, wanted.raw_mean[which])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x.float() / 255, lambda x: x[:, :50], lambda x: x.cpu().numpy(), lambda x: [x[0]]],
+    ids=["floats", "other size", "array", "list"],
+)
+def test_encode_takes_everything_else_to_the_host(opened, place, grid_images, change):
+    given = change(torch.from_numpy(grid_images[:1]).to(place))
+    out = opened().encode(given, 2, seeds=[1])
+    assert isinstance(out, SmoothedFeatures)
+    assert out.features.shape[0] == 1
+
+
+def test_an_encoder_on_the_cpu_gives_arrays(on_cpu, grid_images):
+    assert isinstance(on_cpu.encode(torch.from_numpy(grid_images), 1), SmoothedFeatures)
+
+
+def test_a_large_batch_is_the_same_in_groups(opened, place, pooled_path):
+    encoder = opened(pooled_path)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (18, 64, 64, 3), dtype=np.uint8)).to(
+        place
+    )
+    out = encoder.encode(images, 1, seeds=list(range(18)), raw_mean=True)
+    last = encoder.encode(images[17], 1, seeds=[17], raw_mean=True)
+    for name in ("features", "unit", "raw_mean"):
+        assert torch.equal(getattr(out, name)[17:], getattr(last, name)), name

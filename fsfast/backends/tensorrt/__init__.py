@@ -1,7 +1,7 @@
 """EXPERIMENTAL: TensorRT and TensorRT-RTX on an NVIDIA GPU. Plans are built and tested; none has run on a GPU yet.
 
 One code path for both libraries. Plans are built from verified bytes in a process of their own and live outside
-the engine (docs/tensorrt.md).
+the engine (docs/tensorrt.md); `SmoothedEncoder(device="cuda", backend="tensorrt")` runs them.
 """
 
 from __future__ import annotations
@@ -9,15 +9,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fsfast.backends import check_arithmetic
 from fsfast.backends.tensorrt.apart import build_apart
 from fsfast.backends.tensorrt.building import OPTIONS, stage_tensors
-from fsfast.backends.tensorrt.execution import DeviceGraph, build_target, require_gpu
-from fsfast.backends.tensorrt.library import Library, find_library, new_log
+from fsfast.backends.tensorrt.library import AHEAD_OF_TIME, Library, find_library, new_log
 from fsfast.backends.tensorrt.plans import Plan, PlanKey, load_plan, plan_folder
 from fsfast.engine import Engine
 from fsfast.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    # Plans for TensorRT-RTX are built without torch.
+    import torch
+
+    from fsfast.backends.device.lane import Lane
+    from fsfast.backends.device.stages import Stages
 
 MICRO_BATCH = 16
 
@@ -40,6 +47,7 @@ def prepare_plan(
     *,
     folder: Path | None = None,
     rebuild: bool = False,
+    device: torch.device | None = None,
 ) -> Plan:
     """Return the plan of a stage for 1 … M rows; it is built where the folder has no good one.
 
@@ -50,6 +58,7 @@ def prepare_plan(
         library: who builds.
         folder: where plans live; None for the user's cache.
         rebuild: build even where a good plan lies.
+        device: the GPU that is to run the plan; None: the first.
 
     Raises:
         EngineError: the library cannot build the graph; what it does not support is named.
@@ -58,62 +67,76 @@ def prepare_plan(
     """
     # Plans are strongly typed: they compute in what the graph says.
     check_arithmetic(str(library), ("float32",), engine.manifest, precision, (stage,))
-    target = build_target(library)
+    target = AHEAD_OF_TIME if library.ahead_of_time else _target_here(library, device)
     key = PlanKey(engine.digest, stage, precision, micro_batch, str(library), target, OPTIONS)
     build = build_apart(engine, key, library)
     return load_plan(folder or plan_folder(), key, build, rebuild=rebuild)
 
 
-def open_graphs(
+def _target_here(library: Library, device: torch.device | None) -> str:
+    try:
+        from fsfast.backends.tensorrt.execution import build_target
+    except ImportError as error:
+        raise BackendUnavailable(f"{library.name} needs torch for the GPU's memory: {error}") from None
+    return build_target(library, device)
+
+
+def open_stages(
     engine: Engine,
     precision: str,
     stages: tuple[str, ...],
+    lane: Lane,
+    micro_batch: int,
     *,
-    micro_batch: int = MICRO_BATCH,
     library: str | None = None,
     folder: Path | None = None,
-) -> dict[str, DeviceGraph]:
-    """Put one plan per stage on the GPU.
+) -> Stages:
+    """Put one plan per stage on the GPU; plans that are missing are built.
 
     Args:
         engine: a verified engine.
         precision: which variant of the stages.
         stages: which stages.
+        lane: where they run; its stream is the current one.
         micro_batch: M, the most rows per run.
         library: "tensorrt" or "tensorrt_rtx"; None for the first that is installed.
         folder: where plans live; None for the user's cache.
 
     Raises:
-        BackendUnavailable: no library, no torch, no GPU, or a GPU that the plans do not run on.
+        BackendUnavailable: no library, or a GPU that the plans do not run on or that lacks the memory.
         EngineError: the library cannot build a graph.
     """
+    from fsfast.backends.device.stages import Stages
+    from fsfast.backends.tensorrt.execution import PlanStage
+
     found = find_library(library)
-    require_gpu()
-    graphs = {}
+    run = {}
     for stage in stages:
-        plan = prepare_plan(engine, stage, precision, micro_batch, found, folder=folder)
+        plan = prepare_plan(engine, stage, precision, micro_batch, found, folder=folder, device=lane.device)
         tensors = stage_tensors(engine.manifest, stage, precision)
-        graphs[stage] = DeviceGraph(found, new_log(found), plan, tensors, micro_batch)
-    return graphs
+        run[stage] = PlanStage(found, new_log(found), plan, tensors, micro_batch, lane)
+    hashes = {stage: opened.plan_sha256 for stage, opened in run.items()}
+    return Stages(run, identity(found, hashes), "float32", "nchw", capturable=True)
 
 
-def identity(graphs: Mapping[str, DeviceGraph]) -> str:
-    """Return what names the function of open graphs: the library, and one hash over the plans of all stages.
+def identity(library: Library, plans: Mapping[str, str]) -> str:
+    """Return what names the function of some plans: the library, and one hash over the plans of all stages.
 
     Two builds of one graph need not compute equal bits, so the library's version alone does not name them. An
-    execution profile should carry this as its `backend_version`.
+    execution profile carries this as its `backend_version`.
+
+    Args:
+        library: who runs the plans.
+        plans: stage → sha256 of its plan.
     """
-    plans = "".join(f"{stage}={graph.plan_sha256}\n" for stage, graph in sorted(graphs.items()))
-    library = next(iter(graphs.values())).library
-    return f"{library}, plans {hashlib.sha256(plans.encode()).hexdigest()[:16]}"
+    text = "".join(f"{stage}={sha256}\n" for stage, sha256 in sorted(plans.items()))
+    return f"{library}, plans {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def problems() -> list[str]:
-    """Return what keeps this back end from running here, for `fsfast doctor`."""
-    found = []
-    for check in (find_library, require_gpu):
-        try:
-            check()
-        except BackendUnavailable as error:
-            found.append(str(error))
-    return found
+def problems(library: str | None = None) -> list[str]:
+    """Return what keeps a library (None: any of them) from being used here, or nothing."""
+    try:
+        find_library(library)
+    except BackendUnavailable as error:
+        return [str(error)]
+    return []

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fsfast.backends.torch.pipeline import DevicePipeline
+from fsfast.backends.device.pipeline import DevicePipeline, refuse_seconds
 from fsfast.function import Advance, Function, Served, stack
 from fsfast.images import GridImage
 from fsfast.kernels.tensors import SumTensors
@@ -33,13 +32,11 @@ class DeviceFunction(Function):
         seconds: dict[str, float] | None = None,
     ) -> Served:
         """As `Function.serve`; what is read back is float32 and of one size, whatever n0."""
-        if seconds is not None:
-            raise ValueError(
-                "seconds: steps overlap on a GPU and are not timed one by one; use torch.profiler"
-            )
-        images = self.pipeline.upload(stack(items))
-        found = self.served_tensors(images, seeds, n0, raw_mean=raw_mean, advance=advance)
-        features, unit, raw = (None if tensor is None else self._read(tensor) for tensor in found)
+        refuse_seconds(seconds)
+        self.pipeline.check_open()
+        lane = self.pipeline.lane
+        found = self.served_tensors(lane.upload(stack(items)), seeds, n0, raw_mean=raw_mean, advance=advance)
+        features, unit, raw = (None if tensor is None else lane.read(tensor) for tensor in found)
         assert features is not None
         assert unit is not None
         return Served(features, unit, raw)
@@ -70,12 +67,19 @@ class DeviceFunction(Function):
         for _ in self.pipeline.accumulate(images, rows, Stream.SERVING, sums):
             if advance:
                 advance(self.profile.micro_batch)
-        with self.pipeline.on_stream():
+        with self.pipeline.lane.current():
             return finished(sums, n0)
 
-    def _read(self, tensor: Tensor) -> np.ndarray:
-        with self.pipeline.on_stream():
-            return tensor.cpu().numpy()
+    def takes(self, images: object) -> bool:
+        """Whether these are images on the device and on the grid, [H, W, 3] or [B, H, W, 3] uint8."""
+        grid = self.manifest.grid
+        return (
+            isinstance(images, Tensor)
+            and images.device == self.pipeline.lane.device
+            and images.dtype == torch.uint8
+            and images.ndim in (3, 4)
+            and images.shape[-3:] == (grid.height, grid.width, 3)
+        )
 
 
 def finished(sums: SumTensors, n0: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsfast.backends.torch.function import DeviceFunction
+from fsfast.backends.device.function import DeviceFunction
+from fsfast.backends.device.pipeline import IMAGES
 from fsfast.errors import ImageError
 from fsfast.features import SmoothedFeatures
 from fsfast.images import GridImage, to_grid
@@ -28,6 +29,7 @@ class SmoothedTensors:
         seeds, seed_origins: the serving noise of each image.
         n0: samples per image.
         function: what computed them.
+        raw_mean: same shape as features, float32: mean of the raw features, without a certificate; or None.
     """
 
     features: Tensor
@@ -37,6 +39,14 @@ class SmoothedTensors:
     seed_origins: tuple[SeedOrigin, ...]
     n0: int
     function: DeviceFunction
+    raw_mean: Tensor | None = None
+
+    def __repr__(self) -> str:
+        shape, name = list(self.features.shape), self.function.manifest.name
+        return f"SmoothedTensors({name}: features {shape} on {self.features.device}, n0 = {self.n0})"
+
+    def __len__(self) -> int:
+        return len(self.features)
 
     def numpy(self) -> SmoothedFeatures:
         """Copy to the host: what `SmoothedEncoder.encode` returns, and `certify(served=)` takes."""
@@ -54,6 +64,7 @@ class SmoothedTensors:
             engine_digest=self.function.engine_digest,
             function_id=self.function.function_id,
             random_weights=manifest.random_weights,
+            raw_mean=None if self.raw_mean is None else self.raw_mean.cpu().numpy(),
         )
 
 
@@ -63,6 +74,8 @@ def encode_tensors(
     images: Tensor,
     n0: int | None = None,
     seeds: Sequence[int] | np.ndarray | None = None,
+    *,
+    raw_mean: bool = False,
 ) -> SmoothedTensors:
     """Encode images on the device; arguments as `SmoothedEncoder.encode_tensors`.
 
@@ -71,19 +84,30 @@ def encode_tensors(
         ValueError: n0 or seeds are off.
     """
     pipeline, manifest = function.pipeline, function.manifest
-    _check(images, (manifest.grid.height, manifest.grid.width, 3), pipeline.device)
+    _check(images, (manifest.grid.height, manifest.grid.width, 3), pipeline.lane.device)
     n0 = manifest.n0 if n0 is None else check_samples(n0, "n0")
     drawn = source.serving(_items(source, images, seeds is None), seeds)
     chosen = [seed for seed, _ in drawn]
-    with pipeline.beside_caller(images) as hand_out:
+    pipeline.check_open()
+    with pipeline.lane.beside_caller(images) as hand_out:
         own = images.contiguous().clone()
-        features, unit, _ = function.served_tensors(own, chosen, n0)
-        if manifest.pooled:
-            features, unit = features[:, 0], unit[:, 0]
-        for tensor in (features, unit, own):
+        # So many at a time bound the memory of the sums.
+        groups = [slice(first, first + IMAGES) for first in range(0, len(own), IMAGES)]
+        parts = [function.served_tensors(own[g], chosen[g], n0, raw_mean=raw_mean) for g in groups]
+        features = _shaped([part[0] for part in parts], manifest.pooled)
+        unit = _shaped([part[1] for part in parts], manifest.pooled)
+        means = [part[2] for part in parts if part[2] is not None]
+        raw = _shaped(means, manifest.pooled) if raw_mean else None
+        for tensor in (features, unit, own, *(() if raw is None else (raw,))):
             hand_out(tensor)
     origins = tuple(origin for _, origin in drawn)
-    return SmoothedTensors(features, unit, own, tuple(chosen), origins, n0, function)
+    return SmoothedTensors(features, unit, own, tuple(chosen), origins, n0, function, raw)
+
+
+def _shaped(parts: list[Tensor], pooled: bool) -> Tensor:
+    """Join groups of images; drop the token axis of pooled features."""
+    whole = torch.cat(parts)
+    return whole[:, 0] if pooled else whole
 
 
 def _check(images: Tensor, shape: tuple[int, int, int], device: torch.device) -> None:

@@ -80,6 +80,31 @@ def available_bytes(device: torch.device) -> int:
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
+def planned(run: Callable[[int], object], fixed: int, device: torch.device) -> MemoryPlan:
+    """Measure what one and two rows need on a GPU.
+
+    Args:
+        run: computes the networks for so many rows, on the current stream.
+        fixed: bytes needed besides: sums and anchors.
+        device: which GPU.
+
+    Raises:
+        BackendUnavailable: not even two rows fit.
+    """
+
+    def peak(rows: int) -> int:
+        # Libraries take their workspaces in the first run.
+        run(rows)
+        return peak_of(lambda: run(rows), device)
+
+    name = torch.cuda.get_device_name(device)
+    try:
+        return MemoryPlan.measured(peak, fixed, available_bytes(device), name)
+    except torch.OutOfMemoryError as error:
+        first = str(error).splitlines()[0]
+        raise BackendUnavailable(f"not even two rows fit into the memory of {name}: {first}") from None
+
+
 def peak_of(run: Callable[[], object], device: torch.device) -> int:
     """Return the bytes that a call holds at most on a GPU beyond what is held now."""
     torch.cuda.synchronize(device)

@@ -1,41 +1,14 @@
-"""What the networks compute in: three precisions of the same weights, with every choice of torch's fixed."""
+"""Every choice of torch's that could change what is computed, fixed while networks run or are captured."""
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
-
-from fsfast.engine import Engine
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# All of them are made from these weights.
-STORED = "float32"
-# Of the golden outputs, relative to their largest magnitude. Rounding of the reduced ones: 8 and 11 bits, through up
-# to 100 layers; a wrong network is off by far more.
-_TOLERANCES = {"bfloat16": 1e-1, "float16": 1.5e-2}
-
-
-def with_precision(engine: Engine, precision: str) -> Engine:
-    """Return the engine as if it had a variant of every stage in this precision, for the self-test.
-
-    The digest stays: the precision is part of the profile, and so of the function's name.
-    """
-    if precision == STORED:
-        return engine
-    manifest, record = engine.manifest, copy.deepcopy(engine.manifest.record)
-    stages = {}
-    for stage, variants in manifest.stages.items():
-        stored = variants[STORED]
-        stages[stage] = {**variants, precision: replace(stored, tolerance=_TOLERANCES[precision])}
-        record["stages"][stage][precision] = record["stages"][stage][STORED]
-    return replace(engine, manifest=replace(manifest, stages=stages, record=record))
-
 
 # Untyped: torch replaces these modules by objects.
 _MATMUL, _CUDNN = cast(Any, torch.backends.cuda.matmul), cast(Any, torch.backends.cudnn)
@@ -53,7 +26,10 @@ _SETTINGS: list[tuple[Any, str, object]] = [
     (_MATMUL, "allow_fp16_reduced_precision_reduction", False),
     (_CUDNN, "benchmark", False),
     (_CUDNN, "deterministic", True),
+    (_CUDNN, "enabled", True),
 ]
+# Which kernels attention may take; among these torch's choice depends on shapes and the GPU alone.
+_ATTENTION = ("flash", "mem_efficient", "math", "cudnn")
 _lock = threading.Lock()
 _before: list[object] = []
 _inside = 0
@@ -69,8 +45,8 @@ def fixed_arithmetic() -> Iterator[None]:
     global _before, _inside
     with _lock:
         if not _inside:
-            _before = [_get(place, name) for place, name, _ in _SETTINGS]
-            _set([value for _, _, value in _SETTINGS])
+            _before = _get()
+            _set([*(value for _, _, value in _SETTINGS), *(True for _ in _ATTENTION)])
         _inside += 1
     try:
         yield
@@ -81,15 +57,24 @@ def fixed_arithmetic() -> Iterator[None]:
                 _set(_before)
 
 
-def _get(place: Any, name: str) -> object:
-    """Return a setting, or None where torch does not answer: the newer switches then say it all."""
-    try:
-        return getattr(place, name)
-    except RuntimeError:
-        return None
+def _get() -> list[object]:
+    """Return the settings; None where torch does not answer: the newer switches then say it all."""
+    found: list[object] = []
+    for read in (
+        *(partial(getattr, place, name) for place, name, _ in _SETTINGS),
+        *(getattr(torch.backends.cuda, f"{name}_sdp_enabled") for name in _ATTENTION),
+    ):
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append(None)
+    return found
 
 
 def _set(values: list[object]) -> None:
-    for (place, name, _), value in zip(_SETTINGS, values, strict=True):
+    count = len(_SETTINGS)
+    for (place, name, _), value in zip(_SETTINGS, values[:count], strict=True):
         if value is not None:
             setattr(place, name, value)
+    for name, value in zip(_ATTENTION, values[count:], strict=True):
+        getattr(torch.backends.cuda, f"enable_{name}_sdp")(value)

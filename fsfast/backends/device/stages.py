@@ -1,0 +1,67 @@
+"""The networks as somebody runs them on the device: torch, TensorRT or ONNX Runtime."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsfast.backends.device.arithmetic import fixed_arithmetic
+from fsfast.backends.device.lane import Lane
+from fsfast.kernels.types import Dtype, Layout
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Launches on the current stream: [M, …] in, [M, …] out.
+Stage = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Networks that take and give tensors on the device, without waiting for it.
+
+    Attributes:
+        run: stage → network.
+        version: with the back end's name, names the bits that they compute.
+        dtype: of inputs and outputs.
+        layout: memory order of the images that they take; "nhwc" is torch's channels_last.
+        capturable: whether a CUDA graph can hold their launches.
+        plain: the same networks for any number of rows, by which memory is planned; None where a library keeps memory
+            of its own.
+    """
+
+    run: Mapping[str, Stage]
+    version: str
+    dtype: Dtype
+    layout: Layout
+    capturable: bool
+    plain: Mapping[str, Stage] | None = None
+
+
+class StageGraph:
+    """One network as the self-test calls it: arrays in, arrays out; one run at a time, whatever the threads.
+
+    Args:
+        stage: the network.
+        stages: where it belongs.
+        lane: where it runs.
+    """
+
+    _lock = threading.Lock()
+
+    def __init__(self, stage: Stage, stages: Stages, lane: Lane):
+        self._stage, self._lane = stage, lane
+        self._dtype = DTYPES[stages.dtype]
+        self._order = torch.channels_last if stages.layout == "nhwc" else torch.contiguous_format
+
+    def run(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Compute the network on `x` [M, …] float32 into `out` [M, …] float32."""
+        # Two micro-batches at once would need more memory than was planned.
+        with self._lock, self._lane.current(), fixed_arithmetic():
+            rows = torch.from_numpy(x).to(self._lane.device, self._dtype)
+            if rows.ndim == 4:
+                rows = rows.contiguous(memory_format=self._order)
+            out[...] = self._stage(rows).float().cpu().numpy()
