@@ -55,11 +55,25 @@ def main(argv: list[str] | None = None) -> int:
         if group in missing:
             print(f"{group}: left out: {why}")
             continue
-        rows = list(chain.from_iterable(case() for case in REGISTRY[group]))
-        print(show(rows))
-        device = harness.gpu() if group in ON_GPU else None
-        print(f"→ {write_csv(group, rows, args.out, device)}\n", flush=True)
+        measure(group, args.out)
     return 0
+
+
+def measure(group: str, folder: Path | None) -> None:
+    """Measure a group, print it and write its file.
+
+    On a GPU, whose time is dear, what was measured before an error or an interruption is kept, too; elsewhere an old
+    file is better than half of a new one.
+    """
+    rows: list[Row] = []
+    device = harness.gpu() if group in ON_GPU else None
+    try:
+        for found in chain.from_iterable(case() for case in REGISTRY[group]):
+            rows.append(found)
+    finally:
+        if rows and (device or sys.exc_info()[0] is None):
+            print(show(rows))
+            print(f"→ {write_csv(group, rows, folder, device)}\n", flush=True)
 
 
 if __name__ == "__main__":

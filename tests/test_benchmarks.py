@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import __main__ as front
 from benchmarks import (
     cpu,
     engines,
@@ -186,3 +187,19 @@ def test_engines_are_named_by_their_networks(tmp_path):
     with pytest.raises(ValueError, match="magic"):
         engines.command("clip-b16+magic", tmp_path)
     assert engines.main(["--recipes", "clip-b16+magic"]) == 2
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_what_was_measured_before_an_error_is_kept_on_a_gpu(tmp_path, monkeypatch, on_gpu):
+    """Elsewhere the old file stays."""
+
+    def broken():
+        yield harness.row("case", "variant", 1, harness.Timing(0.1, 0.1, 0.1), 1, "runs/s")
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(front.REGISTRY, "broken", (broken,))
+    monkeypatch.setattr(front, "ON_GPU", frozenset({"broken"} if on_gpu else ()))
+    monkeypatch.setattr(harness, "gpu", lambda: "a-gpu")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        front.measure("broken", tmp_path)
+    assert (tmp_path / "broken.csv").exists() == on_gpu

@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[..., Iterator[Any]]] = {
     "llava": llava.table_s8,
 }
 SKIPPED = 77
+OPTIONAL = ("transformers",)
 # What a rehearsal asks for: the same code, little work.
 _REHEARSED: dict[str, dict[str, Any]] = {
     "encode": {"numbers": (1, 2), "compiled_n0": 2},
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rows = _measured(PARTS[args.part](place, **less), place.circumstances(), target)
     except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
         print(f"python -m benchmarks.device: {args.part}: {error}", file=sys.stderr)
         return SKIPPED
     except FsfastError as error:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fsfast.backends.device.arithmetic import fixed_arithmetic
 from fsfast.backends.torch.fused import FusedBlock, GroupNormSiLU, fuse
 from fsfast.models.mapper import SmoothnessMapper
 from fsfast.models.unet import UNET_TINY, UNet, UNetConfig
@@ -15,6 +16,13 @@ ATTENDED = UNetConfig(
 RESAMPLED = UNetConfig(
     base=16, multipliers=(1, 2), res_blocks=1, residual_resampling=True, groups=4, out_channels=6
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32():
+    """Convolutions of float32 are compared at its precision."""
+    with fixed_arithmetic():
+        yield
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import threading
+from itertools import product
 
 import numpy as np
 import pytest
@@ -78,12 +79,12 @@ def test_kernels_are_compiled_before_the_first_image(opened, monkeypatch):
     real = pipelines.cosine_mean
 
     def watched(features, rows, sums, *, anchor=None, per_token=False):
-        seen.append(anchor is not None)
+        seen.append((sums.raw is not None, anchor is not None, per_token))
         return real(features, rows, sums, anchor=anchor, per_token=per_token)
 
     monkeypatch.setattr(pipelines, "cosine_mean", watched)
     opened()
-    assert seen == [False, True]
+    assert set(seen) == set(product((False, True), repeat=3))
 
 
 def test_memory_is_planned_before_the_self_test(opened, monkeypatch):

@@ -83,7 +83,7 @@ def test_networks_are_compared_with_those_of_torch_compile(once):
 
 def test_a_wrong_network_is_not_measured(once, monkeypatch):
     monkeypatch.setattr(gpu_parts, "fuse", lambda module: lambda x: module(x) * 2)
-    with pytest.raises(AssertionError, match="unet-light: deviates from torch"):
+    with pytest.raises(AssertionError, match="unet-light: the fused network deviates"):
         list(small_networks())
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from export.thresholds import gaussian_thresholds
+from fsfast.backends.device.arithmetic import fixed_arithmetic
 from fsfast.kernels import FeatureSums, Rows, cpu, library, noise_tables, resize_tables
 from fsfast.kernels.tensors import NoiseTensors, ResizeTensors, RowTensors, SumTensors
 
@@ -21,6 +22,13 @@ ROWS = Rows(
     np.array([0, 1, 1], np.int32), np.array([1, 2**63, 3], np.uint64), np.array([0, 2**31, 2], np.uint32)
 )
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32():
+    """Convolutions of float32 are compared at its precision."""
+    with fixed_arithmetic():
+        yield
 
 
 @pytest.fixture(params=DEVICES)

@@ -28,8 +28,9 @@ _SETTINGS: list[tuple[Any, str, object]] = [
     (_CUDNN, "deterministic", True),
     (_CUDNN, "enabled", True),
 ]
-# Which kernels attention may take; among these torch's choice depends on shapes and the GPU alone.
-_ATTENTION = ("flash", "mem_efficient", "math", "cudnn")
+# Which kernels attention may take; among these torch's choice depends on shapes and the GPU alone. cuDNN's are made
+# while they run, and belong to the thread that first asked for them.
+_ATTENTION = {"flash": True, "mem_efficient": True, "math": True, "cudnn": False}
 _lock = threading.Lock()
 _before: list[object] = []
 _inside = 0
@@ -46,7 +47,7 @@ def fixed_arithmetic() -> Iterator[None]:
     with _lock:
         if not _inside:
             _before = _get()
-            _set([*(value for _, _, value in _SETTINGS), *(True for _ in _ATTENTION)])
+            _set([*(value for _, _, value in _SETTINGS), *_ATTENTION.values()])
         _inside += 1
     try:
         yield

@@ -31,7 +31,9 @@ class MemoryPlan:
 
     @classmethod
     def measured(cls, peak: Callable[[int], int], fixed: int, available: int, device: str) -> MemoryPlan:
-        """Draw a line through the peaks of one and of two rows.
+        """Draw a line above the peaks of one, two and four rows.
+
+        One row's workspace may be larger than two rows': the steeper part counts, and at least half of the mean.
 
         Args:
             peak: runs so many rows and returns the bytes that they needed at most.
@@ -39,8 +41,10 @@ class MemoryPlan:
             available: bytes that are free.
             device: its name.
         """
-        one = peak(1)
-        per_row = max(peak(2) - one, 0)
+        one, two = peak(1), peak(2)
+        # Where four do not fit, more need not be known.
+        four = peak(4) if 4 * two <= available else 2 * two
+        per_row = max(two - one, (four - two) // 2, four // 8)
         return cls(fixed + max(one - per_row, 0), per_row, available, device)
 
     def needed(self, rows: int) -> int:
@@ -81,7 +85,7 @@ def available_bytes(device: torch.device) -> int:
 
 
 def planned(run: Callable[[int], object], fixed: int, device: torch.device) -> MemoryPlan:
-    """Measure what one and two rows need on a GPU.
+    """Measure what a few rows need on a GPU.
 
     Args:
         run: computes the networks for so many rows, on the current stream.

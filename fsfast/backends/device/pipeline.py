@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import torch
@@ -91,8 +91,12 @@ class DevicePipeline:
         noisy_batch(images, rows, int(Stream.SERVING), self._noise, layout=self._layout)
         features = self._features()
         anchor = torch.zeros((1, *shape), dtype=torch.float64, device=self.lane.device)
-        for against in (None, anchor):
-            cosine_mean(features, rows, self.empty_sums(1), anchor=against)
+        for raw, against, per_token in product((False, True), (None, anchor), (False, True)):
+            sums = self.empty_sums(1, raw=raw)
+            cosine_mean(features, rows, sums, anchor=against, per_token=per_token)
+        if self._networks.denoise is not None:
+            # As `clean` does.
+            self._networks.to_pixels(self._x_t, None, (1.0, 0.0))
 
     @contextmanager
     def _memory(self) -> Iterator[None]:

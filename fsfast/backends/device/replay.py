@@ -43,6 +43,9 @@ class Replay:
 
     def _capture(self, lane: Lane) -> None:
         lane.wait()
+        # Workspaces of matrix products are then taken from the graph's own memory: whoever clears them later, as
+        # torch.compile does for its graphs, cannot take them away from this one.
+        torch._C._cuda_clearCublasWorkspaces()
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the GPU meanwhile.
         with torch.cuda.graph(graph, stream=lane.stream, capture_error_mode="thread_local"):
