@@ -8,11 +8,11 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fsfast.backends.tensorrt import MICRO_BATCH, plan_folder, prepare_plan
+from fsfast.backends.tensorrt import plan_folder, prepare_plan
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
 from fsfast.engine import Engine, load_engine
 from fsfast.errors import FsfastError
-from fsfast.options import check_micro_batch, choose_precision
+from fsfast.options import check_micro_batch, choose_precision, default_micro_batch
 
 _HEADINGS = ("stage", "nodes", "layers", "build s", "plan MB", "peak MB", "")
 
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         library = find_library(args.library)
         engine = load_engine(args.engine)
         precision = choose_precision(engine.manifest, args.precision)
-        micro_batch = check_micro_batch(engine.manifest, precision, args.micro_batch)
+        m = default_micro_batch(engine.manifest, precision) if args.micro_batch is None else args.micro_batch
+        micro_batch = check_micro_batch(engine.manifest, precision, m)
         folder = args.out or plan_folder()
         rows = []
         for stage in _stages(engine, args.stages):
@@ -83,9 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--micro-batch",
         type=int,
-        default=MICRO_BATCH,
         metavar="M",
-        help=f"the plan takes 1 to M rows and is fastest at M (default {MICRO_BATCH})",
+        help="the plan takes 1 to M rows and is fastest at M (default: the M of a GPU's encoder, n0 in 4…16)",
     )
     parser.add_argument("--precision", help="variant of the stages (default: the engine's first)")
     parser.add_argument(

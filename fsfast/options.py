@@ -10,6 +10,7 @@ from fsfast.sampling import check_samples
 
 MIN_SECRET_BYTES = 16
 MAX_THREADS = 1024
+LEAST_ROWS, MOST_ROWS = 4, 16
 
 
 class PrecisionError(ValueError):
@@ -60,6 +61,21 @@ def check_micro_batch(manifest: Manifest, precision: str, micro_batch: int) -> i
             f"wanted a micro_batch in {low}…{high}, which this engine's graphs take, got {micro_batch}"
         )
     return int(micro_batch)
+
+
+def default_micro_batch(manifest: Manifest, precision: str | None = None) -> int:
+    """Return M on a GPU where it is not given: the engine's n0 rounded up to a power of two, in 4…16.
+
+    One image with the engine's n0 then fills one micro-batch. It depends on the engine alone: M is part of the
+    function's identity.
+
+    Args:
+        manifest: of the engine.
+        precision: also at most what its graphs of this precision take; None: modules take any number of rows.
+    """
+    rounded = 1 << (manifest.n0 - 1).bit_length()
+    limits = [] if precision is None else [v[precision].batch[1] for v in manifest.stages.values()]
+    return min(max(rounded, LEAST_ROWS), MOST_ROWS, *limits)
 
 
 def choose_precision(manifest: Manifest, precision: str | None) -> str:

@@ -14,13 +14,14 @@ from fsfast.backends import onnxruntime as on_host
 from fsfast.backends import tensorrt
 from fsfast.backends.device import onnxruntime as sessions
 from fsfast.backends.device.lane import Lane
-from fsfast.backends.device.options import Options, default_micro_batch, missing
+from fsfast.backends.device.options import Options, missing
 from fsfast.backends.tensorrt import library
 from fsfast.backends.torch.attention import TokenAttention, with_token_attention
 from fsfast.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.models.unet import ADM256, FoldedUNet
 from fsfast.models.unet_layers import AttentionBlock
+from fsfast.options import default_micro_batch
 from tests.test_tensorrt import FakeLogger, write
 
 
@@ -177,13 +178,13 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch):
 
 @pytest.mark.parametrize(("n0", "m"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, 16), (16, 16), (100, 16)])
 def test_rows_follow_from_n0_alone(n0, m):
-    assert default_micro_batch(n0) == m
+    assert default_micro_batch(SimpleNamespace(n0=n0)) == m
 
 
 def test_the_default_micro_batch_holds_one_image(demo_path, pooled_path):
     manifest = load_engine(demo_path).manifest
     for name in ("torch", "tensorrt", "onnxruntime"):
-        assert Options(name).settings(manifest).micro_batch == default_micro_batch(manifest.n0) == 4
+        assert Options(name).settings(manifest).micro_batch == default_micro_batch(manifest) == 4
 
 
 def test_attention_on_tokens_computes_the_same():

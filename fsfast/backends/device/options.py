@@ -12,25 +12,20 @@ from fsfast.engine import Engine
 from fsfast.errors import BackendUnavailable
 from fsfast.kernels.types import Dtype
 from fsfast.manifest import Manifest
-from fsfast.options import PrecisionError, check_micro_batch, choose_precision, choose_stages
+from fsfast.options import (
+    PrecisionError,
+    check_micro_batch,
+    choose_precision,
+    choose_stages,
+    default_micro_batch,
+)
 from fsfast.sampling import check_samples
 
 # torch runs the engine's modules: "torch-compile" fuses their elementwise work, and opening takes minutes the first
 # time. The others run the engine's ONNX graphs.
 TORCH = ("torch", "torch-compile")
 BACKENDS = (*TORCH, "tensorrt", "tensorrt_rtx", "onnxruntime")
-# Of M, where it is not given.
-LEAST_ROWS, MOST_ROWS = 4, 16
 MAX_MICRO_BATCH = 1024
-
-
-def default_micro_batch(n0: int) -> int:
-    """Return M for an engine: its n0 rounded up to a power of two, in 4…16.
-
-    One image with the engine's n0 then fills one micro-batch. It depends on the engine alone: M is part of the
-    function's identity.
-    """
-    return min(max(1 << (n0 - 1).bit_length(), LEAST_ROWS), MOST_ROWS)
 
 
 def missing(backend: str) -> list[str]:
@@ -85,7 +80,7 @@ class Options:
         backend: "auto", which is "torch", or one of BACKENDS.
         precision: of float32, bfloat16 and float16 with torch, of the engine's own with the others; None: float32, or
             the engine's first.
-        micro_batch: M; None: `default_micro_batch` of the engine's n0.
+        micro_batch: M; None: `default_micro_batch` of the engine.
         stages: as `SmoothedEncoder`.
     """
 
@@ -116,14 +111,12 @@ class Options:
         """
         stages, m = choose_stages(manifest, self.stages), self.micro_batch
         if self.chosen in TORCH:
-            m = check_samples(default_micro_batch(manifest.n0) if m is None else m, "micro_batch")
+            m = check_samples(default_micro_batch(manifest) if m is None else m, "micro_batch")
             if m > MAX_MICRO_BATCH:
                 raise ValueError(f"wanted a micro_batch in 1…{MAX_MICRO_BATCH}, got {m}")
             return Settings(self.chosen, self._torch_precision(), m, stages)
         precision = choose_precision(manifest, self.precision)
-        if m is None:
-            most = min(variants[precision].batch[1] for variants in manifest.stages.values())
-            m = min(default_micro_batch(manifest.n0), most)
+        m = default_micro_batch(manifest, precision) if m is None else m
         return Settings(self.chosen, precision, check_micro_batch(manifest, precision, m), stages)
 
     def _torch_precision(self) -> str:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from fsfast.backends.device.lane import Lane
     from fsfast.backends.device.stages import Stages
 
-MICRO_BATCH = 16
-
 
 def version() -> str:
     """Return name and version of the library in use.
