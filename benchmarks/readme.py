@@ -63,11 +63,16 @@ def render(folder: Path) -> str:
         return ""
     if (folder / "cpu.csv").exists():
         parts.append(f"### One image on a CPU, n0 = 4\n\n{performance.techniques(read(folder / 'cpu.csv'))}")
+    if (folder / "purified.csv").exists():
+        parts.append(
+            f"### Purifier, encoder and mapper on a CPU\n\n{performance.numbers(read(folder / 'purified.csv'))}"
+        )
     first = read(next(folder / f"{name}.csv" for name in TITLES if (folder / f"{name}.csv").exists()))[0]
     parts.append(
         "noisy_batch and denoise_resize_normalise work on four images, 224×224 and as stated. The share of copy "
         "bandwidth is the time of copying as many bytes over the kernel's; sums that stay in the cache can make it "
-        "exceed 100 %. M is the number of rows per run: M=4 side by side is a single run, and one core idles.\n\n"
+        "exceed 100 %. M is the number of rows per run: M=4 side by side is a single run, and one core idles. T is the "
+        "number of threads inside a run (`graph_threads`).\n\n"
         f"Measured on {first['device']} at {first['date']} with ONNX Runtime {first['onnxruntime']}, "
         f"torch {first['torch']}, NumPy {first['numpy']}; p20 and p80 stand in `benchmarks/results/{folder.name}/`.\n"
     )
