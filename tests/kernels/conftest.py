@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -24,6 +26,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interpreter_takes_loop_bounds() -> None:
+    """Triton 3.6 makes numbers of arrays of one element as NumPy 2.4 no longer allows; Triton 3.7 does it like this."""
+    if not (_interpreted() and find_spec("triton") and version("triton").startswith("3.6.")):
+        return
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patched
 
 
 @pytest.fixture
