@@ -42,8 +42,9 @@ def normalised(
 @triton.jit
 def load_token(row_ptr, token, tokens, d, DIM: tl.constexpr):
     """One token in float32, [1, WIDTH]; zeros outside of the row."""
-    mask = (d < DIM) & (token >= 0) & (token < tokens)
-    return tl.load(row_ptr + token * DIM + d, mask=mask, other=0.0).to(tl.float32)
+    place = token * DIM + d
+    mask = (d < DIM) & (place >= 0) & (place < tokens * DIM)
+    return tl.load(row_ptr + place, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
