@@ -20,7 +20,7 @@ from benchmarks.harness import Row, Timing, measure_gpu, row
 from benchmarks.kernels import MEAN, SIGMA, STD, make_rows
 from export.thresholds import gaussian_thresholds
 from fsfast.kernels import Rows, cpu, noise_tables, resize_tables
-from fsfast.kernels.tensors import NoiseTensors, ResizeTensors, RowTensors, SumTensors
+from fsfast.kernels.tensors import FLOATS, NoiseTensors, ResizeTensors, RowTensors, SumTensors
 from fsfast.kernels.types import Dtype, FeatureSums
 
 DENOISE = (1.03, 0.25)
@@ -140,7 +140,6 @@ def reduction(
     Features and anchor are read once; the sums are read and written once. (The kernel reads the features twice.)
     """
     from fsfast.kernels import cuda
-    from fsfast.kernels.cuda.checks import FLOATS
 
     case = "cosine_mean"
     for m, tokens, dim, images, dtype in shapes:

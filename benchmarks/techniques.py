@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.by_hand import SEED, by_hand
 from fsfast.engine import Engine, load_engine
 
 # Number of samples → features of one image, [L, D]. Every call draws the same noise; a loop draws what a batch draws.
 Call = Callable[[int], np.ndarray]
-SEED = 0
 OPTIONS = {"M=": "micro_batch", "T=": "graph_threads"}
 
 
@@ -100,8 +100,6 @@ def open_technique(name: str, engine: Engine) -> Call:
     if family == "torch":
         return torch_technique(engine, how)
     if family.endswith(" by hand"):
-        from benchmarks.by_hand import by_hand
-
         return by_hand(engine, picture(engine), family.removesuffix(" by hand"), how)
     if family in ("fsfast", "certify"):
         backend, precision, *rest = how.split(", ")

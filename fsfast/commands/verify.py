@@ -3,7 +3,7 @@
 Answers "same", "different" (and what), or "cannot be checked bit for bit here" (and the deviation). A replay
 proves the computation, not that the seed was drawn fairly: --fresh certifies the same direction anew. Exit
 code 0 means "same" (or not refuted), 1 any other answer. The engine runs as the certificate says (precision,
-micro-batch, stages) unless flags say otherwise. Several certificates about the
+micro-batch, threads inside a run, stages) unless flags say otherwise. Several certificates about the
 image in one file are replayed one after the other, one verdict each.
 """
 

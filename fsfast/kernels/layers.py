@@ -6,27 +6,29 @@ of torch's own operators rounds after every step. `fsfast.backends.torch.fused` 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _LIBRARY = torch.library.Library("fsfast", "FRAGMENT")
 # Compilers must keep the memory order of what they pass: kernels refuse another one.
-_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
+TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
 _LIBRARY.define(
     "group_norm_silu(Tensor x, Tensor weight, Tensor bias, int groups, float eps, bool silu) -> Tensor",
-    tags=_TAGS,
+    tags=TAGS,
 )
 _LIBRARY.define(
     "layer_norm_conv(Tensor z, Tensor norm_weight, Tensor norm_bias, Tensor conv_weight, Tensor conv_bias, "
     "float eps) -> (Tensor, Tensor)",
-    tags=_TAGS,
+    tags=TAGS,
 )
 _LIBRARY.define(
     "l2_norm_residual(Tensor z, Tensor mlp, Tensor? attn, Tensor convolved, Tensor gain, Tensor shift, "
     "float eps) -> Tensor",
-    tags=_TAGS,
+    tags=TAGS,
 )
 
 
@@ -101,27 +103,15 @@ def _l2_norm_residual_cpu(
     return (z.float() + update).to(z.dtype)
 
 
-def _group_norm_silu_fake(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
-) -> Tensor:
+def _group_norm_silu_fake(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
-def _layer_norm_conv_fake(
-    z: Tensor, norm_weight: Tensor, norm_bias: Tensor, conv_weight: Tensor, conv_bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def _layer_norm_conv_fake(z: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(z), torch.empty_like(z)
 
 
-def _l2_norm_residual_fake(
-    z: Tensor,
-    mlp: Tensor,
-    attn: Tensor | None,
-    convolved: Tensor,
-    gain: Tensor,
-    shift: Tensor,
-    eps: float,
-) -> Tensor:
+def _l2_norm_residual_fake(z: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(z)
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from fsfast.kernels import cpu
-from fsfast.kernels.layers import group_norm_silu, l2_norm_residual, layer_norm_conv
-from fsfast.kernels.tensors import NoiseTensors, ResizeTensors, RowTensors, SumTensors
+from fsfast.kernels.layers import TAGS, group_norm_silu, l2_norm_residual, layer_norm_conv
+from fsfast.kernels.tensors import FLOATS, NoiseTensors, ResizeTensors, RowTensors, SumTensors
 from fsfast.kernels.types import AxisTable, Dtype, Layout, NoiseTables, ResizeTables, Rows
 
 __all__ = [
@@ -32,27 +32,24 @@ __all__ = [
 ]
 
 _LIBRARY = torch.library.Library("fsfast", "DEF")
-# Compilers must keep the memory order of what they pass: kernels refuse another one.
-_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 _LIBRARY.define(
     "noisy_batch(Tensor images, Tensor row_image, Tensor row_seed, Tensor row_sample, int stream, "
     "Tensor thresholds, Tensor guide, Tensor values, int tail, Tensor? float_guide, "
     "str layout) -> Tensor",
-    tags=_TAGS,
+    tags=TAGS,
 )
 _LIBRARY.define(
     "denoise_resize_normalise(Tensor x_t, Tensor? eps_hat, float a, float b, Tensor row_start, Tensor row_weights, "
     "Tensor column_start, Tensor column_weights, int[] tiles, Tensor mean, Tensor std, str dtype, str layout) "
     "-> Tensor",
-    tags=_TAGS,
+    tags=TAGS,
 )
 # Without an anchor the result is empty: operators cannot return None.
 _LIBRARY.define(
     "cosine_mean(Tensor features, Tensor row_image, Tensor(a!)? unit, Tensor(b!)? norm, Tensor(c!)? count, "
     "Tensor(d!)? raw, Tensor? anchor, bool per_token) -> Tensor",
-    tags=_TAGS,
+    tags=TAGS,
 )
 
 
@@ -194,7 +191,7 @@ def _noisy_batch_cuda(*arguments: Any) -> Tensor:
 def _denoise_resize_normalise_fake(*arguments: Any) -> Tensor:
     x_t, _, _, resize, _, _, dtype, layout = _denoise_arguments(*arguments)
     size = (resize.row_start.shape[0], resize.column_start.shape[0])
-    return _new(_DTYPES[dtype], (x_t.shape[0], 3, *size), layout, x_t)
+    return _new(FLOATS[dtype], (x_t.shape[0], 3, *size), layout, x_t)
 
 
 def _denoise_resize_normalise_cpu(*arguments: Any) -> Tensor:

@@ -16,6 +16,7 @@ from fsfast.kernels.float_guide import float_guide
 from fsfast.kernels.types import AxisTable, FeatureSums, NoiseTables, ResizeTables, Rows
 
 Device = str | torch.device
+FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def _tensor(array: np.ndarray, device: Device) -> Tensor:

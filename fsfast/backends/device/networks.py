@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fsfast.backends.device.stages import DTYPES, Stage, Stages
+from fsfast.backends.device.stages import Stage, Stages
 from fsfast.kernels import resize_tables
 from fsfast.kernels.library import denoise_resize_normalise
-from fsfast.kernels.tensors import ResizeTensors
+from fsfast.kernels.tensors import FLOATS, ResizeTensors
 from fsfast.manifest import Manifest
 
 
@@ -61,7 +61,7 @@ class Networks:
             [M, L, D], contiguous, in the stages' dtype.
         """
         if self.denoise is None:
-            pixels = x_t.to(DTYPES[self.stages.dtype])
+            pixels = x_t.to(FLOATS[self.stages.dtype])
         else:
             # The estimate is rounded to the network's precision, the noisy image is not.
             pixels = self.to_pixels(x_t, self.predicted_noise(x_t), self.denoise)
@@ -73,7 +73,7 @@ class Networks:
 
     def predicted_noise(self, x_t: Tensor) -> Tensor:
         """Return the purifier's ε̂, [M, 3, H, W] in the stages' dtype."""
-        return self.stages.run["purifier"](x_t.to(DTYPES[self.stages.dtype]))
+        return self.stages.run["purifier"](x_t.to(FLOATS[self.stages.dtype]))
 
     def encoded(self, pixels: Tensor) -> Tensor:
         """Return the encoder's tokens, [M, L, D] in the stages' dtype."""

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fsfast.backends.device.arithmetic import fixed_arithmetic
 from fsfast.backends.device.lane import Lane
+from fsfast.kernels.tensors import FLOATS
 from fsfast.kernels.types import Dtype, Layout
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Launches on the current stream: [M, …] in, [M, …] out.
 Stage = Callable[[Tensor], Tensor]
 
@@ -54,7 +54,7 @@ class StageGraph:
 
     def __init__(self, stage: Stage, stages: Stages, lane: Lane):
         self._stage, self._lane = stage, lane
-        self._dtype = DTYPES[stages.dtype]
+        self._dtype = FLOATS[stages.dtype]
         self._order = torch.channels_last if stages.layout == "nhwc" else torch.contiguous_format
 
     def run(self, x: np.ndarray, out: np.ndarray) -> None:

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from fsfast.backends.device.place import version
-from fsfast.backends.device.stages import DTYPES, Stage, Stages
+from fsfast.backends.device.stages import Stage, Stages
 from fsfast.backends.torch.attention import with_token_attention
 from fsfast.engine import Engine
+from fsfast.kernels.tensors import FLOATS
 from fsfast.kernels.types import Dtype
 from fsfast.models.folded import load_folded
 
@@ -50,7 +51,7 @@ def place_modules(
     """
     placed: dict[str, Stage] = {}
     for stage, module in modules.items():
-        whole = with_token_attention(module).to(device, DTYPES[precision])
+        whole = with_token_attention(module).to(device, FLOATS[precision])
         for weight in whole.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)

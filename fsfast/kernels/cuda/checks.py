@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from fsfast.kernels.float_guide import fraction_bits
-from fsfast.kernels.tensors import NoiseTensors, RowTensors, SumTensors
+from fsfast.kernels.tensors import FLOATS, NoiseTensors, RowTensors, SumTensors
 from fsfast.kernels.types import Layout
 
-FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Elements of one image are numbered in 32 bits.
 MAX_ELEMENTS = 2**30
 
