@@ -1,14 +1,14 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast parity lint bench gpu certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 parity lint bench bench-avx2 gpu certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
 
 # The CPU runtime and the charts of the page, without torch. Editable, so that Python started in this folder finds the
 # kernels, too.
-.venv/installed: pyproject.toml setup.py $(wildcard csrc/*)
+.venv/installed: pyproject.toml setup.py $(wildcard csrc/* csrc/loops/*)
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,plot]"
 	touch $@
@@ -20,6 +20,21 @@ test: .venv-dev/installed lint
 
 test-fast: .venv-dev/installed
 	.venv-dev/bin/python -m pytest -m "not slow and not triton"
+
+# The same tests on what most processors have: AVX2, without AVX-512, VNNI and BF16, which are hidden from all libraries.
+# Needs Linux on x86-64 and cpuid_fault in /proc/cpuinfo. What torch compiled for the whole processor must not be run.
+MASKED = FSFAST_CPU_MASK=avx2 TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/inductor-avx2 LD_PRELOAD=$(CURDIR)/build/cpu_mask.so
+
+test-avx2: .venv-dev/installed build/cpu_mask.so
+	$(MASKED) .venv-dev/bin/python -m pytest -m "not triton"
+
+build/cpu_mask.so: tests/processors/cpu_mask.c
+	mkdir -p build
+	$(CC) -O2 -shared -fPIC $< -o $@ -ldl
+
+# The kernels for 64-bit ARM under an emulator; Debian's g++-aarch64-linux-gnu and qemu-user.
+aarch64: .venv-dev/installed
+	.venv-dev/bin/python -m pytest tests/processors/test_aarch64.py
 
 # Networks against open_clip and transformers; installs 6 GB, since torchvision needs torch's CUDA build.
 parity: .venv-parity/installed
@@ -35,7 +50,7 @@ lint: .venv-dev/installed
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
 
-.venv-dev/installed: pyproject.toml setup.py constraints-dev.txt $(wildcard csrc/*)
+.venv-dev/installed: pyproject.toml setup.py constraints-dev.txt $(wildcard csrc/* csrc/loops/*)
 	$(PYTHON) -m venv .venv-dev
 	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt -e ".[dev]"
 	touch $@
@@ -43,6 +58,9 @@ lint: .venv-dev/installed
 # Writes benchmarks/results/<machine>/*.csv.
 bench: .venv-dev/installed
 	.venv-dev/bin/python -m benchmarks
+
+bench-avx2: .venv-dev/installed build/cpu_mask.so
+	$(MASKED) .venv-dev/bin/python -m benchmarks
 
 # Everything that needs a CUDA GPU, with the Python that has torch; no network. Writes benchmarks/results/<gpu>/*.csv.
 gpu:
@@ -61,4 +79,4 @@ engine: .venv-dev/installed
 	cp runs/demo/examples/* fsfast/assets/examples/
 
 clean:
-	rm -rf .venv .venv-dev .venv-parity build dist *.egg-info fsfast/kernels/_cpu*.so
+	rm -rf .venv .venv-dev .venv-parity build dist *.egg-info fsfast/kernels/_cpu*.so fsfast/_processor*.so

@@ -9,7 +9,19 @@ from itertools import chain
 from pathlib import Path
 
 try:
-    from benchmarks import bounds, cpu, gpu, gpu_parts, harness, kernels, precisions, purified, serving, vit
+    from benchmarks import (
+        bounds,
+        cpu,
+        gpu,
+        gpu_parts,
+        harness,
+        instruction_sets,
+        kernels,
+        precisions,
+        purified,
+        serving,
+        vit,
+    )
     from benchmarks.harness import Row, show, write_csv
 except ImportError as error:
     sys.exit(
@@ -19,6 +31,7 @@ except ImportError as error:
 # One results file each.
 REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "kernels": (kernels.noise, kernels.resize, kernels.reduction),
+    "instruction-sets": (instruction_sets.cases,),
     "bounds": (bounds.curves, bounds.means),
     "serving": (serving.latency, serving.steps, serving.certification, serving.cold_start),
     "vit": (vit.threads, vit.latency, vit.steps),

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import fsfast
+from export.variants import backends_for
 
 # Photographs and pictures of the built-in engine's test set.
 IMAGES = Path(fsfast.__file__).parent / "assets"
@@ -62,9 +63,10 @@ def purified() -> str:
 
 @cache
 def adm256() -> str:
-    """adm256 and ViT-L/14 in float32, bfloat16, and int8+bfloat16 with the encoder in 8 bits."""
+    """adm256 and ViT-L/14 in float32, bfloat16 int8+bfloat16 with the encoder in 8 bits, or what this machine can."""
     plain, out = str(folder() / "adm256-float32"), str(folder() / "adm256")
     chain = ["--purifier", "adm256", "--output", "tokens+ln_post"]
     _run("export", "clip-l14", "--random-weights", *chain, "--out", plain, "--micro-batch", "1")
-    reduced = ["--precisions", "bfloat16", "int8+bfloat16", "--stages", "encoder", "--samples", "4"]
+    precisions = ["bfloat16", "int8+bfloat16"] if backends_for("bfloat16") else ["int8"]
+    reduced = ["--precisions", *precisions, "--stages", "encoder", "--samples", "4"]
     return _with_precisions(plain, out, *reduced)

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from benchmarks import built
+from benchmarks.able import able, fastest_pair
 from benchmarks.harness import Row, Timing, row
 from benchmarks.workers import Outcome, race
-from fsfast.backends import available_threads
 from fsfast.engine import load_engine
+from fsfast.machine import available_threads
 
 TORCH = (
     "torch: loop",
@@ -80,14 +81,14 @@ def cosine(features: np.ndarray, reference: np.ndarray) -> float:
 
 def techniques(runs: int = 5, names: Sequence[str] = (*TORCH, *BY_HAND, *FSFAST)) -> Iterator[Row]:
     """ViT-B/16 without purifier, n0 = 4, one image: from the research code to int8."""
-    yield from rows_of("ViT-B/16, n0=4", race(names, built.vit(), _N0, runs), _N0)
+    yield from rows_of("ViT-B/16, n0=4", race(able(names), built.vit(), _N0, runs), _N0)
 
 
 def certification(n: int = 1000) -> Iterator[Row]:
     """Certify one image with n samples; the share is its peak memory over that of serving n0 = 4."""
     for label, engine, how in (
         ("demo", built.demo(), "onnxruntime, float32"),
-        ("ViT-B/16", built.vit(), "openvino, int8+bfloat16"),
+        ("ViT-B/16", built.vit(), ", ".join(fastest_pair())),
     ):
         served = race([f"fsfast: {how}"], engine, _N0, 3)[f"fsfast: {how}"]
         # The shortest certification shows what its imports take.
@@ -110,7 +111,7 @@ print(json.dumps([b - a, c - b, time.perf_counter() - c]))
 
 def cold_start(runs: int = 3) -> Iterator[Row]:
     """Import, load, first feature of a new process; the self-test's result is cached."""
-    pairs = (("onnxruntime", "float32"), ("openvino", "int8+bfloat16"))
+    pairs = (("onnxruntime", "float32"), fastest_pair())
     for label, engine in (("demo", built.demo()), ("ViT-B/16", built.vit())):
         for backend, precision in pairs:
             times = _cold(engine, backend, precision, runs)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.files import write_table
+from fsfast.machine import available_threads, processor, vectors
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -128,16 +129,14 @@ def row(
 
 
 def machine() -> str:
-    """Return a folder name for this machine: the processor's name and the number of usable cores."""
-    name = platform.processor() or platform.machine()
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        if found := re.search(r"model name\s*:\s*(.+)", text):
-            name = found.group(1)
-    except OSError:
-        pass
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{slug}-{len(os.sched_getaffinity(0))}-cores"
+    """Return a folder name for this machine: the processor, its vector extensions and the number of usable cores.
+
+    "masked" says that the processor has more, which tests/processors/cpu_mask.c hides.
+    """
+    name = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", processor().lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    masked = "-masked" if os.environ.get("FSFAST_CPU_MASK") else ""
+    return f"{slug}-{vectors()}{masked}-{available_threads()}-cores"
 
 
 def gpu() -> str:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from benchmarks.harness import Row, Timing, measure, row, show
 from export.thresholds import gaussian_thresholds
-from fsfast.backends import available_threads
 from fsfast.kernels import (
     FeatureSums,
     Rows,
@@ -26,6 +25,7 @@ from fsfast.kernels import (
 )
 from fsfast.kernels.casts import from_float32
 from fsfast.kernels.types import Dtype
+from fsfast.machine import available_threads
 
 SIGMA = 0.25
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -81,11 +81,18 @@ def copy_time(size: int, threads: int) -> Timing:
     return measure(lambda: target.copy_(source), seconds=_SECONDS)
 
 
+def torch_denoise(x_t: torch.Tensor, eps_hat: torch.Tensor, target: int) -> torch.Tensor:
+    """What people would write: [M, 3, H, W] and [M, C ≥ 3, H, W] float32 to [M, 3, target, target]."""
+    mean, std = (torch.tensor(v, dtype=torch.float32).reshape(3, 1, 1) for v in (MEAN, STD))
+    pixels = ((1.03 * x_t - 0.25 * eps_hat[:, :3]).clamp(-1, 1) + 1) / 2
+    pixels = F.interpolate(pixels, (target, target), mode="bicubic", antialias=True)
+    return (pixels - mean) / std
+
+
 def resize() -> Iterator[Row]:
     """4 images with noise estimates of 6 channels, down and up, and without a change of size."""
     case = "denoise_resize_normalise"
     rng = np.random.default_rng(0)
-    mean, std = (torch.tensor(v, dtype=torch.float32).reshape(3, 1, 1) for v in (MEAN, STD))
     for source, target in ((256, 224), (256, 336), (224, 224)):
         x_t, eps_hat = (rng.standard_normal((4, c, source, source), dtype=np.float32) for c in (3, 6))
         tables = resize_tables((source, source), (target, target))
@@ -93,19 +100,13 @@ def resize() -> Iterator[Row]:
         # x_t and three channels of eps_hat are read once, the result is written once.
         size = 2 * x_t.nbytes + out.nbytes
         x, e = torch.from_numpy(x_t), torch.from_numpy(eps_hat)
-
-        def with_torch(x: torch.Tensor = x, e: torch.Tensor = e, target: int = target) -> torch.Tensor:
-            p = ((1.03 * x - 0.25 * e[:, :3]).clamp(-1, 1) + 1) / 2
-            p = F.interpolate(p, (target, target), mode="bicubic", antialias=True)
-            return (p - mean) / std
-
         for threads in sorted({1, available_threads()}):
             copied = copy_time(size, threads)
             yield row(
                 case,
                 f"torch, {source}→{target}",
                 threads,
-                measure(with_torch, seconds=_SECONDS),
+                measure(partial(torch_denoise, x, e, target), seconds=_SECONDS),
                 size / 1e9,
                 "GB/s",
             )

@@ -11,7 +11,7 @@ from benchmarks.tables import markdown, number, read, share
 
 DOCS = Path(__file__).parent.parent / "docs" / "performance.md"
 _PLACE = re.compile(
-    r"(<!-- (?P<kind>techniques|numbers|others): (?P<group>\S+) in (?P<folder>\S+) -->\n).*?(<!-- end of \w+ -->)",
+    r"(<!-- (?P<kind>techniques|numbers|others|sets): (?P<group>\S+) in (?P<folder>\S+) -->\n).*?(<!-- end of \w+ -->)",
     re.DOTALL,
 )
 
@@ -87,6 +87,20 @@ def others(rows: Sequence[dict[str, str]]) -> str:
     return markdown(("case", "variant", "ms (median)", "rate", ""), cells)
 
 
+def sets(rows: Sequence[dict[str, str]]) -> str:
+    """Return a table of kernels with a column per instruction set: milliseconds, and what they are measured by."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows:
+        name, _, variant = row["variant"].partition(", ")
+        found.setdefault(f"{row['case']}, {variant}", {})[name] = row
+    names = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
+    cells = [
+        [case, *(f"{number(by_name[name]['p50_ms'])} ({share(by_name[name])})" for name in names)]
+        for case, by_name in found.items()
+    ]
+    return markdown(("kernel, type, ms", *names), cells)
+
+
 def render(kind: str, path: Path) -> str:
     """Return a table of a results file with the circumstances beneath; nothing where there is no file."""
     if not path.exists():
@@ -97,7 +111,7 @@ def render(kind: str, path: Path) -> str:
         f"\n{first['device']}, {first['date']}: ONNX Runtime {first['onnxruntime']}, OpenVINO {first['openvino']}, "
         f"torch {first['torch']}.\n"
     )
-    return {"techniques": techniques, "numbers": numbers, "others": others}[kind](rows) + foot
+    return {"techniques": techniques, "numbers": numbers, "others": others, "sets": sets}[kind](rows) + foot
 
 
 def updated(text: str) -> str:

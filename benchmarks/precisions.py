@@ -9,9 +9,10 @@ import numpy as np
 
 import fsfast
 from benchmarks import built
+from benchmarks.able import able_pairs
 from benchmarks.cpu import cosine
 from benchmarks.harness import Row, Timing, row
-from fsfast.backends import available_threads
+from fsfast.machine import available_threads
 from train.data import study_set
 
 PAIRS = (
@@ -28,7 +29,7 @@ def trade_off(n: int = 1000, images: int = 8) -> Iterator[Row]:
     """Certify test images with the same seeds at every precision, and replay the first certificate of each."""
     pictures = list(study_set(0, images).images.permute(0, 2, 3, 1).byte().numpy())
     reference: np.ndarray | None = None
-    for backend, precision in PAIRS:
+    for backend, precision in able_pairs(PAIRS):
         with fsfast.SmoothedEncoder(built.demo(), backend=backend, precision=precision) as encoder:
             features = encoder.encode(pictures, seeds=range(len(pictures))).unit
             reference = features if reference is None else reference

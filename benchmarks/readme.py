@@ -1,4 +1,7 @@
-"""Copy a machine's results into README.md and docs/performance.md: `python -m benchmarks.readme [FOLDER]`."""
+"""Make the tables of README.md and docs/performance.md anew from the results files: `python -m benchmarks.readme`.
+
+The documents name the folder of each table, so that no table mixes machines; FOLDER puts another one into the README.
+"""
 
 from __future__ import annotations
 
@@ -139,21 +142,20 @@ def render_study(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Update README.md from this machine's results, or those of the folder that is named."""
+    """Update README.md and docs/performance.md from the folders that they name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
-    parser.add_argument(
-        "folder", nargs="?", default=machine(), help="in benchmarks/results (default: this machine's)"
-    )
+    parser.add_argument("folder", nargs="?", help="in benchmarks/results: show this machine in the README")
     folder = parser.parse_args(argv).folder
-    if not any((RESULTS / folder / f"{name}.csv").exists() for name in TITLES):
+    if folder is not None and not any((RESULTS / folder / f"{name}.csv").exists() for name in TITLES):
         parser.error(
-            f"wanted a folder with results in {RESULTS}, got {folder!r}; run python -m benchmarks first"
+            f"wanted a folder with results in {RESULTS}, as {machine()} on this machine, got {folder!r}; run "
+            "python -m benchmarks first"
         )
     text = README.read_text(encoding="utf-8")
-    text = re.sub(r"<!-- results.*? -->", f"<!-- results: {folder} -->", text)
+    if folder is not None:
+        text = re.sub(r"<!-- results.*? -->", f"<!-- results: {folder} -->", text)
     write_whole(README, updated(text).encode())
     text = performance.DOCS.read_text(encoding="utf-8")
-    text = re.sub(r"(<!-- (?:techniques|numbers|others): \S+ in )\S+ -->", rf"\g<1>{folder} -->", text)
     write_whole(performance.DOCS, performance.updated(text).encode())
     return 0
 

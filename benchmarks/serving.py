@@ -14,7 +14,7 @@ import numpy as np
 
 import fsfast
 from benchmarks.harness import Row, Timing, measure, measure_together, row
-from fsfast.backends import available_threads
+from fsfast.machine import available_threads
 from fsfast.pipeline import STEPS
 
 N0 = (1, 2, 4, 8, 16)

@@ -10,6 +10,7 @@
 
 #include "cosine_mean.h"
 #include "denoise_resize_normalise.h"
+#include "instruction_sets.h"
 #include "noisy_batch.h"
 #include "philox.h"
 
@@ -44,6 +45,11 @@ T* optional_out(const py::object& object, int64_t count, const char* what) {
   return packed_out<T>(array, count, what);
 }
 
+InstructionSet set_of(size_t place) {
+  require(place < instruction_sets().size(), "instruction set");
+  return static_cast<InstructionSet>(place);
+}
+
 // The bits of bfloat16 are carried as uint16.
 Dtype dtype_of(const py::array& array) {
   if (py::isinstance<py::array_t<float>>(array)) return Dtype::FLOAT32;
@@ -64,12 +70,11 @@ py::array philox(uint64_t seed, const py::array& counters) {
   return words;
 }
 
-// Words of half 0 from one variant: [count, 4].
-py::array philox_blocks(uint64_t seed, uint32_t first, uint32_t sample, uint32_t stream, int count, size_t variant) {
+// Words of half 0: [count, 4].
+py::array philox_blocks(uint64_t seed, uint32_t first, uint32_t sample, uint32_t stream, int count, size_t set) {
   // Whole vectors are written.
   std::vector<uint32_t> buffer(4 * count + 128);
-  noise_functions<uint32_t, 1>().at(variant).philox_blocks(PhiloxStream(seed, sample, stream), first, count,
-                                                           buffer.data());
+  FSFAST_FUNCTION(set_of(set), philox_blocks)(PhiloxStream(seed, sample, stream), first, count, buffer.data());
   py::array_t<uint32_t> words({py::ssize_t{count}, py::ssize_t{4}});
   std::copy_n(buffer.begin(), 4 * count, words.mutable_data());
   return words;
@@ -91,7 +96,8 @@ Noise noise_of(const py::array& thresholds, const py::array& guide, uint32_t tai
 void noisy_batch_binding(const py::array& images, const py::array& row_image, const py::array& row_seed,
                          const py::array& row_sample, uint32_t stream, const py::array& thresholds,
                          const py::array& guide, uint32_t tail, const py::array& values, bool channels_last,
-                         py::array& out, int threads, size_t variant) {
+                         py::array& out, int threads, size_t set_place) {
+  const InstructionSet set = set_of(set_place);
   require(images.ndim() == 4 && images.shape(3) == 3 && py::isinstance<py::array_t<uint8_t>>(images), "images");
   const Images view{static_cast<const uint8_t*>(images.data()), images.shape(1),   images.shape(2),
                     images.strides(0),  images.strides(1), images.strides(2), images.strides(3)};
@@ -108,7 +114,7 @@ void noisy_batch_binding(const py::array& images, const py::array& row_image, co
   const bool wide = dtype_of(out) == Dtype::FLOAT32;
   const auto run = [&](auto kernel, auto word) {
     using Word = decltype(word);
-    kernel(view, row_view, stream, noise, static_cast<const Word*>(table), static_cast<Word*>(to), threads, variant);
+    kernel(view, row_view, stream, noise, static_cast<const Word*>(table), static_cast<Word*>(to), threads, set);
   };
   const py::gil_scoped_release release;
   if (wide && channels_last) run(noisy_batch<uint32_t, 3>, uint32_t{});
@@ -137,7 +143,8 @@ void denoise_resize_normalise_binding(const py::array& x_t, const py::object& ep
                                       const py::array& row_start, const py::array& row_weights,
                                       const py::array& column_start, const py::array& column_weights,
                                       const std::array<double, 3>& mean, const std::array<double, 3>& std,
-                                      bool channels_last, py::array& out, int threads) {
+                                      bool channels_last, py::array& out, int threads, size_t set_place) {
+  const InstructionSet set = set_of(set_place);
   DenoiseArguments arguments{};
   arguments.x_t = tensor_of(x_t, x_t.data(), false);
   require(x_t.shape(1) == 3, "x_t channels");
@@ -162,7 +169,7 @@ void denoise_resize_normalise_binding(const py::array& x_t, const py::object& ep
   }
   const int64_t images = x_t.shape(0);
   const py::gil_scoped_release release;
-  DenoiseResizeNormalise(arguments, images, threads);
+  DenoiseResizeNormalise(arguments, set).run(images, threads);
 }
 
 // Stable: the rows of an image stay in order.
@@ -180,7 +187,8 @@ std::vector<ImageRows> rows_by_image(const int32_t* image, int64_t rows, int64_t
 
 void cosine_mean_binding(const py::array& features, const py::array& row_image, int64_t images,
                          const py::object& anchor, const py::object& unit, const py::object& norm,
-                         const py::object& raw, const py::object& dots, int threads) {
+                         const py::object& raw, const py::object& dots, int threads, size_t set_place) {
+  const InstructionSet set = set_of(set_place);
   require(features.ndim() == 3 && (features.flags() & py::array::c_style), "features");
   const int64_t rows = features.shape(0);
   CosineArguments a{};
@@ -198,7 +206,7 @@ void cosine_mean_binding(const py::array& features, const py::array& row_image, 
   require((a.anchor == nullptr) == (a.dots == nullptr), "anchor and dots");
   const auto groups = rows_by_image(packed<int32_t>(row_image, rows, "rows.image"), rows, images);
   const py::gil_scoped_release release;
-  cosine_mean(a, groups, threads);
+  cosine_mean(a, groups, threads, set);
 }
 
 }  // namespace
@@ -207,8 +215,8 @@ PYBIND11_MODULE(_cpu, module) {
   module.doc() = "C++ kernels; call them through fsfast.kernels.cpu.";
   module.def("philox", &philox, py::arg("seed"), py::arg("counters"));
   module.def("philox_blocks", &philox_blocks, py::arg("seed"), py::arg("first"), py::arg("sample"),
-             py::arg("stream"), py::arg("count"), py::arg("variant"));
-  module.attr("NOISE_VARIANTS") = noise_functions<uint32_t, 1>().size();
+             py::arg("stream"), py::arg("count"), py::arg("instruction_set"));
+  module.attr("INSTRUCTION_SETS") = py::tuple(py::cast(instruction_sets()));
   module.def("noisy_batch", &noisy_batch_binding);
   module.def("denoise_resize_normalise", &denoise_resize_normalise_binding);
   module.def("cosine_mean", &cosine_mean_binding);

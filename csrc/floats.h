@@ -1,10 +1,10 @@
-// Conversions between float32 and the 16-bit types, in integer arithmetic that the compiler can vectorise.
+// float32 and the 16-bit types: one number to and fro, in integer arithmetic that the compiler can vectorise.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "parallel.h"
+#include "platform.h"
 
 namespace fsfast {
 
@@ -73,40 +73,6 @@ FSFAST_INLINE Half store<Half>(float value) {
   const uint32_t large = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
   const uint32_t finite = magnitude < 0x38800000u ? small : normal;
   return {static_cast<uint16_t>(sign | (magnitude >= 0x477ff000u ? large : finite))};
-}
-
-template <typename T>
-FSFAST_INLINE void load_row(const char* from, int64_t stride, int64_t count, float* __restrict to) {
-  if (stride == sizeof(T)) {
-    const T* packed = reinterpret_cast<const T*>(from);
-    for (int64_t i = 0; i < count; ++i) to[i] = load(packed[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = load(*reinterpret_cast<const T*>(from + i * stride));
-  }
-}
-
-template <typename T>
-FSFAST_INLINE void store_row(const float* __restrict from, int64_t count, char* to, int64_t stride) {
-  if (stride == sizeof(T)) {
-    T* packed = reinterpret_cast<T*>(to);
-    for (int64_t i = 0; i < count; ++i) packed[i] = store<T>(from[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) *reinterpret_cast<T*>(to + i * stride) = store<T>(from[i]);
-  }
-}
-
-// `count` elements, `stride` bytes apart, to contiguous float32.
-FSFAST_CLONES inline void load_floats(Dtype dtype, const char* from, int64_t stride, int64_t count, float* to) {
-  if (dtype == Dtype::FLOAT32) load_row<float>(from, stride, count, to);
-  if (dtype == Dtype::FLOAT16) load_row<Half>(from, stride, count, to);
-  if (dtype == Dtype::BFLOAT16) load_row<Brain>(from, stride, count, to);
-}
-
-// The way back, rounding to nearest even.
-FSFAST_CLONES inline void store_floats(Dtype dtype, const float* from, int64_t count, char* to, int64_t stride) {
-  if (dtype == Dtype::FLOAT32) store_row<float>(from, count, to, stride);
-  if (dtype == Dtype::FLOAT16) store_row<Half>(from, count, to, stride);
-  if (dtype == Dtype::BFLOAT16) store_row<Brain>(from, count, to, stride);
 }
 
 }  // namespace fsfast

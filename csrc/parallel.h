@@ -1,4 +1,4 @@
-// Threads over ranges, the floating-point environment, and function clones for newer processors.
+// Threads over ranges, and the floating-point environment.
 #pragma once
 
 #include <algorithm>
@@ -7,23 +7,6 @@
 #include <system_error>
 #include <thread>
 #include <vector>
-
-// GCC 12 compiles a marked function once per instruction set and picks at load time. Elsewhere: plain loops.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
-#define FSFAST_X86_GCC 1
-#define FSFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FSFAST_X86_GCC 0
-#define FSFAST_CLONES
-#endif
-
-// GCC and Clang, on any processor. A clone is only as good as what is inlined into it.
-#define FSFAST_INLINE inline __attribute__((always_inline))
-#define FSFAST_COLD __attribute__((noinline, cold))
-// One predicted branch is cheaper than the conditional moves that the compiler would make of it.
-#define FSFAST_KEEP_BRANCH() __asm__ volatile("")
-// Reading an array back is faster than extracting its elements from vector registers one by one.
-#define FSFAST_KEEP_IN_MEMORY() __asm__ volatile("" ::: "memory")
 
 namespace fsfast {
 

@@ -27,12 +27,23 @@ inline std::array<uint32_t, 4> philox4x32(const std::array<uint32_t, 4>& counter
           static_cast<uint32_t>(c3)};
 }
 
-// What the counters of one noise vector have in common.
+constexpr uint32_t upper(uint64_t product) { return static_cast<uint32_t>(product >> 32); }
+constexpr uint32_t lower(uint64_t product) { return static_cast<uint32_t>(product); }
+
+// What the counters of one noise vector have in common: everything but the block's index.
 struct PhiloxStream {
   uint32_t key0, key1, sample, stream;
+  // What the first three rounds add to every block of half 0: half of their products do not depend on the index.
+  uint32_t second0, second2, third2;
 
   PhiloxStream(uint64_t seed, uint32_t sample_, uint32_t stream_)
-      : key0(static_cast<uint32_t>(seed)), key1(static_cast<uint32_t>(seed >> 32)), sample(sample_), stream(stream_) {}
+      : key0(lower(seed)), key1(upper(seed)), sample(sample_), stream(stream_) {
+    const uint64_t first1 = stream * PHILOX_M1;
+    const uint64_t second0_product = (upper(first1) ^ sample ^ key0) * PHILOX_M0;
+    second0 = lower(first1) ^ (key0 + PHILOX_W0);
+    second2 = upper(second0_product) ^ (key1 + PHILOX_W1);
+    third2 = lower(second0_product) ^ (key1 + 2 * PHILOX_W1);
+  }
 
   std::array<uint32_t, 4> block(uint32_t index, uint32_t half) const {
     return philox4x32({index, sample, stream, half}, key0, key1);

@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from fsfast.backends import available_threads
 from fsfast.backends.onnxruntime import open_session
 from fsfast.engine import Engine
 from fsfast.images import to_grid_image
 from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
+from fsfast.machine import available_threads
 from fsfast.schedule import grid_scaling
 
 Run = Callable[[np.ndarray], np.ndarray]

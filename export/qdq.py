@@ -15,9 +15,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.graph import ExportedGraph
+from fsfast.onnxunsigned import SAFE_WEIGHT
 
-# Weights use −127…127, so that they are symmetric.
-_WEIGHT_LIMIT = 127
+# Bits of a weight → its largest magnitude; weights are symmetric. With 7 bits no pair of products leaves 16 bits, so
+# that processors without VNNI can add them fast: see fsfast.onnxunsigned.
+WEIGHT_LIMITS = {7: SAFE_WEIGHT, 8: 127}
 _LEVELS = 255
 
 
@@ -68,7 +70,10 @@ def _products(model: onnx.ModelProto, stored: set[str]) -> Iterator[Product]:
 
 
 def quantise(
-    model: onnx.ModelProto, values: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[float, float]]
+    model: onnx.ModelProto,
+    values: Mapping[str, np.ndarray],
+    ranges: Mapping[str, tuple[float, float]],
+    weight_bits: int = 8,
 ) -> ExportedGraph:
     """Return the int8 graph.
 
@@ -76,8 +81,9 @@ def quantise(
         model: the float32 graph; its external initialisers have the names of `values`.
         values: name of an external initialiser → its values.
         ranges: name of an activation → (low, high), what its 8 bits span; products of others stay as they are.
+        weight_bits: of WEIGHT_LIMITS; stored in 8 bits either way.
     """
-    return _Rewriter(model, values, ranges).rewritten()
+    return _Rewriter(model, values, ranges, WEIGHT_LIMITS[weight_bits]).rewritten()
 
 
 class _Rewriter:
@@ -86,11 +92,13 @@ class _Rewriter:
         model: onnx.ModelProto,
         values: Mapping[str, np.ndarray],
         ranges: Mapping[str, tuple[float, float]],
+        weight_limit: int,
     ):
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         self._values = values
         self._ranges = ranges
+        self._weight_limit = weight_limit
         self._weights: dict[str, np.ndarray] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._scales: dict[str, float] = {}
@@ -141,7 +149,7 @@ class _Rewriter:
         value = self._values[name]
         others = tuple(i for i in range(value.ndim) if i != axis)
         largest = np.maximum(np.abs(value).max(others, keepdims=True), 1e-8)
-        scale = (largest / _WEIGHT_LIMIT).astype(np.float32)
+        scale = (largest / self._weight_limit).astype(np.float32)
         if f"{name}.scale" not in self._weights:
             self._weights[f"{name}.int8"] = np.round(value / scale).astype(np.int8)
             self._weights[f"{name}.scale"] = scale.reshape(-1)

@@ -3,7 +3,7 @@
 bfloat16 computes the float32 graphs in bfloat16. int8 computes products with stored weights in 8 bits, with scales
 calibrated on noisy (and purified) samples of the given images, and the rest in float32; int8+bfloat16 the rest in
 bfloat16. Every variant is measured against float32 on samples that did not calibrate it. A stage that 8 bits change too
-much keeps its float32 graph.
+much keeps its float32 graph. Without --precisions, what this processor cannot measure is left out.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import numpy as np
 
 from export.calibration import Samples, load_images
 from export.card import reduced_precisions
+from export.qdq import WEIGHT_LIMITS
 from export.reduce import PRECISIONS, Options, Reduced, reduce_stage
-from export.variants import ARITHMETIC, backends_for
+from export.variants import ARITHMETIC, backends_for, why_not
 from export.weights import WeightsFile, point_into
 from fsfast.engine import Engine, load_engine
 from fsfast.engine_writer import check_target, save_engine
@@ -59,6 +60,10 @@ def add_precisions(
     """
     path = Path(path)
     check_target(path, force)
+    for precision in PRECISIONS if options.precisions is None else ():
+        if not backends_for(precision):
+            report(f"{precision} is left out: {why_not(precision)}")
+    options = options.resolved()
     engine = load_engine(source)
     _check(engine, options)
     pictures = load_images(images, engine, options.samples)
@@ -79,6 +84,11 @@ def add_precisions(
 
 def _check(engine: Engine, options: Options) -> None:
     manifest = engine.manifest
+    assert options.precisions is not None
+    if not options.precisions:
+        raise ValueError("no back end here computes in a reduced precision; pip install 'fsfast[cpu]'")
+    if options.weight_bits not in WEIGHT_LIMITS:
+        raise ValueError(f"wanted 7 or 8 bits of a weight, got {options.weight_bits}")
     if "float32" not in manifest.precisions:
         raise ValueError(f"wanted an engine with float32, got {', '.join(manifest.precisions)}")
     if present := [p for p in options.precisions if p in manifest.weights]:
@@ -91,10 +101,9 @@ def _check(engine: Engine, options: Options) -> None:
         if stage not in manifest.stages:
             raise ValueError(f"wanted stages of this engine ({', '.join(manifest.stages)}), got {stage!r}")
     for precision in options.precisions:
-        if not backends_for(ARITHMETIC[precision]):
+        if not backends_for(precision):
             raise ValueError(
-                f"{precision} cannot be measured here: no back end computes in {ARITHMETIC[precision]}; "
-                "pip install 'fsfast[openvino]', or choose with --precisions"
+                f"{precision} cannot be measured here: {why_not(precision)}, or choose with --precisions"
             )
 
 
@@ -106,6 +115,7 @@ def _reduce(
     report: Callable[[str], None],
 ) -> tuple[dict[str, Reduced], dict[str, bytes | Path]]:
     """Return stage → result, and the new files; only one stage's weights are in memory at a time."""
+    assert options.precisions is not None
     calibration = Samples(engine, pictures, options.samples, seed=0)
     # Other noise, so that nothing is measured on what it was fitted to.
     check = Samples(engine, pictures, max(options.samples // 4, 1), seed=1)
@@ -135,6 +145,7 @@ def _reduce(
 def _record(engine: Engine, reduced: dict[str, Reduced], options: Options) -> dict[str, Any]:
     """Return the manifest with the new variants."""
     manifest = engine.manifest
+    assert options.precisions is not None
     float_weights = manifest.weights["float32"]
     stages = {}
     for stage, result in reduced.items():
@@ -163,8 +174,8 @@ def _provenance(
         pixels.update(np.ascontiguousarray(picture))
     return {
         "from": engine.digest,
-        "scheme": "static; weights int8 per output channel, symmetric; activations uint8 per tensor, from the smallest "
-        "to the largest value seen; sums in int32",
+        "scheme": f"static; int8 weights of {options.weight_bits} bits per output channel, symmetric; uint8 "
+        "activations per tensor, from the smallest to the largest value seen; sums in int32",
         "images": len(pictures),
         "images_sha256": pixels.hexdigest(),
         "samples": options.samples,
@@ -181,7 +192,11 @@ def main(argv: list[str] | None = None) -> int:
     """Add precisions as the arguments say; return the exit code."""
     args = _parser().parse_args(argv)
     options = Options(
-        tuple(args.precisions), tuple(args.stages) if args.stages else None, args.samples, args.accept
+        tuple(args.precisions) if args.precisions else None,
+        tuple(args.stages) if args.stages else None,
+        args.samples,
+        args.accept,
+        args.weight_bits,
     )
     try:
         add_precisions(args.engine, Path(args.images), args.out, options, force=args.force)
@@ -204,7 +219,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
     parser.add_argument(
-        "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="what to add (default: all)"
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        help="what to add (default: all that this processor can measure)",
     )
     parser.add_argument(
         "--stages",
@@ -223,6 +241,13 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=Options.accept,
         help=f"smallest cosine to float32 with which a stage may become int8 (default {Options.accept})",
+    )
+    parser.add_argument(
+        "--weight-bits",
+        type=int,
+        choices=sorted(WEIGHT_LIMITS),
+        help="of int8 weights: 7 is faster on processors without VNNI, 8 is nearer to float32 (default: 8 where this "
+        "processor has VNNI, else 7)",
     )
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -12,9 +12,10 @@ from export.calibration import Samples, activation_ranges, run_all
 from export.equalise import equalise, normalisations, watch_channels
 from export.graph import ExportedGraph
 from export.qdq import products, quantise
-from export.variants import ARITHMETIC, Measured, measure_variant
+from export.variants import Measured, backends_for, measure_variant
 from export.weights import in_memory
 from fsfast.engine import Engine
+from fsfast.machine import sums_8_bit_products_exactly
 from fsfast.onnxarrays import stored_arrays
 from fsfast.selftest import load_golden
 
@@ -26,16 +27,29 @@ class Options:
     """What to make of an engine.
 
     Attributes:
-        precisions: some of PRECISIONS.
+        precisions: some of PRECISIONS; None: all that this processor can measure.
         stages: the stages that may become int8; None: all.
         samples: noisy samples that calibrate; a quarter as many, others, measure.
         accept: smallest cosine to float32 with which a stage may become int8.
+        weight_bits: 7 or 8, of the int8 weights; None: 8 where this processor adds their products fast and exactly,
+            else 7.
     """
 
-    precisions: tuple[str, ...] = PRECISIONS
+    precisions: tuple[str, ...] | None = None
     stages: tuple[str, ...] | None = None
     samples: int = 64
     accept: float = 0.999
+    weight_bits: int | None = None
+
+    def resolved(self) -> Options:
+        """Return the options with what this processor decides written out."""
+        able = tuple(p for p in PRECISIONS if backends_for(p))
+        bits = 8 if sums_8_bit_products_exactly() else 7
+        return replace(
+            self,
+            precisions=able if self.precisions is None else self.precisions,
+            weight_bits=bits if self.weight_bits is None else self.weight_bits,
+        )
 
 
 @dataclass(frozen=True)
@@ -66,11 +80,13 @@ def reduce_stage(
     Args:
         engine: the float32 engine.
         stage: of its stages.
-        options: what to make.
+        options: what to make, resolved.
         calibration: samples that decide the scales.
         check: samples that the variants are measured on.
         report: receives one line per precision.
     """
+    assert options.precisions is not None
+    assert options.weight_bits is not None
     graph = engine.graph(stage, "float32")
     weights = engine.buffer(engine.manifest.stages[stage]["float32"].weights)
     model = onnx.load_from_string(graph)
@@ -83,7 +99,7 @@ def reduce_stage(
 
     def measured(of: tuple[bytes, bytearray], precision: str, what: str) -> Measured:
         # The stored input counts, since its deviation is what a self-test sees.
-        found = measure_variant(*of, ARITHMETIC[precision], [*check.inputs, x], [*wanted, y])
+        found = measure_variant(*of, precision, [*check.inputs, x], [*wanted, y])
         report(
             f"{stage}, {precision} ({what}; {', '.join(found.backends)}): deviation {found.deviation:.1e}, "
             f"cosine {found.cosine:.6f}"
@@ -94,9 +110,9 @@ def reduce_stage(
     refused = None
     kept: dict[str, Measured] = {}
     if names:
-        for how, candidate in _int8(model, weights, names, calibration):
+        for how, candidate in _int8(model, weights, names, calibration, options.weight_bits):
             packed = in_memory(candidate)
-            found = {p: measured(packed, p, f"8 bits, {how}") for p in eights}
+            found = {p: measured(packed, p, f"{options.weight_bits}-bit weights, {how}") for p in eights}
             if int8 is None or _worst(found) > _worst(kept):
                 int8, kept = candidate, found
         if (worst := _worst(kept)) < options.accept:
@@ -117,7 +133,7 @@ def _worst(found: dict[str, Measured]) -> float:
 
 
 def _int8(
-    model: onnx.ModelProto, weights: bytearray, names: list[str], calibration: Samples
+    model: onnx.ModelProto, weights: bytearray, names: list[str], calibration: Samples, weight_bits: int
 ) -> Iterator[tuple[str, ExportedGraph]]:
     """Yield 8-bit graphs of a float32 graph: as it is, and with its channels made alike where it can be.
 
@@ -126,7 +142,7 @@ def _int8(
     """
     values = stored_arrays(model.SerializeToString(), weights)
     ranges, _ = activation_ranges(model, weights, names, calibration.inputs)
-    yield "as it is", quantise(model, values, ranges)
+    yield "as it is", quantise(model, values, ranges, weight_bits)
     if not (found := normalisations(model)):
         return
     outputs, sizes = [item.output for item in found], [len(values[item.weight]) for item in found]
@@ -136,4 +152,4 @@ def _int8(
     alike = equalise(model, values, dict(zip(outputs, largest, strict=True)))
     graph, content = in_memory(alike)
     ranges, _ = activation_ranges(onnx.load_from_string(graph), content, names, calibration.inputs)
-    yield "channels alike", quantise(alike.model, alike.weights, ranges)
+    yield "channels alike", quantise(alike.model, alike.weights, ranges, weight_bits)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from export.calibration import Run, side_by_side
-from fsfast.backends import BACKENDS, available_threads, load_backend
+from fsfast.backends import BACKENDS, load_backend
 from fsfast.choice import installed
 from fsfast.errors import BackendUnavailable
+from fsfast.machine import available_threads, processor
 
 # What a precision computes in, apart from its 8-bit products.
 ARITHMETIC = {"float32": "float32", "bfloat16": "bfloat16", "int8": "float32", "int8+bfloat16": "bfloat16"}
@@ -50,24 +51,35 @@ class Measured:
         return {"parity": [parity], "tolerance": self.tolerance}
 
 
-def backends_for(arithmetic: str) -> tuple[str, ...]:
-    """Return the installed back ends that compute float32 graphs in this arithmetic here."""
+def backends_for(precision: str) -> tuple[str, ...]:
+    """Return the installed back ends that compute as a precision says on this processor."""
     found = []
     for name in BACKENDS:
         if name in installed():
             try:
-                able = load_backend(name).arithmetics()
+                backend = load_backend(name)
             except BackendUnavailable:
                 continue
-            if arithmetic in able:
+            exact = backend.exact_8_bit_products() or not precision.startswith("int8")
+            if exact and ARITHMETIC[precision] in backend.arithmetics():
                 found.append(name)
     return tuple(found)
+
+
+def why_not(precision: str) -> str:
+    """Return why no back end here computes as a precision says, and what would help."""
+    if "openvino" not in installed():
+        return f"no back end here computes in {ARITHMETIC[precision]}: pip install 'fsfast[openvino]'"
+    return (
+        f"{processor()} does not compute in {ARITHMETIC[precision]} (for bfloat16 it takes AVX512_BF16 or AMX): add it "
+        "on a processor that does"
+    )
 
 
 def measure_variant(
     graph: bytes,
     weights: bytearray,
-    arithmetic: str,
+    precision: str,
     inputs: Sequence[np.ndarray],
     wanted: Sequence[np.ndarray],
 ) -> Measured:
@@ -76,19 +88,19 @@ def measure_variant(
     Args:
         graph: the variant's graph.
         weights: content of the file that its external data points into.
-        arithmetic: what its floating-point operations are computed in.
+        precision: of ARITHMETIC.
         inputs, wanted: [1, …] float32 each.
 
     Raises:
         BackendUnavailable: no back end here can run it.
         RuntimeError: one that should cannot.
     """
-    names = backends_for(arithmetic)
+    names = backends_for(precision)
     if not names:
-        raise BackendUnavailable(f"no back end here computes in {arithmetic}; pip install 'fsfast[openvino]'")
+        raise BackendUnavailable(why_not(precision))
     rows = []
     for name in names:
-        run = _OPEN[name](graph, weights, arithmetic, wanted[0])
+        run = _OPEN[name](graph, weights, ARITHMETIC[precision], wanted[0])
         for got, right in zip(side_by_side(run, inputs), wanted, strict=True):
             rows.append(_compare(np.asarray(got, np.float64), right.astype(np.float64)))
     deviation, max_abs, cosine = np.array(rows).T

@@ -19,13 +19,14 @@ from fsfast.backends import (
     DEFAULT_MICRO_BATCH,
     Work,
     check_arithmetic,
-    device_class,
+    check_products,
     load_backend,
     open_graphs,
 )
 from fsfast.engine import Engine
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.files import cache_folder, write_whole
+from fsfast.machine import device_class
 from fsfast.selftest import check_golden, golden_rows
 from fsfast.strict_json import parse_json
 
@@ -148,8 +149,9 @@ def _usable(engine: Engine, work: Work) -> tuple[list[str], list[str]]:
             refusals.append(f"{name} is not installed")
             continue
         try:
-            able = load_backend(name).arithmetics()
-            check_arithmetic(name, able, engine.manifest, work.precision, work.stages)
+            module = load_backend(name)
+            check_arithmetic(name, module.arithmetics(), engine.manifest, work.precision, work.stages)
+            check_products(name, module.exact_8_bit_products(), engine, work.precision, work.stages)
         except BackendUnavailable as error:
             refusals.append(str(error))
         else:

@@ -20,6 +20,7 @@ _ENVIRONMENT = """environment:
   FSFAST_BACKEND what --backend auto means: onnxruntime or openvino (default: the faster one by measurement)
   FSFAST_CACHE   folder of self-test results and measurements (default: $XDG_CACHE_HOME/fsfast or ~/.cache/fsfast)
   FSFAST_SECRET  derive seeds from this secret of at least 16 bytes instead of drawing them
+  FSFAST_INSTRUCTION_SET  what the kernels run on, of those that doctor names (default: the fastest; same bits)
 
 exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use"""
 

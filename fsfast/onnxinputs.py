@@ -28,56 +28,56 @@ def weights_as_inputs(graph: bytes) -> tuple[bytes, list[ExternalTensor]]:
     """
     tensors = external_tensors(graph)
     parts = []
-    for number, content, whole in _fields(memoryview(graph)):
-        parts.append(_message(number, _rewritten(content, tensors)) if number == _MODEL_GRAPH else whole)
+    for index, content, whole in fields(memoryview(graph)):
+        parts.append(message(index, _rewritten(content, tensors)) if index == _MODEL_GRAPH else whole)
     return b"".join(parts), tensors
 
 
 def _rewritten(graph: memoryview, tensors: list[ExternalTensor]) -> bytes:
     kept = [
         bytes(whole)
-        for number, content, whole in _fields(graph)
-        if number != _GRAPH_INITIALISER or not _is_external(content)
+        for index, content, whole in fields(graph)
+        if index != _GRAPH_INITIALISER or not _is_external(content)
     ]
-    return b"".join([*kept, *(_message(_GRAPH_INPUT, _value_info(tensor)) for tensor in tensors)])
+    return b"".join([*kept, *(message(_GRAPH_INPUT, _value_info(tensor)) for tensor in tensors)])
 
 
 def _is_external(tensor: memoryview) -> bool:
-    return any(
-        number == _TENSOR_LOCATION and bytes(whole[-1:]) == b"\1" for number, _, whole in _fields(tensor)
-    )
+    return any(index == _TENSOR_LOCATION and bytes(whole[-1:]) == b"\1" for index, _, whole in fields(tensor))
 
 
 def _value_info(tensor: ExternalTensor) -> bytes:
-    shape = b"".join(_message(_DIMENSION, _number(_VALUE, size)) for size in tensor.shape)
-    kind = _number(_ELEMENT, DATA_TYPES[tensor.dtype]) + _message(_SHAPE, shape)
-    return _message(_NAME, tensor.name.encode()) + _message(_TYPE, _message(_TENSOR_TYPE, kind))
+    shape = b"".join(message(_DIMENSION, number(_VALUE, size)) for size in tensor.shape)
+    kind = number(_ELEMENT, DATA_TYPES[tensor.dtype]) + message(_SHAPE, shape)
+    return message(_NAME, tensor.name.encode()) + message(_TYPE, message(_TENSOR_TYPE, kind))
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+def fields(content: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
     """Yield number, content and the whole bytes of each field; `external_tensors` has checked their form."""
     position = 0
-    while position < len(message):
+    while position < len(content):
         start = position
-        key, position = varint(message, position)
+        key, position = varint(content, position)
         wire = key & 7
         if wire == _VARINT:
-            _, end = varint(message, position)
+            _, end = varint(content, position)
         elif wire == _BYTES:
-            length, position = varint(message, position)
+            length, position = varint(content, position)
             end = position + length
         else:
             end = position + (8 if wire == 1 else 4)
-        yield key >> 3, message[position:end], message[start:end]
+        yield key >> 3, content[position:end], content[start:end]
         position = end
 
 
-def _message(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
+def message(index: int, content: bytes) -> bytes:
+    """Return a field that holds bytes: a string or another message."""
+    return _varint(index << 3 | _BYTES) + _varint(len(content)) + content
 
 
-def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3 | _VARINT) + _varint(value)
+def number(index: int, value: int) -> bytes:
+    """Return a field that holds a number."""
+    return _varint(index << 3 | _VARINT) + _varint(value)
 
 
 def _varint(value: int) -> bytes:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 
+from fsfast.advice import faster_precision
 from fsfast.backends import DEFAULT_MICRO_BATCH, Work, load_backend, open_graphs, side_by_side
 from fsfast.choice import choose_backend
 from fsfast.engine import load_engine
@@ -32,6 +33,7 @@ def open_on_cpu(
         # A wrong name is said before the engine is read.
         load_backend(backend)
     engine = load_engine(name_or_path)
+    asked = precision is not None
     precision = choose_precision(engine.manifest, precision)
     m = DEFAULT_MICRO_BATCH["cpu"] if micro_batch is None else micro_batch
     work = Work(
@@ -44,6 +46,8 @@ def open_on_cpu(
     profile = work.profile(choice.backend, load_backend(choice.backend).version())
     logger.info("%s: back end %s", engine.manifest.name, choice)
     logger.info("%s: %s, %d threads", engine.manifest.name, profile, threads)
+    if not asked and (line := faster_precision(engine, precision)):
+        logger.info("%s: %s", engine.manifest.name, line)
     graphs = open_graphs(engine, choice.backend, work, threads=threads)
     check_golden_once(engine, graphs, profile, profile.function_id(engine.digest))
     pipeline = Pipeline(engine, graphs, work.micro_batch, side_by_side(threads, work.graph_threads))

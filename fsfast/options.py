@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fsfast.backends import available_threads
+from fsfast.machine import available_threads
 from fsfast.manifest import STAGES, Manifest
 from fsfast.sampling import check_samples
 

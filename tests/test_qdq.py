@@ -37,10 +37,10 @@ def rounded_activation(x: np.ndarray) -> np.ndarray:
     return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
 
 
-def rounded_weight(w: np.ndarray, axis: int) -> np.ndarray:
+def rounded_weight(w: np.ndarray, axis: int, limit: int) -> np.ndarray:
     others = tuple(i for i in range(w.ndim) if i != axis)
-    scale = (np.abs(w).max(others, keepdims=True) / 127).astype(np.float32).astype(np.float64)
-    return np.clip(np.rint(w / scale), -127, 127) * scale
+    scale = (np.abs(w).max(others, keepdims=True) / limit).astype(np.float32).astype(np.float64)
+    return np.clip(np.rint(w / scale), -limit, limit) * scale
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -63,17 +63,18 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_a_product_is_that_of_rounded_numbers(case, with_bias):
+@pytest.mark.parametrize(("weight_bits", "limit"), [(7, 64), (8, 127)])
+def test_a_product_is_that_of_rounded_numbers(case, with_bias, weight_bits, limit):
     shape, op, weight, axis, attributes, product, size = CASES[case]
     bias = normal(weight.shape[axis]) if with_bias and op != "MatMul" else None
     out = [None] * len(shape)
     model, values = graph_of(op, weight, (shape, out), bias, **attributes)
-    graph, weights = in_memory(quantise(model, values, {"a": (LOW, HIGH)}))
+    graph, weights = in_memory(quantise(model, values, {"a": (LOW, HIGH)}, weight_bits))
     # Some values lie beyond the range: they saturate.
     x = RANDOM.uniform(LOW - 0.5, HIGH + 0.5, size).astype(np.float32)
     got = open_session(graph, weights).run(None, {"x": x})[0]
     wanted = product(
-        rounded_activation(x.astype(np.float64)), rounded_weight(weight.astype(np.float64), axis)
+        rounded_activation(x.astype(np.float64)), rounded_weight(weight.astype(np.float64), axis, limit)
     )
     if bias is not None:
         wanted = wanted + (bias.reshape(-1, 1, 1) if op == "Conv" else bias)

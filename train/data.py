@@ -103,7 +103,7 @@ class StudyData:
             [-height * sin, height * (cos - shear * sin), shift[1]],
         ]
         theta = self._send(np.array(rows).transpose(2, 0, 1))
-        grid = F.affine_grid(theta, [count, 1, self.size, self.size], align_corners=False)
+        grid = _affine_grid(theta, self.size)
         return F.grid_sample(masks[:, None], grid, mode="bilinear", align_corners=False).clamp(0.0, 1.0)
 
     def _grounds(self, count: int, texture: float, rng: np.random.Generator) -> Tensor:
@@ -129,6 +129,16 @@ class StudyData:
         whiten = ((under + _CONTRAST - own) / (1.0 - own).clamp_min(1e-3)).clamp(0.0, 1.0)
         keep = ((under - _CONTRAST) / own.clamp_min(1e-3)).clamp(0.0, 1.0)
         return torch.where(under < 0.5, colours + whiten * (1.0 - colours), colours * keep)
+
+
+def _affine_grid(theta: Tensor, size: int) -> Tensor:
+    """Return what F.affine_grid returns for [B, 2, 3], [B, S, S, 2]: without a matrix library, whose last bits differ from
+    processor to processor and would move single pixels of the study's images by a level.
+    """
+    steps = torch.linspace(-1, 1, size, device=theta.device) * (size - 1) / size
+    x, y = steps[None, :, None], steps[:, None, None]
+    along, down, shift = theta[:, None, None].unbind(-1)
+    return x * along + y * down + shift
 
 
 def study_set(seed: int, count: int = 200, size: int = 64) -> Batch:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fsfast.machine import processor
 from train.checkpoint import write_text
 from train.config import StudyConfig
 from train.tiles import sources_record
@@ -40,7 +40,7 @@ def write_results(
         "seed": config.seed,
         **measured,
         "seconds": seconds,
-        "machine": {"processor": _processor(), "threads": threads, "torch": torch.__version__},
+        "machine": {"processor": processor(), "threads": threads, "torch": torch.__version__},
         "sources": sources_record(),
     }
     write_text(folder / "results.json", json.dumps(record, indent=2) + "\n")
@@ -103,14 +103,6 @@ def _row(row: dict[str, Any]) -> str:
         f"| {row['name']} | {row['accuracy']:.1%} | {row['score']:.4f} | {row['score_served']:.4f} | "
         f"{row['radius']:.3f} | {bounds} | {row['attack_success']:.1%} | {row['attack_accuracy']:.1%} |"
     )
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        return next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def summary(record: dict[str, Any]) -> dict[str, float]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import asdict, dataclass
-from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from types import ModuleType
@@ -15,7 +12,9 @@ import numpy as np
 
 from fsfast.errors import BackendUnavailable
 from fsfast.kernels.types import KERNEL_VERSION
+from fsfast.machine import device_class, processor
 from fsfast.manifest import Manifest
+from fsfast.onnxunsigned import has_8_bit_products
 
 if TYPE_CHECKING:
     from fsfast.engine import Engine
@@ -94,7 +93,7 @@ class Work:
 
 
 def load_backend(name: str) -> ModuleType:
-    """Return the module of a back end: `version()`, `arithmetics()`, `problems()` and
+    """Return the module of a back end: `version()`, `arithmetics()`, `exact_8_bit_products()`, `problems()` and
     `open_graphs(engine, precision, stages, micro_batch=, threads=, graph_threads=)`.
 
     Raises:
@@ -149,6 +148,31 @@ def check_arithmetic(
             )
 
 
+def check_products(
+    backend: str, exact: bool, engine: Engine, precision: str, stages: tuple[str, ...]
+) -> None:
+    """Refuse a precision whose 8-bit products a back end would not add exactly on this processor.
+
+    Args:
+        backend: its name.
+        exact: whether it adds them exactly.
+        engine, precision, stages: what is to run.
+
+    Raises:
+        BackendUnavailable: it would not.
+        EngineError: a graph is not what the engine says.
+    """
+    if exact:
+        return
+    for stage in stages:
+        if has_8_bit_products(engine.graph(stage, precision)):
+            raise BackendUnavailable(
+                f"wanted {precision} for the {stage}; {backend} cannot add products of 8 bits exactly on "
+                f"{processor()}, which has no VNNI. backend='onnxruntime' can, or choose the precision "
+                f"{engine.manifest.precisions[0]}"
+            )
+
+
 def stage_shapes(manifest: Manifest, stage: str) -> tuple[list[int], list[int]]:
     """Return the shapes of a stage's input and output, without the batch axis."""
     grid = [3, manifest.grid.height, manifest.grid.width]
@@ -158,26 +182,3 @@ def stage_shapes(manifest: Manifest, stage: str) -> tuple[list[int], list[int]]:
         "encoder": ([3, *manifest.encoder_size], features),
         "mapper": (features, features),
     }[stage]
-
-
-@cache
-def device_class() -> str:
-    """Return the class of CPUs that give the same bits: architecture and vector extensions in use."""
-    interesting = (
-        *("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"),
-        *("asimd", "sve", "sve2", "sme", "bf16", "i8mm"),
-    )
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as handle:
-            lines = [line for line in handle if line.lower().startswith(("flags", "features"))]
-    except OSError:
-        lines = []
-    flags = set(lines[0].split(":", 1)[1].split()) if lines else set()
-    return "+".join(["cpu", platform.machine(), *(name for name in interesting if name in flags)])
-
-
-def available_threads() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -13,8 +13,10 @@ import numpy as np
 from fsfast.backends import check_arithmetic, stage_shapes
 from fsfast.engine import Engine
 from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.machine import sums_8_bit_products_exactly
 from fsfast.manifest import StageVariant
 from fsfast.onnxarrays import stored_arrays
+from fsfast.onnxunsigned import may_saturate, with_unsigned_weights
 
 try:
     import onnxruntime
@@ -32,6 +34,11 @@ def version() -> str:
 def arithmetics() -> tuple[str, ...]:
     """Return what floating-point operations of a float32 graph can be computed in."""
     return ("float32",)
+
+
+def exact_8_bit_products() -> bool:
+    """Return whether sums of 8-bit products are exact: yes, see `open_session`."""
+    return True
 
 
 class OnnxGraph:
@@ -109,6 +116,9 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Make a session whose external data comes from memory, never from a path.
 
+    On a processor that adds products of uint8 and int8 inexactly, weights that can show it become uint8: the same
+    numbers, more slowly.
+
     Args:
         graph, weights: verified bytes.
         threads: inside a run; another number may give another order of sums.
@@ -124,6 +134,9 @@ def open_session(
     options.use_deterministic_compute = provider[0] != "CPUExecutionProvider"
     try:
         tensors = stored_arrays(graph, weights)
+        on_cpu = provider[0] == "CPUExecutionProvider"
+        if on_cpu and not sums_8_bit_products_exactly() and may_saturate(tensors):
+            graph, tensors = with_unsigned_weights(graph, tensors)
         options.add_external_initializers(
             list(tensors), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in tensors.values()]
         )

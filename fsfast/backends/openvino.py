@@ -11,9 +11,10 @@ import queue
 
 import numpy as np
 
-from fsfast.backends import check_arithmetic, stage_shapes
+from fsfast.backends import check_arithmetic, check_products, stage_shapes
 from fsfast.engine import Engine
 from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.machine import sums_8_bit_products_exactly
 from fsfast.manifest import StageVariant
 from fsfast.onnxarrays import array_of
 from fsfast.onnxinputs import weights_as_inputs
@@ -39,6 +40,11 @@ def arithmetics() -> tuple[str, ...]:
     """Return what this processor computes in; OpenVINO would run bfloat16 as float32 where it is missing."""
     able = _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return ("float32", "bfloat16") if "BF16" in able else ("float32",)
+
+
+def exact_8_bit_products() -> bool:
+    """Return whether sums of 8-bit products are exact on this processor."""
+    return sums_8_bit_products_exactly()
 
 
 class OpenVinoGraph:
@@ -95,10 +101,11 @@ def open_graphs(
         graph_threads: threads inside a run.
 
     Raises:
-        BackendUnavailable: this processor has no arithmetic that the precision wants.
+        BackendUnavailable: this processor has no arithmetic that the precision wants, or adds 8-bit products wrongly.
         EngineError: OpenVINO cannot read or compile a graph.
     """
     check_arithmetic("openvino", arithmetics(), engine.manifest, precision, stages)
+    check_products("openvino", exact_8_bit_products(), engine, precision, stages)
     graphs = {}
     for stage, variant, graph, weights in engine.stages(precision, stages):
         try:

@@ -109,7 +109,24 @@ def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:
             print(f"measured {found.backend}, {found.precision}", file=sys.stderr)
     if not measured:
         raise BackendUnavailable("; ".join(skipped))
+    _remember(args, measured)
     return measured, skipped
+
+
+def _remember(args: argparse.Namespace, measured: Sequence[Measured]) -> None:
+    """Keep the fastest back end of each precision for later hints, if the engine was measured as it is opened."""
+    from fsfast.advice import Speed, remember
+    from fsfast.engine import load_engine
+
+    if any(value is not None for name, value in _options(args).items() if name not in ("device", "threads")):
+        return
+    if args.device not in ("auto", "cpu") or measured[0].precision != "float32":
+        return
+    fastest: dict[str, Speed] = {}
+    for found in measured:
+        if found.precision not in fastest or found.p50_ms < fastest[found.precision].milliseconds:
+            fastest[found.precision] = Speed(found.backend, found.p50_ms, found.cosine)
+    remember(load_engine(args.engine), fastest)
 
 
 def _show(

@@ -30,11 +30,10 @@ def run(args: argparse.Namespace) -> int:
 
 def examine() -> dict[str, tuple[bool, str]]:
     """Return part → (usable, remark)."""
-    from fsfast.backends import available_threads, device_class
-
     findings = {
         "fsfast": (True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
-        "processor": (True, f"{device_class()}, {available_threads()} usable"),
+        "processor": _processor(),
+        "precisions": _precisions(),
         "kernels": _kernels(),
         "onnxruntime": _backend("onnxruntime"),
         "openvino": _backend("openvino"),
@@ -47,12 +46,36 @@ def examine() -> dict[str, tuple[bool, str]]:
     return findings | _cuda()
 
 
-def _kernels() -> tuple[bool, str]:
+def _processor() -> tuple[bool, str]:
+    from fsfast.machine import available_threads, device_class, processor
+
     try:
-        from fsfast.kernels import cpu  # noqa: F401
+        return True, f"{processor()}, {device_class()}, {available_threads()} usable"
     except BackendUnavailable as error:
         return False, str(error)
-    return True, "C++ extension loads"
+
+
+def _precisions() -> tuple[bool, str]:
+    from fsfast.advice import native_precisions
+
+    try:
+        native = native_precisions()
+    except BackendUnavailable as error:
+        return False, str(error)
+    if native:
+        return True, f"this processor has instructions for {', '.join(native)} beside float32"
+    return (
+        True,
+        "this processor has instructions for float32 only; int8 may gain a little: fsfast bench tells",
+    )
+
+
+def _kernels() -> tuple[bool, str]:
+    try:
+        from fsfast.kernels import cpu
+    except BackendUnavailable as error:
+        return False, str(error)
+    return True, f"{cpu.instruction_set()}, of {', '.join(cpu.INSTRUCTION_SETS)}"
 
 
 def _backend(name: str) -> tuple[bool, str]:

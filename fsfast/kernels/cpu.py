@@ -5,6 +5,8 @@ Results are the same bits for any number of threads, any chunking and any neighb
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from fsfast.errors import BackendUnavailable
@@ -18,6 +20,30 @@ except ImportError as error:
         f"the C++ extension of fsfast does not load ({error}); with a C++ compiler at hand run "
         "pip install --force-reinstall fsfast, or pip install -e . in the source folder"
     ) from error
+
+# The instruction sets that the kernels are compiled for and this processor runs, the fastest last.
+INSTRUCTION_SETS: tuple[str, ...] = _cpu.INSTRUCTION_SETS
+
+
+def _chosen() -> int:
+    """Return the place of the instruction set in use: the fastest, or the one that FSFAST_INSTRUCTION_SET names."""
+    named = os.environ.get("FSFAST_INSTRUCTION_SET")
+    if not named:
+        return len(INSTRUCTION_SETS) - 1
+    if named not in INSTRUCTION_SETS:
+        raise BackendUnavailable(
+            f"FSFAST_INSTRUCTION_SET: wanted one that this processor and this build of fsfast have "
+            f"({', '.join(INSTRUCTION_SETS)}), got {named!r}"
+        )
+    return INSTRUCTION_SETS.index(named)
+
+
+_SET = _chosen()
+
+
+def instruction_set() -> str:
+    """Return the instruction set that the kernels use; bits are the same in all of them."""
+    return INSTRUCTION_SETS[_SET]
 
 
 def noisy_batch(
@@ -74,7 +100,7 @@ def noisy_batch(
         layout == "nhwc",
         out,
         threads,
-        _cpu.NOISE_VARIANTS - 1,
+        _SET,
     )
     return out
 
@@ -145,6 +171,7 @@ def denoise_resize_normalise(
         layout == "nhwc",
         out,
         threads,
+        _SET,
     )
     return out
 
@@ -197,7 +224,7 @@ def cosine_mean(
     checks.check_rows(rows, images)
     dots = None if anchor is None else np.empty((m, tokens))
     unit, norm, raw = (None, None, None) if sums is None else (sums.unit, sums.norm, sums.raw)
-    _cpu.cosine_mean(features, rows.image, images, anchor, unit, norm, raw, dots, threads)
+    _cpu.cosine_mean(features, rows.image, images, anchor, unit, norm, raw, dots, threads, _SET)
     if sums is not None:
         np.add.at(sums.count, rows.image[rows.image >= 0], 1)
     return None if dots is None else _scores(dots, rows.image < 0, dim, per_token)

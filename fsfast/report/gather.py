@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ from fsfast.commands.bench import measure
 from fsfast.encoder import SmoothedEncoder
 from fsfast.features import SmoothedFeatures, anchor_of
 from fsfast.images import GridImage
+from fsfast.machine import processor
 from fsfast.pipeline import STEPS
 from fsfast.record import Certificate
 from fsfast.report.data import Attack, Case, DemoResult, Seen, Subject, Variant
@@ -79,7 +79,7 @@ def gather(
         steps_ms=variants[-1].steps_ms
         if variants
         else {step: seconds[step] / samples * 1e3 for step in STEPS},
-        processor=_processor(),
+        processor=processor(),
         version=__version__,
         date=datetime.now().astimezone(),
     )
@@ -186,15 +186,3 @@ def _choices(encoder: SmoothedEncoder) -> list[tuple[str, tuple[str, ...]]]:
 
 def _latency(encoder: SmoothedEncoder) -> tuple[dict[str, Any], ...]:
     return tuple(measure(encoder, n0, LATENCY_RUNS) for n0 in LATENCY_N0)
-
-
-def _processor() -> str:
-    """Return the processor's name as the system gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as handle:
-            for line in handle:
-                if line.startswith("model name"):
-                    return " ".join(line.partition(":")[2].split())
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

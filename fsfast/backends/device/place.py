@@ -37,7 +37,7 @@ def version() -> str:
 def device_class(device: torch.device) -> str:
     """Return the class of devices that give the same bits."""
     if device.type == "cpu":
-        from fsfast.backends import device_class as cpu_class
+        from fsfast.machine import device_class as cpu_class
 
         return cpu_class()
     major, minor = torch.cuda.get_device_capability(device)
