@@ -15,6 +15,7 @@ from export.quantise import main
 from export.variants import Measured, backends_for
 from fsfast.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.machine import sums_8_bit_products_exactly
 from fsfast.onnxarrays import stored_arrays
 
 PAIRS = [
@@ -81,7 +82,7 @@ def test_stored_integers_are_the_rounded_weights(reduced_path):
     for name in found:
         weight = floats[name.removesuffix(".int8")]
         scale = ints[name.removesuffix(".int8") + ".scale"].reshape(-1, *[1] * (weight.ndim - 1))
-        assert np.abs(ints[name]).max() == 127
+        assert np.abs(ints[name]).max() == (127 if sums_8_bit_products_exactly() else 64)
         assert np.abs(weight - ints[name] * scale).max() <= 0.5001 * scale.max()
     graph = engine.graph("encoder", "int8")
     stored = stored_arrays(graph, engine.buffer("weights.int8.safetensors"))

@@ -132,8 +132,10 @@ class StudyData:
 
 
 def _affine_grid(theta: Tensor, size: int) -> Tensor:
-    """Return what F.affine_grid returns for [B, 2, 3], [B, S, S, 2]: without a matrix library, whose last bits differ from
-    processor to processor and would move single pixels of the study's images by a level.
+    """Return what F.affine_grid returns for [B, 2, 3]: [B, S, S, 2].
+
+    Without a matrix library, whose last bits differ from processor to processor: they would move single pixels of the
+    study's images by a level.
     """
     steps = torch.linspace(-1, 1, size, device=theta.device) * (size - 1) / size
     x, y = steps[None, :, None], steps[:, None, None]

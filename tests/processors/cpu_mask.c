@@ -55,8 +55,9 @@ static void on_fault(int signal_number, siginfo_t* info, void* context) {
   greg_t* g = ((ucontext_t*)context)->uc_mcontext.gregs;
   const uint8_t* instruction = (const uint8_t*)g[REG_RIP];
   if (info->si_code != SI_KERNEL || instruction[0] != 0x0f || instruction[1] != 0xa2) {
-    // Another fault: the instruction runs again, and the process gets what it wanted.
+    // Another fault: the instruction runs again, or the signal is sent again, and the process gets what it wanted.
     real_sigaction(SIGSEGV, &wanted, NULL);
+    if (info->si_code <= 0) raise(SIGSEGV);
     return;
   }
   const uint32_t leaf = (uint32_t)g[REG_RAX], subleaf = (uint32_t)g[REG_RCX];
