@@ -63,7 +63,7 @@ def purified() -> str:
 
 @cache
 def adm256() -> str:
-    """adm256 and ViT-L/14 in float32, bfloat16 int8+bfloat16 with the encoder in 8 bits, or what this machine can."""
+    """adm256 and ViT-L/14 in float32, bfloat16 and int8+bfloat16, the encoder in 8 bits; or what this machine can."""
     plain, out = str(folder() / "adm256-float32"), str(folder() / "adm256")
     chain = ["--purifier", "adm256", "--output", "tokens+ln_post"]
     _run("export", "clip-l14", "--random-weights", *chain, "--out", plain, "--micro-batch", "1")

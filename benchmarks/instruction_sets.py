@@ -71,9 +71,11 @@ def _compared(
     ours: Callable[[], object],
     other: Callable[[], object],
     amount: float,
-    **words: object,
+    *,
+    unit: str,
+    of: str,
+    runs: int,
 ) -> Row:
-    unit, of, runs = str(words["unit"]), str(words["of"]), int(str(words["runs"]))
     times = measure_together({"ours": ours, of: other}, runs=runs)
     share = times[of].p50 / times["ours"].p50
     return row(

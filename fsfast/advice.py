@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from fsfast import machine
 from fsfast.choice import installed
 from fsfast.engine import Engine
 from fsfast.files import cache_folder, write_whole
-from fsfast.machine import device_class, extensions, is_x86, processor
+from fsfast.machine import device_class, processor
 from fsfast.strict_json import parse_json
 
 # A gain below this is no reason to leave the default.
@@ -42,8 +43,8 @@ class Speed:
 
 def native_precisions() -> tuple[str, ...]:
     """Return the reduced precisions that this processor has instructions for."""
-    found = extensions()
-    eight = not is_x86() or bool(found & {"avx_vnni", "avx512_vnni"})
+    found = machine.extensions()
+    eight = machine.sums_8_bit_products_exactly()
     sixteen = bool(found & {"avx512_bf16", "amx_bf16"})
     able = {"bfloat16": sixteen, "int8": eight, "int8+bfloat16": eight and sixteen}
     return tuple(name for name, has in able.items() if has)

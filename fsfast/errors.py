@@ -27,3 +27,11 @@ class CertificateAltered(CertificateError):
 
 class CheckpointError(FsfastError, ValueError):
     """Weights cannot be loaded: missing, damaged, not weights alone, or not those of the network at hand."""
+
+
+def extension_missing(error: ImportError) -> BackendUnavailable:
+    """Return the error that says why the compiled part of fsfast does not load, and the remedy."""
+    return BackendUnavailable(
+        f"the C++ extension of fsfast does not load ({error}); with a C++ compiler at hand run "
+        "pip install --force-reinstall fsfast, or pip install -e . in the source folder"
+    )

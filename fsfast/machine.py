@@ -8,7 +8,7 @@ import re
 from functools import cache
 from types import ModuleType
 
-from fsfast.errors import BackendUnavailable
+from fsfast.errors import BackendUnavailable, extension_missing
 
 # What decides which code libraries run, and with it bits, in the order of a device class.
 _DECISIVE = (
@@ -82,10 +82,7 @@ def _asked() -> ModuleType:
     try:
         from fsfast import _processor
     except ImportError as error:
-        raise BackendUnavailable(
-            f"the C++ extension of fsfast does not load ({error}); with a C++ compiler at hand run "
-            "pip install --force-reinstall fsfast, or pip install -e . in the source folder"
-        ) from error
+        raise extension_missing(error) from error
     return _processor
 
 

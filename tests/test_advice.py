@@ -7,7 +7,7 @@ import logging
 import pytest
 
 import fsfast
-from fsfast import advice
+from fsfast import advice, machine
 from fsfast.advice import Speed, faster_precision, remember
 from fsfast.cli import main
 from fsfast.engine import load_engine
@@ -20,8 +20,8 @@ def engine(reduced_path, tmp_path, monkeypatch):
 
 
 def with_extensions(monkeypatch, *names: str) -> None:
-    monkeypatch.setattr(advice, "is_x86", lambda: True)
-    monkeypatch.setattr(advice, "extensions", lambda: frozenset(names))
+    monkeypatch.setattr(machine, "is_x86", lambda: True)
+    monkeypatch.setattr(machine, "extensions", lambda: frozenset(names))
 
 
 def test_what_the_processor_has_instructions_for(monkeypatch):

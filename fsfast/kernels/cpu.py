@@ -9,17 +9,14 @@ import os
 
 import numpy as np
 
-from fsfast.errors import BackendUnavailable
+from fsfast.errors import BackendUnavailable, extension_missing
 from fsfast.kernels import checks
 from fsfast.kernels.types import STORAGE, Dtype, FeatureSums, Layout, NoiseTables, ResizeTables, Rows
 
 try:
     from fsfast.kernels import _cpu
 except ImportError as error:
-    raise BackendUnavailable(
-        f"the C++ extension of fsfast does not load ({error}); with a C++ compiler at hand run "
-        "pip install --force-reinstall fsfast, or pip install -e . in the source folder"
-    ) from error
+    raise extension_missing(error) from error
 
 # The instruction sets that the kernels are compiled for and this processor runs, the fastest last.
 INSTRUCTION_SETS: tuple[str, ...] = _cpu.INSTRUCTION_SETS
