@@ -80,22 +80,18 @@ py::array philox_blocks(uint64_t seed, uint32_t first, uint32_t sample, uint32_t
   return words;
 }
 
-Noise noise_of(const py::array& thresholds, const py::array& guide, uint32_t tail) {
-  Noise noise{};
-  noise.count = thresholds.size();
-  noise.thresholds = packed<uint64_t>(thresholds, noise.count, "thresholds");
-  noise.guide = packed<uint64_t>(guide, guide.size(), "guide");
-  noise.tail = tail;
-  while (noise.fraction_bits < 10 && (64 << noise.fraction_bits) < guide.size()) ++noise.fraction_bits;
-  require(guide.size() == (64 << noise.fraction_bits), "guide size");
-  const uint64_t largest = *std::max_element(noise.guide, noise.guide + guide.size());
-  require(largest <= static_cast<uint64_t>(noise.count) << 32, "guide entries");
+// `guide` is that of fsfast.kernels.float_guide, or empty.
+Noise noise_of(const py::array& thresholds, const py::array& guide) {
+  const int64_t count = thresholds.size();
+  const Noise noise{packed<uint64_t>(thresholds, count, "thresholds"), count,
+                    Guide(packed<uint32_t>(guide, guide.size(), "guide"), guide.size(), count)};
+  require(noise.guide.stays_within(count), "guide entries");
   return noise;
 }
 
 void noisy_batch_binding(const py::array& images, const py::array& row_image, const py::array& row_seed,
                          const py::array& row_sample, uint32_t stream, const py::array& thresholds,
-                         const py::array& guide, uint32_t tail, const py::array& values, bool channels_last,
+                         const py::array& guide, const py::array& values, const py::array& lines, bool channels_last,
                          py::array& out, int threads, size_t set_place) {
   const InstructionSet set = set_of(set_place);
   require(images.ndim() == 4 && images.shape(3) == 3 && py::isinstance<py::array_t<uint8_t>>(images), "images");
@@ -105,16 +101,19 @@ void noisy_batch_binding(const py::array& images, const py::array& row_image, co
   const RowView row_view{packed<int32_t>(row_image, rows, "rows.image"), packed<uint64_t>(row_seed, rows, "rows.seed"),
                          packed<uint32_t>(row_sample, rows, "rows.sample"), rows};
   for (int64_t i = 0; i < rows; ++i) require(row_view.image[i] < images.shape(0), "rows.image range");
-  const Noise noise = noise_of(thresholds, guide, tail);
+  const Noise noise = noise_of(thresholds, guide);
   require(values.size() == 3 * (256 + noise.count) && values.dtype().equal(out.dtype()), "values");
   require((values.flags() & py::array::c_style) && (out.flags() & py::array::c_style), "contiguity");
   require(out.size() == rows * 3 * view.height * view.width, "out size");
+  require(lines.size() == 0 || lines.size() == 3 * sizeof(Line) / sizeof(float), "lines");
+  const float* line = packed<float>(lines, lines.size(), "lines");
   const void* table = values.data();
   void* to = out.mutable_data();
   const bool wide = dtype_of(out) == Dtype::FLOAT32;
   const auto run = [&](auto kernel, auto word) {
     using Word = decltype(word);
-    kernel(view, row_view, stream, noise, static_cast<const Word*>(table), static_cast<Word*>(to), threads, set);
+    kernel(view, row_view, stream, noise, static_cast<const Word*>(table),
+           lines.size() ? reinterpret_cast<const Line*>(line) : nullptr, static_cast<Word*>(to), threads, set);
   };
   const py::gil_scoped_release release;
   if (wide && channels_last) run(noisy_batch<uint32_t, 3>, uint32_t{});

@@ -22,20 +22,24 @@
 
 namespace fsfast {
 
-// LANES: 64-bit lanes of a vector of words. FLOATS, DOUBLES: lanes of vectors of pixels and of sums.
+// LANES: 64-bit lanes of a vector of words. FLOATS, DOUBLES: lanes of vectors of pixels and of sums. FUSED: there is a
+// multiplication and addition with one rounding.
 namespace baseline {
 #define LANES 2
 #define FLOATS 4
 #define DOUBLES 2
 #if defined(__SSE2__)
+#define FUSED 0
 #include "loops/common.inc"
 #include "loops/sse2.inc"
 #define FSFAST_BASELINE "sse2"
 #elif defined(__aarch64__)
+#define FUSED 1
 #include "loops/common.inc"
 #include "loops/neon.inc"
 #define FSFAST_BASELINE "neon"
 #else
+#define FUSED 0
 #include "loops/common.inc"
 #include "loops/plain.inc"
 #define FSFAST_BASELINE "plain"
@@ -44,6 +48,7 @@ namespace baseline {
 #undef LANES
 #undef FLOATS
 #undef DOUBLES
+#undef FUSED
 }  // namespace baseline
 
 #if FSFAST_X86_GCC
@@ -53,6 +58,7 @@ namespace avx2 {
 #define LANES 4
 #define FLOATS 8
 #define DOUBLES 4
+#define FUSED 1
 #include "loops/common.inc"
 #include "loops/bytes_x86.inc"
 #include "loops/avx2.inc"
@@ -60,6 +66,7 @@ namespace avx2 {
 #undef LANES
 #undef FLOATS
 #undef DOUBLES
+#undef FUSED
 }  // namespace avx2
 #pragma GCC pop_options
 
@@ -69,6 +76,7 @@ namespace avx512 {
 #define LANES 8
 #define FLOATS 16
 #define DOUBLES 8
+#define FUSED 1
 #include "loops/common.inc"
 #include "loops/bytes_x86.inc"
 #include "loops/avx512.inc"
@@ -76,6 +84,7 @@ namespace avx512 {
 #undef LANES
 #undef FLOATS
 #undef DOUBLES
+#undef FUSED
 }  // namespace avx512
 #pragma GCC pop_options
 #endif

@@ -4,17 +4,22 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "guide.h"
 #include "philox.h"
 
 namespace fsfast {
 
-// The thresholds and the guide of fsfast.kernels.tables.noise_tables.
+
 struct Noise {
   const uint64_t* thresholds;
   int64_t count;  // 2 K
-  const uint64_t* guide;
-  int fraction_bits;
-  uint32_t tail;
+  Guide guide;
+};
+
+// values[i] = float32(x high + centre_high) + float32(x low + centre_low) with x = i − centre, in float32 and with one
+// rounding per bracket: fsfast.kernels.lines.
+struct Line {
+  float centre, high, centre_high, low, centre_low;
 };
 
 struct Images {
@@ -22,11 +27,6 @@ struct Images {
   int64_t height, width;
   int64_t stride_b, stride_y, stride_x, stride_c;  // bytes
 };
-
-// Distance of the high word from the nearer end of [0, 2^32).
-inline uint32_t tail_distance(uint32_t high) {
-  return high ^ static_cast<uint32_t>(static_cast<int32_t>(high) >> 31);
-}
 
 // #{j: U >= thresholds[j]} for the 64-bit U of one element, by bisection. The low word is generated only if
 // it can matter.
@@ -51,6 +51,7 @@ struct Run {
   int64_t element;       // number of the first pixel in C, H, W order
   const uint8_t* pixel;  // bytes from −RUN_BEFORE to count + RUN_AFTER can be read
   int count;
+  const Line* line;  // of the values, if they are float32 and lie on one
 };
 
 }  // namespace fsfast

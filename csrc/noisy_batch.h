@@ -18,10 +18,10 @@ struct RowView {
   int64_t count;
 };
 
-// values: [3, 256 + 2K] words of the output's width. out: [M, 3, H, W] for STEP 1, [M, H, W, 3] for STEP 3.
+// lines: [3] or null. values: [3, 256 + 2K] words of the output's width. out: [M, 3, H, W] for STEP 1, [M, H, W, 3] for STEP 3.
 template <typename Word, int STEP>
 void noisy_batch(const Images& images, const RowView& rows, uint32_t stream, const Noise& noise, const Word* values,
-                 Word* out, int threads, InstructionSet set) {
+                 const Line* lines, Word* out, int threads, InstructionSet set) {
   const auto gather_pixels = FSFAST_FUNCTION(set, gather_pixels);
   const auto write_run = FSFAST_FUNCTION(set, write_run<Word, STEP>);
   const int64_t pixels = images.height * images.width;
@@ -40,7 +40,7 @@ void noisy_batch(const Images& images, const RowView& rows, uint32_t stream, con
         }
         const uint8_t* channel = images.data + rows.image[row] * images.stride_b + c * images.stride_c;
         gather_pixels(images, channel, first, count, pixel);
-        write_run({noise, philox, c * pixels + first, pixel, static_cast<int>(count)},
+        write_run({noise, philox, c * pixels + first, pixel, static_cast<int>(count), lines ? lines + c : nullptr},
                   values + c * (256 + noise.count), to);
       }
     }

@@ -14,6 +14,12 @@
 // Reading an array back is faster than extracting its elements from vector registers one by one.
 #define FSFAST_KEEP_IN_MEMORY() __asm__ volatile("" ::: "memory")
 
+// Otherwise the compiler would put words from anywhere together in a vector, one by one.
+static FSFAST_INLINE uint32_t in_register(uint32_t word) {
+  __asm__ volatile("" : "+r"(word));
+  return word;
+}
+
 // Vector types appear only in functions that are always inlined or local: their calling convention does not matter.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"

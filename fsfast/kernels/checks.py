@@ -71,9 +71,10 @@ def check_noise(noise: NoiseTables) -> None:
     """Raise TypeError or ValueError unless the tables fit each other."""
     count = len(noise.thresholds)
     check_array("noise.thresholds", noise.thresholds, np.uint64, (count,))
-    check_array("noise.guide", noise.guide, np.uint64, (None,))
+    check_array("noise.guide", noise.guide, np.uint32, (None,))
     check_floats("noise.values", noise.values, (3, 256 + count))
-    for name in ("thresholds", "guide", "values"):
+    check_array("noise.lines", noise.lines, np.float32, (3 if len(noise.lines) else 0, 5))
+    for name in ("thresholds", "guide", "values", "lines"):
         check_packed(f"noise.{name}", getattr(noise, name))
 
 

@@ -1,4 +1,4 @@
-"""The look-up table of the GPU's noisy_batch: how many thresholds lie below a uniform number, by its high word.
+"""The look-up table of noisy_batch: how many thresholds lie below a uniform number, by its high word.
 
 The high word h of U, read as a signed integer and rounded to float32, has its sign, its exponent and the leading bits
 of its fraction in the leading bits of the float: one conversion and one shift give a bucket. Signed numbers near 0 are
@@ -22,8 +22,8 @@ import numpy as np
 # Sign and exponent of float32.
 _LEADING_BITS = 9
 _FRACTION_BITS = range(4, 12)
-# At most this share of the uniform numbers may need their low word: 0.5 % of the programs that draw 1024.
-_UNDECIDED_SHARE = 5e-6
+# At most this share of the uniform numbers may need their low word: 1 % of the programs that draw 1024.
+_UNDECIDED_SHARE = 1e-5
 
 
 def field_bits(thresholds: int) -> int:

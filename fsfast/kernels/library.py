@@ -35,8 +35,7 @@ _LIBRARY = torch.library.Library("fsfast", "DEF")
 
 _LIBRARY.define(
     "noisy_batch(Tensor images, Tensor row_image, Tensor row_seed, Tensor row_sample, int stream, "
-    "Tensor thresholds, Tensor guide, Tensor values, int tail, Tensor? float_guide, "
-    "str layout) -> Tensor",
+    "Tensor thresholds, Tensor guide, Tensor values, str layout) -> Tensor",
     tags=TAGS,
 )
 _LIBRARY.define(
@@ -61,8 +60,8 @@ def noisy_batch(
     See `fsfast.kernels.cpu.noisy_batch`; "nhwc" means torch's channels_last.
     """
     return torch.ops.fsfast.noisy_batch(
-        images, rows.image, rows.seed, rows.sample, stream, noise.thresholds, noise.guide, noise.values, noise.tail,
-        noise.float_guide, layout,
+        images, rows.image, rows.seed, rows.sample, stream, noise.thresholds, noise.guide, noise.values,
+        layout,
     )  # fmt: skip
 
 
@@ -128,10 +127,10 @@ def _written(out: Tensor, layout: str) -> np.ndarray:
 
 def _noise_arguments(
     images: Tensor, image: Tensor, seed: Tensor, sample: Tensor, stream: int, thresholds: Tensor, guide: Tensor,
-    values: Tensor, tail: int, float_guide: Tensor | None, layout: Layout,
+    values: Tensor, layout: Layout,
 ) -> tuple[Tensor, RowTensors, int, NoiseTensors, Layout]:  # fmt: skip
     rows = RowTensors(image, seed, sample)
-    return images, rows, stream, NoiseTensors(thresholds, guide, values, tail, float_guide), layout
+    return images, rows, stream, NoiseTensors(thresholds, guide, values), layout
 
 
 def _denoise_arguments(
@@ -169,10 +168,7 @@ def _noisy_batch_cpu(*arguments: Any) -> Tensor:
         Rows(_array(rows.image), _array(rows.seed, np.uint64), _array(rows.sample, np.uint32)),
         stream,
         NoiseTables(
-            _array(noise.thresholds, np.uint64),
-            _array(noise.guide, np.uint64),
-            _array(noise.values),
-            noise.tail,
+            _array(noise.thresholds, np.uint64), _array(noise.guide, np.uint32), _array(noise.values)
         ),
         layout=layout,
         out=_written(out, layout),

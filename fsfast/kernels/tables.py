@@ -8,7 +8,9 @@ from math import erfc, floor, isfinite, sqrt
 import numpy as np
 
 from fsfast.kernels.casts import from_float32
-from fsfast.kernels.types import AxisTable, Dtype, NoiseTables, ResizeTables
+from fsfast.kernels.float_guide import float_guide
+from fsfast.kernels.lines import lines
+from fsfast.kernels.types import AxisTable, Dtype, NoiseTables, ResizeTables, no_lines
 
 LEVELS = 255
 PIXELS = 256
@@ -120,57 +122,12 @@ def noise_tables(thresholds: np.ndarray, scale: np.ndarray, offset: np.ndarray, 
     levels = np.arange(-reach, PIXELS + reach)
     values = (scale[:, None] * levels + offset[:, None]).astype(np.float32)
     thresholds = np.ascontiguousarray(thresholds)
-    guide, tail = _smallest_guide((thresholds >> np.uint64(32)).astype(np.uint32))
-    return NoiseTables(thresholds, guide, np.ascontiguousarray(from_float32(values, dtype)), tail)
-
-
-# Octaves of the distance to the nearer end of [0, 2^32): 2^0 … 2^31.
-_OCTAVES = 32
-# At most this share of the uniform numbers may need a bisection.
-_TAIL_SHARE = 1e-5
-
-
-def _smallest_guide(high: np.ndarray) -> tuple[np.ndarray, int]:
-    for fraction_bits in range(5, 11):
-        guide, tail = _guide(high, fraction_bits)
-        if tail <= _TAIL_SHARE * 2**31:
-            break
-    return guide, tail
-
-
-def _guide(high: np.ndarray, fraction_bits: int) -> tuple[np.ndarray, int]:
-    """Return the guide over the thresholds' high words, and the distance from which on it is exact.
-
-    Buckets are logarithmic in the distance of a high word h from the nearer end of [0, 2^32), because
-    thresholds lie the denser the nearer they are to an end: bucket = the leading bits of the float32 of the
-    distance. An entry is (thresholds below the bucket) << 32 | (2^32 − 1 − high word of the one inside), so
-    (entry + h) >> 32 counts the thresholds whose high word is less than h, and lower half = 2^32 − 1 says
-    that the high words are equal. A bucket with several thresholds moves `tail` beyond it.
-    """
-    side = _OCTAVES << fraction_bits
-    rank = _rank(high, fraction_bits)
-    first = np.searchsorted(rank, np.arange(2 * side))
-    inside = np.searchsorted(rank, np.arange(2 * side), side="right") - first
-    entries = first.astype(np.uint64) << np.uint64(32)
-    entries[inside == 1] |= (~high[first[inside == 1]]).astype(np.uint64)
-    crowded = np.flatnonzero(inside > 1)
-    # The upper half of the buckets is stored from its far end on: nearer to 2^32 means a smaller index.
-    guide = np.concatenate([entries[:side], entries[side:][::-1]])
-    if not len(crowded):
-        return guide, 0
-    next_bucket = np.minimum(crowded, 2 * side - 1 - crowded).max() + 1
-    edge = ((next_bucket << (23 - fraction_bits)) + 0x3F800000).astype(np.uint32)
-    # Everything in the bucket lies below the next one's smallest float.
-    return guide, int(min(np.ceil(edge.view(np.float32)), 2.0**31))
-
-
-def _rank(high: np.ndarray, fraction_bits: int) -> np.ndarray:
-    """Return the buckets of high words, numbered in the order of the high words."""
-    upper = high >> 31 == 1
-    distance = np.where(upper, ~high, high) & np.uint32(0x7FFFFFFF)
-    bits = (distance | np.uint32(1)).astype(np.float32).view(np.uint32)
-    bucket = ((bits - np.uint32(0x3F800000)) >> np.uint32(23 - fraction_bits)).astype(np.int64)
-    return np.where(upper, (2 * _OCTAVES << fraction_bits) - 1 - bucket, bucket)
+    return NoiseTables(
+        thresholds,
+        float_guide(thresholds),
+        np.ascontiguousarray(from_float32(values, dtype)),
+        lines(values, scale, offset - reach * scale) if dtype == "float32" else no_lines(),
+    )
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fsfast.kernels import checks
-from fsfast.kernels.float_guide import float_guide
 from fsfast.kernels.types import AxisTable, FeatureSums, NoiseTables, ResizeTables, Rows
 
 Device = str | torch.device
@@ -69,18 +68,13 @@ class NoiseTensors:
 
     Attributes:
         thresholds: [2K] int64, the bits of the uint64 thresholds.
-        guide: [64·2^b] int64, the bits of the guide's entries.
+        guide: [2^(9 + b)] int32, the bits of the guide's entries; empty where thresholds lie too densely for one.
         values: [3, 256 + 2K] float32, float16 or bfloat16.
-        tail: the guide is not exact for high words nearer than this to an end of [0, 2^32).
-        float_guide: [2^(9 + b)] int32, the bits of `fsfast.kernels.float_guide.float_guide`; empty where thresholds
-            lie too densely for one. The Triton kernel reads it instead of `guide`; None where only C++ runs.
     """
 
     thresholds: Tensor
     guide: Tensor
     values: Tensor
-    tail: int
-    float_guide: Tensor | None = None
 
     @classmethod
     def from_arrays(cls, noise: NoiseTables, device: Device) -> NoiseTensors:
@@ -93,9 +87,7 @@ class NoiseTensors:
         values = _tensor(noise.values, device)
         if noise.values.dtype == np.uint16:
             values = values.view(torch.bfloat16)
-        guides = (_tensor(guide, device) for guide in (noise.guide, float_guide(noise.thresholds)))
-        thresholds, (guide, guide_of_floats) = _tensor(noise.thresholds, device), guides
-        return cls(thresholds, guide, values, noise.tail, guide_of_floats)
+        return cls(_tensor(noise.thresholds, device), _tensor(noise.guide, device), values)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -53,22 +53,29 @@ class Rows:
         return len(self.image)
 
 
+def no_lines() -> np.ndarray:
+    """Return lines of values that are looked up: [0, 5] float32."""
+    return np.empty((0, 5), np.float32)
+
+
 @dataclass(frozen=True)
 class NoiseTables:
     """Everything that turns uniform bits and a pixel into a float: prepared once per engine and dtype.
 
     Attributes:
         thresholds: [2K] uint64, ascending: N = #{j: U ≥ thresholds[j]} − K.
-        guide: look-up acceleration derived from `thresholds` for the C++ kernel (see `noise_tables`).
+        guide: [2^(9 + b)] uint32, look-up table derived from `thresholds` (see `fsfast.kernels.float_guide`); empty
+            where they lie too densely for one.
         values: [3, 256 + 2K] float32, float16 or uint16 (bfloat16 bits): the float of v = x + N is
             values[channel, v + K].
-        tail: the guide is not exact for high words nearer than this to an end of [0, 2^32).
+        lines: [3, 5] float32, how float32 values are computed instead of looked up (see `fsfast.kernels.lines`); or
+            [0, 5].
     """
 
     thresholds: np.ndarray
     guide: np.ndarray
     values: np.ndarray
-    tail: int = 1 << 31
+    lines: np.ndarray = field(default_factory=no_lines)
 
     @property
     def reach(self) -> int:

@@ -109,7 +109,7 @@ AUTOMATIC = {
     "conversions.inc": ("to[i] = load(from[i]);", "packed[i] = store<T>(from[i]);"),
     "resize.inc": ("const float clean = a * x[i] - b * e[i];", "row[x] = (row[x] - mean) * inverse_std;"),
     "tokens.inc": ("sum[i] += token[i] * scale;",),
-    "noisy_run.inc": ("const uint32_t distance = tail_distance(high[i]);",),
+    "noisy_run.inc": ("bucket[i] = bucket_of(high[i], fraction_bits);",),
 }
 BYTES = {"sse2": 16, "avx2": 32, "avx512": 64}
 

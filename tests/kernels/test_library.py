@@ -126,7 +126,7 @@ def test_layouts_and_types(where, layout, dtype):
 def test_opcheck_of_noisy_batch(where, layout):
     noise, rows = NoiseTensors.from_arrays(NOISE, where), RowTensors.from_arrays(ROWS, 2, where)
     images = torch.from_numpy(IMAGES).to(where)
-    tables = (noise.thresholds, noise.guide, noise.values, noise.tail, noise.float_guide)
+    tables = (noise.thresholds, noise.guide, noise.values)
     torch.library.opcheck(
         torch.ops.fsfast.noisy_batch.default, (images, rows.image, rows.seed, rows.sample, 1, *tables, layout)
     )

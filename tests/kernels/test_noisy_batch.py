@@ -1,12 +1,15 @@
 """noisy_batch: bit-equal to the reference however it is called, and of the distribution that it claims."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.thresholds import gaussian_thresholds
-from fsfast.kernels import NoiseTables, Rows, _cpu, noise_tables, noisy_batch, reference
+from fsfast.kernels import NoiseTables, Rows, _cpu, cpu, noise_tables, noisy_batch, reference
+from fsfast.kernels.float_guide import bucket, dropped_bits, field_bits, fraction_bits
 
 SCALE, OFFSET = np.array([0.0146, 0.0150, 0.0142]), np.array([-1.79, -1.75, -1.48])
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -21,8 +24,10 @@ SIZES = [
 ]
 
 
-def tables(sigma: float = 0.25, dtype: str = "float32") -> NoiseTables:
-    return noise_tables(gaussian_thresholds(sigma), SCALE, OFFSET, dtype)
+def tables(
+    sigma: float = 0.25, dtype: str = "float32", scale: np.ndarray = SCALE, offset: np.ndarray = OFFSET
+) -> NoiseTables:
+    return noise_tables(gaussian_thresholds(sigma), scale, offset, dtype)
 
 
 def images(batch: int, height: int, width: int) -> np.ndarray:
@@ -55,7 +60,7 @@ def test_equals_the_reference(height, width, why, dtype, layout):
 
 @pytest.mark.parametrize("sigma", [0.0005, 0.01, 0.12, 1.0, 4.0])
 def test_equals_the_reference_for_every_sigma(sigma):
-    # The guide has another resolution for each; at 4.0 its finest is too coarse and bisection takes over.
+    # The guide has another resolution for each; at 4.0 some elements need bisection.
     noise, pictures = tables(sigma), images(2, 40, 41)
     wanted = reference.noisy_batch(pictures, ROWS, 0, noise)
     np.testing.assert_array_equal(noisy_batch(pictures, ROWS, 0, noise), wanted)
@@ -69,8 +74,8 @@ def test_every_instruction_set_gives_the_same_bits(place, dtype, layout):
     wanted = noisy_batch(pictures, ROWS, 1, noise, layout=layout)
     got = np.empty_like(wanted)
     _cpu.noisy_batch(
-        pictures, ROWS.image, ROWS.seed, ROWS.sample, 1, noise.thresholds, noise.guide, noise.tail,
-        noise.values, layout == "nhwc", got, 1, place,
+        pictures, ROWS.image, ROWS.seed, ROWS.sample, 1, noise.thresholds, noise.guide,
+        noise.values, noise.lines, layout == "nhwc", got, 1, place,
     )  # fmt: skip
     np.testing.assert_array_equal(bits(got), bits(wanted))
 
@@ -281,7 +286,46 @@ def test_wrong_arguments_are_refused(change, error, words):
 def test_a_guide_that_points_outside_is_refused():
     # Tables come from noise_tables; hand-made ones must not read or write out of bounds.
     noise, pictures, rows = tables(), images(1, 4, 4), make_rows([0], [0], [0])
-    beyond = noise.guide | np.uint64(2**50)
-    for guide in (beyond, noise.guide[1:].copy(), noise.guide[:0].copy()):
+    for guide in (noise.guide | np.uint32(2**31), noise.guide[1:].copy(), noise.guide[:1024].copy()):
         with pytest.raises(ValueError, match="guide"):
-            noisy_batch(pictures, rows, 0, NoiseTables(noise.thresholds, guide, noise.values, noise.tail))
+            noisy_batch(pictures, rows, 0, replace(noise, guide=guide))
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.25, 4.0])
+def test_every_entry_of_a_guide_is_checked(sigma):
+    noise, pictures, rows = tables(sigma), images(1, 4, 4), make_rows([0], [0], [0])
+    words = np.random.default_rng(0).integers(0, 2**32, 20, dtype=np.uint32)
+    high = np.concatenate([words, np.array([0, 1, 2, 2**31 - 1, 2**31, 2**32 - 1], np.uint32)])
+    count, fraction = len(noise.thresholds), fraction_bits(len(noise.guide))
+    field = field_bits(count)
+    for place, word in zip(bucket(high, fraction), high, strict=True):
+        guide = noise.guide.copy()
+        found = (int(guide[place]) + (int(word) >> dropped_bits(fraction, field))) % 2**32 >> field
+        guide[place] = (int(guide[place]) + (count + 1 - found << field)) % 2**32
+        with pytest.raises(ValueError, match="guide"):
+            noisy_batch(pictures, rows, 0, replace(noise, guide=guide))
+
+
+def test_bisection_finds_what_the_guide_finds():
+    # Thresholds that lie too densely have an empty guide.
+    noise, pictures = tables(), images(2, 65, 67)
+    wanted = noisy_batch(pictures, ROWS, 0, noise)
+    np.testing.assert_array_equal(
+        noisy_batch(pictures, ROWS, 0, replace(noise, guide=noise.guide[:0])), wanted
+    )
+
+
+@pytest.mark.parametrize("place", range(len(_cpu.INSTRUCTION_SETS)))
+@pytest.mark.parametrize("sigma", [0.0005, 0.12, 0.25, 0.5])
+def test_values_on_a_line_are_those_of_the_table(monkeypatch, place, sigma):
+    noise, pictures = tables(sigma, scale=np.full(3, 2 / 255), offset=np.full(3, -1.0)), images(2, 65, 67)
+    assert len(noise.lines) == 3
+    monkeypatch.setattr(cpu, "_SET", place)
+    looked_up = noisy_batch(pictures, ROWS, 0, replace(noise, lines=noise.lines[:0]))
+    np.testing.assert_array_equal(noisy_batch(pictures, ROWS, 0, noise), looked_up)
+
+
+def test_lines_of_another_shape_are_refused():
+    noise, pictures, rows = tables(), images(1, 4, 4), make_rows([0], [0], [0])
+    with pytest.raises(ValueError, match="lines"):
+        noisy_batch(pictures, rows, 0, replace(noise, lines=np.zeros((3, 4), np.float32)))

@@ -16,7 +16,6 @@ from export.thresholds import gaussian_thresholds
 from fsfast.kernels import NoiseTables, Rows, cuda, noise_tables, reference
 from fsfast.kernels.cuda.noisy_batch import philox
 from fsfast.kernels.cuda.settings import Setting
-from fsfast.kernels.float_guide import float_guide
 from fsfast.kernels.tensors import NoiseTensors, RowTensors
 
 pytestmark = [pytest.mark.triton, pytest.mark.gpu]
@@ -147,7 +146,7 @@ def test_the_low_word_decides(device):
     # A threshold that equals U counts, one that is larger by 1 in the low word does not.
     for change in (0, 1, -1):
         noise = crafted(uniform, dict.fromkeys(elements, change))
-        assert len(float_guide(noise.thresholds))
+        assert len(noise.guide)
         results[change] = run(device, pictures, rows, 2, noise).ravel()
         wanted = reference.noisy_batch(pictures, rows, 2, noise)
         np.testing.assert_array_equal(results[change], bits(wanted).ravel())
@@ -159,8 +158,7 @@ def test_bisection_finds_what_the_guide_finds(device):
     # Thresholds that lie too densely have an empty guide.
     noise, pictures = tables(), images(2, 5, 7)
     given = NoiseTensors.from_arrays(noise, device)
-    assert given.float_guide is not None
-    searched = replace(given, float_guide=given.float_guide[:0])
+    searched = replace(given, guide=given.guide[:0])
     rows = RowTensors.from_arrays(ROWS, 2, device)
     got = cuda.noisy_batch(torch.from_numpy(pictures).to(device), rows, 1, searched, tuning=SMALL)
     wanted = reference.noisy_batch(pictures, ROWS, 1, noise)
@@ -256,12 +254,11 @@ def test_wrong_arguments_are_refused(device, change, error, words):
 
 def test_a_guide_of_another_size_is_refused(device):
     good = NoiseTensors.from_arrays(tables(), device)
-    assert good.float_guide is not None
     rows = RowTensors.from_arrays(make_rows([0], [0], [0]), 1, device)
     pictures = torch.zeros(1, 4, 4, 3, dtype=torch.uint8, device=device)
-    for guide in (None, good.float_guide[:-1].contiguous(), good.float_guide[:256].contiguous()):
+    for guide in (good.guide[:-1].contiguous(), good.guide[:256].contiguous()):
         with pytest.raises(ValueError, match="guide"):
-            cuda.noisy_batch(pictures, rows, 0, replace(good, float_guide=guide))
+            cuda.noisy_batch(pictures, rows, 0, replace(good, guide=guide))
 
 
 def test_a_captured_graph_replays_with_new_noise(gpu):

@@ -37,21 +37,22 @@ void write(const std::vector<T>& values) {
 template <typename Word>
 void noise_case(const std::vector<int64_t>& p) {
   const int64_t height = p[1], width = p[2];
-  const bool channels_last = p[6];
+  const bool channels_last = p[4];
   const auto images = array<uint8_t>();
   const auto image = array<int32_t>();
   const auto seed = array<uint64_t>();
   const auto sample = array<uint32_t>();
   const auto thresholds = array<uint64_t>();
-  const auto guide = array<uint64_t>();
+  const auto guide = array<uint32_t>();
   const auto values = array<Word>();
+  const auto lines = array<Line>();
   const Images view{images.data(), height, width, height * width * 3, width * 3, 3, 1};
   const RowView rows{image.data(), seed.data(), sample.data(), static_cast<int64_t>(image.size())};
-  const Noise noise{thresholds.data(), static_cast<int64_t>(thresholds.size()), guide.data(), static_cast<int>(p[3]),
-                    static_cast<uint32_t>(p[4])};
+  const auto count = static_cast<int64_t>(thresholds.size());
+  const Noise noise{thresholds.data(), count, Guide(guide.data(), static_cast<int64_t>(guide.size()), count)};
   std::vector<Word> out(image.size() * 3 * height * width);
   const auto kernel = channels_last ? noisy_batch<Word, 3> : noisy_batch<Word, 1>;
-  kernel(view, rows, static_cast<uint32_t>(p[5]), noise, values.data(), out.data(), 2, SET);
+  kernel(view, rows, static_cast<uint32_t>(p[3]), noise, values.data(), lines.empty() ? nullptr : lines.data(), out.data(), 2, SET);
   write(out);
 }
 

@@ -67,9 +67,9 @@ def test_noisy_batch(program, dtype, layout, sigma):
         np.array([0, 1, -1], np.int32), np.array([2**63, 5, 6], np.uint64), np.arange(3, dtype=np.uint32)
     )
     wanted = cpu.noisy_batch(images, rows, 7, noise, layout=layout)
-    bits = (len(noise.guide) // 64).bit_length() - 1
-    parameters = numbers(noise.values.itemsize, 65, 67, bits, noise.tail, 7, layout == "nhwc")
-    arrays = (images, rows.image, rows.seed, rows.sample, noise.thresholds, noise.guide, noise.values)
+    parameters = numbers(noise.values.itemsize, 65, 67, 7, layout == "nhwc")
+    tables = (noise.thresholds, noise.guide, noise.values, noise.lines)
+    arrays = (images, rows.image, rows.seed, rows.sample, *tables)
     assert run(program, parameters, *arrays) == wanted.tobytes()
 
 

@@ -51,17 +51,14 @@ def check_rows(rows: RowTensors, device: torch.device) -> None:
     check_tensor("rows.sample", rows.sample, torch.int32, (m,), device)
 
 
-def check_noise(noise: NoiseTensors, device: torch.device) -> Tensor:
-    """Raise TypeError or ValueError unless the tables fit each other; return the guide of floats."""
+def check_noise(noise: NoiseTensors, device: torch.device) -> None:
+    """Raise TypeError or ValueError unless the tables fit each other."""
     count = len(noise.thresholds)
     check_tensor("noise.thresholds", noise.thresholds, torch.int64, (count,), device)
     check_tensor("noise.values", noise.values, tuple(FLOATS.values()), (3, 256 + count), device)
-    if noise.float_guide is None:
-        raise ValueError("noise.float_guide: wanted a tensor, got None; build noise with .from_arrays()")
-    check_tensor("noise.float_guide", noise.float_guide, torch.int32, (None,), device)
-    if len(noise.float_guide):
-        fraction_bits(len(noise.float_guide))
-    return noise.float_guide
+    check_tensor("noise.guide", noise.guide, torch.int32, (None,), device)
+    if len(noise.guide):
+        fraction_bits(len(noise.guide))
 
 
 def check_sums(sums: SumTensors, images: int | None, tokens: int, dim: int, device: torch.device) -> int:

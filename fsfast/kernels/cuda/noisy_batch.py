@@ -255,7 +255,7 @@ def noisy_batch(
     checks.check_layout(layout)
     checks.check_tensor("images", images, torch.uint8, (None, None, None, 3), device, packed=False)
     checks.check_rows(rows, device)
-    guide = checks.check_noise(noise, device)
+    checks.check_noise(noise, device)
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream: wanted 0 to 2^32 − 1, got {stream}")
     batch, height, width, _ = images.shape
@@ -271,7 +271,7 @@ def noisy_batch(
     whole = pixels % 4 == 0 and pixels >= block
     # Three more: where the channel begins inside of a Philox block.
     channel_blocks = blocks(pixels if whole else pixels + 3, block) if pixels else 0
-    fraction = fraction_bits(len(guide)) if len(guide) else 0
+    fraction = fraction_bits(len(noise.guide)) if len(noise.guide) else 0
     field = field_bits(count)
     Launch(
         kernel=noisy_batch_kernel,
@@ -283,7 +283,7 @@ def noisy_batch(
             "row_seed_ptr": rows.seed,
             "row_sample_ptr": rows.sample,
             "thresholds_ptr": noise.thresholds,
-            "guide_ptr": guide,
+            "guide_ptr": noise.guide,
             "values_ptr": noise.values.view(words),
             # The signed number of the same bits.
             "stream": stream - (stream >> 31 << 32),
@@ -297,7 +297,7 @@ def noisy_batch(
             "count": count,
             "channel_blocks": channel_blocks,
             "STEPS": count.bit_length(),
-            "GUIDED": len(guide) > 0,
+            "GUIDED": len(noise.guide) > 0,
             "FRACTION_BITS": fraction,
             "FIELD_BITS": field,
             "DROPPED_BITS": dropped_bits(fraction, field),
