@@ -36,7 +36,7 @@ def lines(values: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarr
     return np.array(rows if len(rows) == len(found) else [], np.float32).reshape(-1, 5)
 
 
-def _line(values: np.ndarray, scale: float, offset: float) -> tuple[float, ...] | None:
+def _line(values: np.ndarray, scale: float, offset: float) -> np.ndarray | None:
     places = np.arange(len(values))
     if scale == 0:
         return None
@@ -52,8 +52,8 @@ def _line(values: np.ndarray, scale: float, offset: float) -> tuple[float, ...] 
         # Multiples of a number so small that float64 adds them exactly.
         least = step * 2.0**-_BITS
         low, centre_low = (np.round(rest / least) * least for rest in (scale - high, at_centre - centre_high))
-        line = (centre, high, centre_high, low, centre_low)
-        if np.array_equal(np.float32(line), line) and np.array_equal(_on_line(x, *line[1:]), values):
+        line = np.array([centre, high, centre_high, low, centre_low])
+        if np.array_equal(line.astype(np.float32), line) and np.array_equal(_on_line(x, *line[1:]), values):
             return line
     return None
 
