@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.harness import Row, measure, row
 from fsfast.bounds import mean_lower_bound
-from fsfast.certificate import cosine_curve, cosine_lower_bound, radius
+from fsfast.bounds.cosine import cosine_curve, cosine_lower_bound, radius
 
 # Constants as 1,000 samples give them for concentrated scores.
 KNOWN = {

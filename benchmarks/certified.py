@@ -19,7 +19,7 @@ from tqdm import tqdm
 import fsfast
 from benchmarks.files import write_table
 from fsfast.bounds import mean_lower_bound
-from fsfast.certificate import CosineMethod, cosine_curve, radius
+from fsfast.bounds.cosine import CosineMethod, cosine_curve, radius
 from fsfast.evidence import Budget, Constants, constants
 from fsfast.record import Certificate
 from train.data import study_set

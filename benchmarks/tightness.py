@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.coverage import RESULTS, beta
 from benchmarks.files import write_table
 from fsfast.bounds import MeanMethod, SequentialMean
-from fsfast.certificate import cosine_curve, cosine_lower_bound
+from fsfast.bounds.cosine import cosine_curve, cosine_lower_bound
 from fsfast.certification import Plan, decide, looks
 from fsfast.evidence import PILOT, Budget, choose_thresholds, constants
 from fsfast.record import round_scores

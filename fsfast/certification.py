@@ -11,7 +11,7 @@ import numpy as np
 
 from fsfast._version import __version__
 from fsfast.bounds import MeanMethod
-from fsfast.certificate import cosine_lower_bound
+from fsfast.bounds.cosine import cosine_lower_bound
 from fsfast.evidence import PILOT, Budget, choose_thresholds, constants
 from fsfast.features import anchor_of
 from fsfast.function import Advance, Function

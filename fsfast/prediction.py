@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fsfast.angles import prediction_radius
+from fsfast.bounds.angles import prediction_radius
 from fsfast.classes import ClassHead
 
 if TYPE_CHECKING:

@@ -13,18 +13,18 @@ import numpy as np
 
 from fsfast.backends import Profile
 from fsfast.bounds import MeanMethod, mean_lower_bound
-from fsfast.certificate import (
+from fsfast.bounds.cosine import (
     CosineMethod,
     cosine_curve,
     cosine_lower_bound,
     inner_product_lower_bound,
     radius,
 )
+from fsfast.bounds.served import served_cosine_lower_bound
+from fsfast.bounds.tokens import token_share_below
 from fsfast.evidence import SCORE_UNIT, Budget, Constants, constants
 from fsfast.files import write_whole
 from fsfast.sampling import SeedOrigin
-from fsfast.served import served_cosine_lower_bound
-from fsfast.tokens import token_share_below
 
 if TYPE_CHECKING:
     from fsfast.classes import ClassHead

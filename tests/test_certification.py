@@ -9,7 +9,7 @@ import pytest
 
 import fsfast
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
-from fsfast.certificate import cosine_lower_bound
+from fsfast.bounds.cosine import cosine_lower_bound
 from fsfast.certification import decide, length_across, looks, plan_of
 from fsfast.errors import CertificateError
 from fsfast.examples import load_examples

@@ -11,7 +11,7 @@ import pytest
 
 import fsfast
 from fsfast.bounds import mean_lower_bound
-from fsfast.certificate import cosine_lower_bound
+from fsfast.bounds.cosine import cosine_lower_bound
 from fsfast.errors import CertificateError
 from fsfast.kernels import noise_total_variation
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fsfast.certificate import CosineMethod
+from fsfast.bounds.cosine import CosineMethod
 from fsfast.record import Certificate
 from fsfast.report.svg import COOL, GREEN, INK, MUTED, PAPER, WARM, WHOLE, new_figure, style, to_svg
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from fsfast.means import (
+from fsfast.bounds.means import (
     BETS,
     MeanMethod,
     bound_rows,
@@ -19,7 +19,7 @@ from fsfast.means import (
     log_of_sum,
     solve_wealth,
 )
-from fsfast.proportions import checked_counts
+from fsfast.bounds.proportions import checked_counts
 
 _U = 2.0**-53
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fsfast.means import checked_log_inverse
+from fsfast.bounds.means import checked_log_inverse
 
 # What bisection and rounding may cost is added to the result and to ln(1/α).
 _ROUNDING = 1e-9

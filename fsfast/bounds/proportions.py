@@ -1,6 +1,6 @@
 """Lower confidence bounds for a proportion: the share of samples that lie in a cap.
 
-S of n independent samples are successes, each with probability p. Pure mathematics, as `fsfast.means`.
+S of n independent samples are successes, each with probability p. Pure mathematics, as `fsfast.bounds.means`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import betainc, betaincinv
 
-from fsfast.means import checked_log_inverse
+from fsfast.bounds.means import checked_log_inverse
 
-# `betainc` is good to 1e-10 relative in SciPy ≥ 1.11 (measured against 50 digits: tests/test_proportions.py).
+# `betainc` is good to 1e-10 relative in SciPy ≥ 1.11 (measured against 50 digits: tests/bounds/test_proportions.py).
 # A tail that is smaller than α by a thousand times that is smaller than α.
 _MARGIN = 1e-7
 

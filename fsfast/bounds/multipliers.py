@@ -1,15 +1,15 @@
 """Search for good multipliers of the dual, for many radii at once.
 
 Rounds of damped Newton steps in (λ_0, μ) at fixed κ = cot θ, each followed by a step in κ. Nothing here has to be
-exact: `fsfast.dual` verifies whatever is found, and poor multipliers cost tightness only.
+exact: `fsfast.bounds.dual` verifies whatever is found, and poor multipliers cost tightness only.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from fsfast.dual import Known, Multipliers
-from fsfast.worst_encoder import (
+from fsfast.bounds.dual import Known, Multipliers
+from fsfast.bounds.worst_encoder import (
     Point,
     Problem,
     Regions,

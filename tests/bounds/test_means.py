@@ -13,7 +13,7 @@ from scipy.special import ndtri
 
 from benchmarks import coverage
 from benchmarks.coverage import beta
-from fsfast.means import _log_wealth, _sum_of_logs, mean_lower_bound
+from fsfast.bounds.means import _log_wealth, _sum_of_logs, mean_lower_bound
 
 METHODS = ("mixture", "product", "hoeffding")
 SCORES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=24)

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from fsfast.certificate import cosine_curve, cosine_lower_bound, inner_product_lower_bound, radius
+from fsfast.bounds.cosine import cosine_curve, cosine_lower_bound, inner_product_lower_bound, radius
 
 # b with 20 digits, computed once with mpmath at 40 digits.
 EXACT = [

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fsfast.tokens import token_share_below
+from fsfast.bounds.tokens import token_share_below
 
 
 def shares(features, anchor, t):

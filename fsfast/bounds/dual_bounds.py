@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fsfast.dual import Known, Multipliers, Quadrature, nodes, quadrature, verified_value
-from fsfast.multipliers import CLOSE, extrapolate, inner_multipliers, search
-from fsfast.worst_encoder import smallest_inner_product
+from fsfast.bounds.dual import Known, Multipliers, Quadrature, nodes, quadrature, verified_value
+from fsfast.bounds.multipliers import CLOSE, extrapolate, inner_multipliers, search
+from fsfast.bounds.worst_encoder import smallest_inner_product
 
 # No constants below 1 certify a positive inner product farther out: Φ⁻¹(1 − 2⁻⁵³) = 8.2.
 FARTHEST = 8.25

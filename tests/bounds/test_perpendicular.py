@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from benchmarks import coverage
 from fsfast.bounds import perpendicular_upper_bound
-from fsfast.perpendicular import _TILTS, _hoeffding_exponent, _mixture_exponent
+from fsfast.bounds.perpendicular import _TILTS, _hoeffding_exponent, _mixture_exponent
 
 
 @pytest.mark.parametrize("n", [20, 200])

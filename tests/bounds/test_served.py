@@ -9,7 +9,7 @@ import pytest
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
-from fsfast.served import _most_leaving, served_cosine_lower_bound
+from fsfast.bounds.served import _most_leaving, served_cosine_lower_bound
 
 
 def bound_by_hand(d, n0, tau, p, confidence, eta=0.0):

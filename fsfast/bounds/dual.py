@@ -23,13 +23,13 @@ from scipy.special import ndtr, ndtri
 # Quadrature covers t in [−d − _REACH, _REACH]; what lies outside is bounded by its probability, 3e-14.
 _REACH = 7.5
 
-# Cells of the verification; the chords lose about 4e-6 of the value (measured: tests/test_dual.py).
+# Cells of the verification; the chords lose about 4e-6 of the value (measured: tests/bounds/test_dual.py).
 _CELLS = 600
 
 # What rounding may do, in units of 1 + Σ multipliers, with u = 2⁻⁵³ and at most 1000 cells: 8u for ψ; u·|ln r| ≤
 # 4e-14 for r; 4u per cell for its probability and for its first moment (what a cell's upper end has too much its
 # lower end has too little, so that an error is multiplied by the rise of ψ within the cell, not by ψ/width); 1000u
-# for the sum. That is 1e-12 at most; 4e-14 were measured for the weights (tests/test_dual.py).
+# for the sum. That is 1e-12 at most; 4e-14 were measured for the weights (tests/bounds/test_dual.py).
 _SLACK = 2e-12
 
 

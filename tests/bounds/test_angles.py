@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fsfast.angles import keeps_class, largest_radius, prediction_radius, safe_angle
-from fsfast.certificate import cosine_lower_bound, radius
+from fsfast.bounds.angles import keeps_class, largest_radius, prediction_radius, safe_angle
+from fsfast.bounds.cosine import cosine_lower_bound, radius
 
 
 def unit(rng, *shape):

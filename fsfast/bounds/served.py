@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.special import betainc, ndtr, ndtri
 
-from fsfast.certificate import Caps, check_caps, check_distance
+from fsfast.bounds.cosine import Caps, check_caps, check_distance
 
 # `betainc` is good to 1e-10 relative, `ndtr` to 1e-15: tails are raised by, and the result lowered by far more.
 _MARGIN = 1e-7

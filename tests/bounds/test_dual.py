@@ -9,10 +9,10 @@ import scipy.sparse
 from scipy.optimize import linprog
 from scipy.special import ndtr, ndtri
 
-from fsfast import dual
-from fsfast.certificate import cosine_lower_bound
-from fsfast.dual import Multipliers, known, nodes, quadrature, verified_value
-from fsfast.multipliers import search
+from fsfast.bounds import dual
+from fsfast.bounds.cosine import cosine_lower_bound
+from fsfast.bounds.dual import Multipliers, known, nodes, quadrature, verified_value
+from fsfast.bounds.multipliers import search
 
 NOTHING = known(0.0)
 

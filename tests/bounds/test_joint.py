@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import betainc, ndtr, ndtri
 
-from fsfast import certificate, dual_bounds
-from fsfast.certificate import cosine_curve, cosine_lower_bound, inner_product_lower_bound, radius
-from tests.encoders import Steps, random_steps, worst_steps
+from fsfast.bounds import cosine as certificate
+from fsfast.bounds import dual_bounds
+from fsfast.bounds.cosine import cosine_curve, cosine_lower_bound, inner_product_lower_bound, radius
+from tests.bounds.encoders import Steps, random_steps, worst_steps
 
 CERTIFIED = ("joint", "sharp", "cap", "fcsb")
 

@@ -11,8 +11,7 @@ import pytest
 from scipy.special import betainc
 
 from benchmarks import coverage
-from fsfast import proportions
-from fsfast.bounds import proportion_lower_bound
+from fsfast.bounds import proportion_lower_bound, proportions
 
 
 def exact_tail(s, n, p):

@@ -6,7 +6,7 @@ that is cheapest. The caps' multipliers then drop out of the dual, and a concave
     F(κ, λ_0, μ) = λ_0 c − μρ + E min over z ≥ floor(r) of (1 − λ_0 r) z − |κ − μr| √(1 − z²).
 
 The bound of the cosine is where the maximum of F over λ_0 and μ is 0. λ_k is the price of cap k at the edge of its
-region. Nothing here has to be exact: `fsfast.dual` verifies what is found.
+region. Nothing here has to be exact: `fsfast.bounds.dual` verifies what is found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from fsfast.dual import Known
+from fsfast.bounds.dual import Known
 
 # The nodes cover t + d and t up to ± this.
 _REACH = 6.5

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from fsfast.dual import known
-from fsfast.dual_bounds import FARTHEST, cosine_bounds, inner_product_bounds
+from fsfast.bounds.dual import known
+from fsfast.bounds.dual_bounds import FARTHEST, cosine_bounds, inner_product_bounds
 
 CosineMethod = Literal["joint", "sharp", "cap", "fcsb", "paper"]
 Caps = Sequence[tuple[float, float]]
