@@ -13,7 +13,7 @@ from onnx import helper
 
 from fsfast.backends.onnxruntime import open_session
 from fsfast.engine import Engine
-from fsfast.images import to_grid_image
+from fsfast.images.grid import to_grid_image
 from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
 from fsfast.machine import available_threads

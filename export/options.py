@@ -9,7 +9,7 @@ from pathlib import Path
 from export.recipe import BY_SHAPE, STAGES, Recipe
 from export.recipe_values import MAX_BLOCKS, check_name
 from export.results import RESULTS
-from fsfast.images import Grid
+from fsfast.images.grid import Grid
 
 # Both were, or are to be, trained on images of this size.
 PURIFIED_SIDE = 256

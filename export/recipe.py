@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.recipe_values import check_values
-from fsfast.images import Grid
+from fsfast.images.grid import Grid
 
 if sys.version_info >= (3, 11):
     import tomllib

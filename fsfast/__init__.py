@@ -16,11 +16,11 @@ from fsfast._version import __version__
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError, FsfastError, ImageError
 
 if TYPE_CHECKING:
-    from fsfast.arrays import from_pixel_values
     from fsfast.certificate_file import load_certificate
     from fsfast.certificate_lines import load_certificates
     from fsfast.encoder import SmoothedEncoder
     from fsfast.features import SmoothedFeatures, load_features
+    from fsfast.images.arrays import from_pixel_values
     from fsfast.record import Certificate, Verification
 
 __all__ = [

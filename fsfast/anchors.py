@@ -10,7 +10,7 @@ import numpy as np
 from fsfast.errors import CertificateError
 from fsfast.features import SmoothedFeatures, directions
 from fsfast.function import Function, stack
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.record import Anchor, anchor_hash
 from fsfast.sampling import SeedOrigin
 

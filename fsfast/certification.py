@@ -15,7 +15,7 @@ from fsfast.bounds.cosine import cosine_lower_bound
 from fsfast.evidence import PILOT, Budget, choose_thresholds, constants
 from fsfast.features import anchor_of
 from fsfast.function import Advance, Function
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.kernels.types import FeatureSums
 from fsfast.record import Anchor, Certificate, Stopping, round_scores
 from fsfast.sampling import SeedOrigin, Stream, check_samples

@@ -13,7 +13,7 @@ from fsfast.classes import load_classes
 from fsfast.errors import BackendUnavailable, CertificateError
 from fsfast.features import SmoothedFeatures
 from fsfast.function import stack
-from fsfast.images import GridImage, to_grid
+from fsfast.images.grid import GridImage, to_grid
 from fsfast.opening import open_on_cpu, open_on_gpu
 from fsfast.options import check_secret, choose_device, choose_threads
 from fsfast.pipeline import Pipeline, Sample

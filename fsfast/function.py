@@ -13,7 +13,7 @@ from fsfast.backends import Profile
 from fsfast.choice import Choice
 from fsfast.engine import Engine
 from fsfast.features import anchor_of, directions, served_features
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.kernels import noise_total_variation
 from fsfast.kernels.types import FeatureSums
 from fsfast.manifest import Manifest

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from fsfast.images import Grid
+from fsfast.images.grid import Grid
 from fsfast.schedule import Denoise
 
 SCHEMA_VERSION = 1

@@ -10,7 +10,7 @@ from fsfast.anchors import clean_anchor, served_anchor
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
 from fsfast.certification import Drawn, Plan, Task, certify, decide, draw, looks
 from fsfast.function import Advance, Function
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.record import Certificate, Stopping, Verification
 
 # Scores of one precision agree to about 1e-6 across back ends and processors.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.sampling import SeedOrigin, check_seeds, seed_from_secret, seed_from_system
 
 

@@ -16,7 +16,7 @@ from fsfast.cli import main
 from fsfast.commands.common import show_bound
 from fsfast.engine import load_engine
 from fsfast.examples import load_examples
-from fsfast.images import to_grid_image
+from fsfast.images.grid import to_grid_image
 from fsfast.kernels import noisy_batch, reference
 from fsfast.models.folded import load_folded
 from fsfast.sampling import Stream, micro_batches

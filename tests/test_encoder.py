@@ -14,7 +14,7 @@ from PIL import Image
 import fsfast
 from fsfast.engine import load_engine
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError, ImageError
-from fsfast.images import to_grid
+from fsfast.images.grid import to_grid
 from fsfast.kernels import noisy_batch, reference
 from fsfast.kernels.types import FeatureSums, Rows
 from fsfast.models.folded import load_folded

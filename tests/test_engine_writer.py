@@ -12,7 +12,7 @@ import fsfast.engine_writer
 from fsfast.engine import MANIFEST, load_engine
 from fsfast.engine_writer import check_target, save_engine
 from fsfast.errors import EngineError
-from fsfast.images import FILTERS
+from fsfast.images.grid import FILTERS
 from fsfast.manifest import parse_manifest
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 import fsfast
 from fsfast.commands.common import show_bound, show_radius
 from fsfast.examples import load_examples
-from fsfast.images import to_grid_image
+from fsfast.images.grid import to_grid_image
 from fsfast.pipeline import STEPS
 from fsfast.report import charts, curves, plot, svg
 from fsfast.report.data import RADII, DemoResult, Subject

@@ -11,7 +11,7 @@ import pytest
 
 import fsfast
 from fsfast.certification import plan_of
-from fsfast.images import to_grid
+from fsfast.images.grid import to_grid
 from fsfast.seeds import Seeds
 
 FOLDER = Path(__file__).parent / "data" / "written_before"

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fsfast.decoding import decode_file
 from fsfast.errors import ImageError
-from fsfast.images import Grid, to_grid_image
+from fsfast.images.decoding import decode_file
+from fsfast.images.grid import Grid, to_grid_image
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Files that are looked at between two movements of the progress bar.

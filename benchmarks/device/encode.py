@@ -18,7 +18,7 @@ from fsfast.anchors import served_anchor
 from fsfast.backends.device.arithmetic import fixed_arithmetic
 from fsfast.backends.device.function import DeviceFunction
 from fsfast.certification import Plan, Task, certify
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.kernels import noise_tables
 from fsfast.kernels.library import noisy_batch
 from fsfast.kernels.tensors import NoiseTensors, RowTensors

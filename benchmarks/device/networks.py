@@ -22,7 +22,7 @@ from fsfast.backends.device.networks import Networks
 from fsfast.backends.device.pipeline import DevicePipeline
 from fsfast.backends.torch import place_modules
 from fsfast.engine import Engine
-from fsfast.images import Grid
+from fsfast.images.grid import Grid
 from fsfast.kernels.types import Dtype
 from fsfast.manifest import STAGES, Manifest
 from fsfast.models.mapper import FoldedMapper

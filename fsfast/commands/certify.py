@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fsfast.classes import ClassHead
     from fsfast.encoder import SmoothedEncoder
     from fsfast.features import SmoothedFeatures
-    from fsfast.images import GridImage
+    from fsfast.images.grid import GridImage
     from fsfast.record import Certificate
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fsfast.errors import BackendUnavailable, FsfastError
-from fsfast.images import GridImage, to_grid_image
+from fsfast.images.grid import GridImage, to_grid_image
 
 if TYPE_CHECKING:
     from fsfast.backends import Profile

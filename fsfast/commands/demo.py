@@ -88,7 +88,7 @@ def _examples(encoder: SmoothedEncoder) -> list[Subject]:
     """Return the test images of the built-in engine; for another engine, which they say nothing about, a photograph."""
     from fsfast.engine import engine_path
     from fsfast.examples import load_examples
-    from fsfast.images import to_grid_image
+    from fsfast.images.grid import to_grid_image
     from fsfast.report.data import Subject
 
     grid = encoder.manifest.grid

@@ -19,7 +19,7 @@ from fsfast.errors import CertificateAltered, CertificateError
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
-    from fsfast.images import GridImage
+    from fsfast.images.grid import GridImage
     from fsfast.record import Certificate, Verification
 
 
@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay and compare; exit code 0 only if every certificate about the image is the "same"."""
     from fsfast.engine import load_engine
-    from fsfast.images import to_grid_image
+    from fsfast.images.grid import to_grid_image
     from fsfast.record import Verification
 
     engine = load_engine(args.engine)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fsfast.backends import Profile
 from fsfast.features import SmoothedFeatures
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.manifest import Manifest
 from fsfast.pipeline import Sample
 from fsfast.record import Certificate, Verification

@@ -12,7 +12,7 @@ import numpy as np
 from fsfast.commands.bench import measure
 from fsfast.encoder import SmoothedEncoder
 from fsfast.features import SmoothedFeatures, anchor_of
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.machine import processor
 from fsfast.pipeline import STEPS
 from fsfast.record import Certificate

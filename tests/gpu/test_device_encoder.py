@@ -40,7 +40,7 @@ def test_noise_has_the_bits_of_the_reference(opened, on_cpu, picture):
     encoder.encode(picture, 4, seeds=[9])
     pipeline = encoder._function.pipeline
     (rows,) = micro_batches([9], 4, 4)
-    pixels = fsfast.images.to_grid(picture, encoder.manifest.grid)[0][0].pixels
+    pixels = fsfast.images.grid.to_grid(picture, encoder.manifest.grid)[0][0].pixels
     expected = reference.noisy_batch(pixels[None], rows, 0, pipeline.noise)
     np.testing.assert_array_equal(pipeline._x_t.cpu().numpy(), expected)
 

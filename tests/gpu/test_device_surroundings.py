@@ -11,7 +11,7 @@ import torch
 
 from fsfast.backends.device import pipeline as pipelines
 from fsfast.errors import BackendUnavailable, FsfastError
-from fsfast.images import to_grid
+from fsfast.images.grid import to_grid
 from fsfast.sampling import Stream, micro_batches
 
 

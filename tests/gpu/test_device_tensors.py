@@ -7,7 +7,7 @@ import torch
 from fsfast.backends.device.tensors import SmoothedTensors
 from fsfast.errors import BackendUnavailable, ImageError
 from fsfast.features import SmoothedFeatures
-from fsfast.images import to_grid
+from fsfast.images.grid import to_grid
 
 
 @pytest.fixture

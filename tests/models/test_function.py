@@ -8,7 +8,7 @@ import torch
 
 import fsfast
 from fsfast.engine import load_engine
-from fsfast.images import to_grid
+from fsfast.images.grid import to_grid
 from fsfast.kernels import noisy_batch
 from fsfast.models.folded import load_folded
 from fsfast.models.function import TorchFunction

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fsfast.backends.device.pipeline import DevicePipeline, refuse_seconds
 from fsfast.function import Advance, Function, Served, stack
-from fsfast.images import GridImage
+from fsfast.images.grid import GridImage
 from fsfast.kernels.tensors import SumTensors
 from fsfast.sampling import Stream, micro_batches
 

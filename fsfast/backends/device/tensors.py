@@ -13,7 +13,7 @@ from fsfast.backends.device.function import DeviceFunction
 from fsfast.backends.device.pipeline import IMAGES
 from fsfast.errors import ImageError
 from fsfast.features import SmoothedFeatures
-from fsfast.images import GridImage, to_grid
+from fsfast.images.grid import GridImage, to_grid
 from fsfast.sampling import SeedOrigin, check_samples
 from fsfast.seeds import Seeds
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fsfast.decoding import refusal
+from fsfast.images.decoding import refusal
 
 # Floats must lie this close to a multiple of 1/255, in levels.
 GRID_TOLERANCE = 1e-3

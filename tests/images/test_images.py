@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps, features
 
-from fsfast import decoding
-from fsfast.arrays import from_pixel_values
 from fsfast.errors import ImageError
-from fsfast.images import FILTERS, Grid, as_list, to_grid, to_grid_image
+from fsfast.images import decoding
+from fsfast.images.arrays import from_pixel_values
+from fsfast.images.grid import FILTERS, Grid, as_list, to_grid, to_grid_image
 
 H, W = 8, 6
 GRID = Grid(H, W)
@@ -121,8 +121,8 @@ def test_other_array_libraries_come_through_their_protocols(pixels):
 
 
 def test_the_module_does_not_import_torch():
-    code = "import sys; sys.modules['torch'] = None; import numpy as np; from fsfast.images import *; "
-    code += "from fsfast.arrays import from_pixel_values; "
+    code = "import sys; sys.modules['torch'] = None; import numpy as np; from fsfast.images.grid import *; "
+    code += "from fsfast.images.arrays import from_pixel_values; "
     code += "to_grid(np.zeros((4, 4, 3), np.uint8), Grid(2, 2)); "
     code += "from_pixel_values(np.zeros((3, 1, 1)), (0, 0, 0), (1, 1, 1))"
     subprocess.run([sys.executable, "-c", code], check=True)

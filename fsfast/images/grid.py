@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from fsfast.arrays import decode_array, shape_remedy
-from fsfast.decoding import MAX_PIXELS, decode_file, decode_pil, refusal
 from fsfast.errors import ImageError
+from fsfast.images.arrays import decode_array, shape_remedy
+from fsfast.images.decoding import MAX_PIXELS, decode_file, decode_pil, refusal
 
 Fit = Literal["squash", "crop", "pad"]
 

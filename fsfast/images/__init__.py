@@ -1,0 +1,1 @@
+"""Images: from files and arrays to pixels on an engine's grid."""
