@@ -74,7 +74,7 @@ certificates: .venv-dev/installed
 # Trains the built-in engine (under 90 minutes on two cores) and builds it from the run.
 engine: .venv-dev/installed
 	.venv-dev/bin/python -m train demo --resume
-	.venv-dev/bin/python -m export demo --out fsfast/engines/demo --force
+	.venv-dev/bin/python -m export demo --out fsfast/assets/engines/demo --force
 	mkdir -p fsfast/assets/examples
 	cp runs/demo/examples/* fsfast/assets/examples/
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.kernels import resize_tables
 
 Run = Callable[[np.ndarray], np.ndarray]

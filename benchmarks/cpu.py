@@ -14,7 +14,7 @@ from benchmarks import built
 from benchmarks.able import able, fastest_pair
 from benchmarks.harness import Row, Timing, row
 from benchmarks.workers import Outcome, race
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.machine import available_threads
 
 TORCH = (

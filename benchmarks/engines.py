@@ -21,7 +21,7 @@ from benchmarks.files import write_table
 from benchmarks.harness import RESULTS, circumstances
 from benchmarks.tables import markdown, read
 from export.options import PURIFIERS_FROM
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.files import write_whole
 
 CSV = RESULTS / "engines" / "recipes.csv"

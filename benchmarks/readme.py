@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import performance
 from benchmarks.harness import RESULTS, machine
 from benchmarks.tables import markdown, number, read, share
-from fsfast.engine import engine_path
+from fsfast.engine.engine import engine_path
 from fsfast.files import write_whole
 from train.report import ablation_table, attack_lines
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import fsfast
 from benchmarks.files import write_table
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.models.function import TorchFunction
 from fsfast.record import Certificate
 from train.data import study_set

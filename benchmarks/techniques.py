@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.by_hand import SEED, by_hand
-from fsfast.engine import Engine, load_engine
+from fsfast.engine.engine import Engine, load_engine
 
 # Number of samples → features of one image, [L, D]. Every call draws the same noise; a loop draws what a batch draws.
 Call = Callable[[int], np.ndarray]

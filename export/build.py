@@ -26,9 +26,9 @@ from export.study import Study, load_study
 from export.thresholds import gaussian_thresholds
 from export.weights import WeightsFile, point_into
 from fsfast import __version__
-from fsfast.engine_writer import check_target, save_engine
-from fsfast.manifest import SCHEMA_VERSION
-from fsfast.schedule import Denoise
+from fsfast.engine.manifest import SCHEMA_VERSION
+from fsfast.engine.schedule import Denoise
+from fsfast.engine.writer import check_target, save_engine
 
 # fp32 Attention of opset 23 fails in TensorRT-RTX; 21 keeps GroupNormalization whole.
 OPSET = 21

@@ -12,12 +12,12 @@ import onnx
 from onnx import helper
 
 from fsfast.backends.onnxruntime import open_session
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.schedule import grid_scaling
 from fsfast.images.grid import to_grid_image
 from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
 from fsfast.machine import available_threads
-from fsfast.schedule import grid_scaling
 
 Run = Callable[[np.ndarray], np.ndarray]
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from fsfast.backends.onnxruntime import open_session
+from fsfast.engine.schedule import Denoise, grid_scaling
 from fsfast.errors import EngineError
 from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
-from fsfast.schedule import Denoise, grid_scaling
 
 
 def sample_image(height: int, width: int) -> np.ndarray:

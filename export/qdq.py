@@ -15,10 +15,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.graph import ExportedGraph
-from fsfast.onnxunsigned import SAFE_WEIGHT
+from fsfast.engine.onnx_unsigned import SAFE_WEIGHT
 
 # Bits of a weight → its largest magnitude; weights are symmetric. With 7 bits no pair of products leaves 16 bits, so
-# that processors without VNNI can add them fast: see fsfast.onnxunsigned.
+# that processors without VNNI can add them fast: see fsfast.engine.onnx_unsigned.
 WEIGHT_LIMITS = {7: SAFE_WEIGHT, 8: 127}
 _LEVELS = 255
 

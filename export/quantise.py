@@ -25,10 +25,10 @@ from export.qdq import WEIGHT_LIMITS
 from export.reduce import PRECISIONS, Options, Reduced, reduce_stage
 from export.variants import ARITHMETIC, backends_for, why_not
 from export.weights import WeightsFile, point_into
-from fsfast.engine import Engine, load_engine
-from fsfast.engine_writer import check_target, save_engine
+from fsfast.engine.engine import Engine, load_engine
+from fsfast.engine.manifest import STAGES
+from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import FsfastError
-from fsfast.manifest import STAGES
 
 WEIGHTS = "weights.int8.safetensors"
 _CARD = "model-card.md"

@@ -13,7 +13,7 @@ from torch import nn
 from export.networks import empty
 from export.recipe import Recipe
 from export.results import results_of
-from fsfast.classes import TENSOR
+from fsfast.engine.classes import TENSOR
 from train.glyphs import CLASS_NAMES
 from train.run import Weights, load_run
 

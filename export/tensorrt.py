@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fsfast.backends.tensorrt import plan_folder, prepare_plan
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
-from fsfast.engine import Engine, load_engine
+from fsfast.engine.engine import Engine, load_engine
 from fsfast.errors import FsfastError
 from fsfast.options import check_micro_batch, choose_precision, default_micro_batch
 

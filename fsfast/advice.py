@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fsfast import machine
 from fsfast.choice import installed
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.files import cache_folder, write_whole
 from fsfast.machine import device_class, processor
 from fsfast.strict_json import parse_json

@@ -15,9 +15,8 @@ import numpy as np
 from fsfast.backends import Profile
 from fsfast.errors import CertificateAltered, CertificateError
 from fsfast.evidence import PILOT, SCORE_UNIT
-from fsfast.manifest import check_schema
 from fsfast.record import Anchor, Certificate, Stopping
-from fsfast.strict_json import parse_json
+from fsfast.strict_json import check_schema, parse_json
 
 SCHEMA_VERSION = 1
 # Radii at which a certificate file states its bounds unless others are chosen, in units of σ.

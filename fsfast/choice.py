@@ -23,7 +23,7 @@ from fsfast.backends import (
     load_backend,
     open_graphs,
 )
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.files import cache_folder, write_whole
 from fsfast.machine import device_class

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from fsfast.classes import load_classes
+from fsfast.engine.classes import load_classes
 from fsfast.errors import BackendUnavailable, CertificateError
 from fsfast.features import SmoothedFeatures
 from fsfast.function import stack

@@ -1,11 +1,14 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and known by their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+
+_CHUNK = 1 << 20
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -64,3 +67,12 @@ def cache_folder() -> Path:
         return Path(folder)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fsfast"
+
+
+def file_sha256(file: Path) -> str:
+    """Return the sha256 of a file, hex, without holding the file in memory."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -11,12 +11,12 @@ import numpy as np
 
 from fsfast.backends import Profile
 from fsfast.choice import Choice
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import Manifest
 from fsfast.features import anchor_of, directions, served_features
 from fsfast.images.grid import GridImage
 from fsfast.kernels import noise_total_variation
 from fsfast.kernels.types import FeatureSums
-from fsfast.manifest import Manifest
 from fsfast.pipeline import Pipeline
 from fsfast.sampling import Stream, micro_batches
 

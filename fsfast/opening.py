@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fsfast.advice import faster_precision
 from fsfast.backends import DEFAULT_MICRO_BATCH, Work, load_backend, open_graphs, side_by_side
 from fsfast.choice import choose_backend
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.function import Function, Opened
 from fsfast.options import check_micro_batch, choose_precision, choose_stages, choose_threads
 from fsfast.pipeline import Pipeline

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fsfast.engine.manifest import STAGES, Manifest
 from fsfast.machine import available_threads
-from fsfast.manifest import STAGES, Manifest
 from fsfast.sampling import check_samples
 
 MIN_SECRET_BYTES = 16

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fsfast.backends import Graph
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.schedule import grid_scaling
 from fsfast.errors import FsfastError
 from fsfast.kernels import cosine_mean, denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import FeatureSums, Rows
 from fsfast.sampling import Stream
-from fsfast.schedule import grid_scaling
 
 STEPS = ("noise", "purifier", "resize", "encoder", "mapper", "reduction")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fsfast.bounds.angles import prediction_radius
-from fsfast.classes import ClassHead
+from fsfast.engine.classes import ClassHead
 
 if TYPE_CHECKING:
     from fsfast.record import Certificate

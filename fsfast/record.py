@@ -27,7 +27,7 @@ from fsfast.files import write_whole
 from fsfast.sampling import SeedOrigin
 
 if TYPE_CHECKING:
-    from fsfast.classes import ClassHead
+    from fsfast.engine.classes import ClassHead
     from fsfast.features import SmoothedFeatures
     from fsfast.prediction import Prediction
 

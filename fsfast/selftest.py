@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load
 
 from fsfast.backends import Graph, Profile
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.errors import EngineError
 from fsfast.files import cache_folder, write_whole
 

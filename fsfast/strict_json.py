@@ -1,9 +1,12 @@
-"""JSON that everybody reads alike: no NaN, no infinite numbers, no key twice."""
+"""JSON that everybody reads alike (no NaN, no infinite numbers, no key twice) and that follows a schema."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
 from typing import Any
 
 
@@ -37,3 +40,26 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record := dict(pairs)) != len(pairs):
         raise ValueError("a key comes twice")
     return record
+
+
+@cache
+def _validator(schema: str) -> Callable[[Any], Any]:
+    import fastjsonschema
+
+    text = resources.files("fsfast").joinpath("schemas", schema).read_text(encoding="utf-8")
+    return fastjsonschema.compile(json.loads(text))
+
+
+def check_schema(record: Any, schema: str) -> None:
+    """Check a parsed JSON document against one of the package's schemas.
+
+    Raises:
+        ValueError: the document does not follow it; the message names the place.
+    """
+    # Here, because studies of networks that are made in memory run on bare machines, too.
+    import fastjsonschema
+
+    try:
+        _validator(schema)(record)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise ValueError(str(error)) from None

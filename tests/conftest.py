@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsfast.engine import engine_path
+from fsfast.engine.engine import engine_path
 from fsfast.machine import processor, vectors
 
 if vectors().startswith("avx2") and "Intel" in processor():

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from fsfast.engine import MANIFEST, SEAL
+from fsfast.engine.engine import MANIFEST, SEAL
 
 
 def rewrite(path: Path, change) -> None:

@@ -10,7 +10,7 @@ import fsfast
 from fsfast import advice, machine
 from fsfast.advice import Speed, faster_precision, remember
 from fsfast.cli import main
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 
 
 @pytest.fixture

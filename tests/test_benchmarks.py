@@ -24,7 +24,7 @@ from benchmarks import (
     workers,
 )
 from benchmarks.__main__ import main
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 
 
 def test_rows_go_to_a_file_with_everything_that_repeats_them(tmp_path):

@@ -8,7 +8,7 @@ import fsfast
 from fsfast import choice
 from fsfast.backends import Work
 from fsfast.choice import Choice, choose_backend, expected
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
 from tests.forging import as_bfloat16
 

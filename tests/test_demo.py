@@ -14,7 +14,7 @@ import fsfast
 from fsfast.certificate_file import parse_certificate
 from fsfast.cli import main
 from fsfast.commands.common import show_bound
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.examples import load_examples
 from fsfast.images.grid import to_grid_image
 from fsfast.kernels import noisy_batch, reference

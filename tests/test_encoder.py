@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import fsfast
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError, ImageError
 from fsfast.images.grid import to_grid
 from fsfast.kernels import noisy_batch, reference

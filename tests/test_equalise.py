@@ -11,7 +11,7 @@ from export.calibration import activation_ranges, run_all
 from export.equalise import equalise, normalisations, watch_channels
 from export.qdq import quantise
 from export.weights import in_memory
-from tests.onnxgraphs import with_external_weights
+from tests.engine.onnx_graphs import with_external_weights
 
 CHANNELS = 24
 RANDOM = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from export.networks import build_networks
 from export.parity import check_parity, measure
 from export.recipe import load_recipe
 from export.recipe_values import NAME
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.errors import EngineError
 from fsfast.models.folded import load_folded
 from train.report import results_markdown

@@ -12,7 +12,7 @@ from onnx import helper
 
 import fsfast
 from fsfast.backends import onnxruntime, stage_shapes
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
 from tests.forging import as_bfloat16, replace_file, rewrite
 from tests.test_selftest import replace_mapper

@@ -11,7 +11,7 @@ from export.calibration import activation_ranges
 from export.qdq import products, quantise
 from export.weights import in_memory
 from fsfast.backends.onnxruntime import open_session
-from tests.onnxgraphs import with_external_weights
+from tests.engine.onnx_graphs import with_external_weights
 
 RANDOM = np.random.default_rng(0)
 # Uneven on purpose: zero must keep a level of its own.

@@ -13,10 +13,10 @@ import fsfast
 from export.calibration import Samples
 from export.quantise import main
 from export.variants import Measured, backends_for
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
+from fsfast.engine.onnx_arrays import stored_arrays
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.machine import sums_8_bit_products_exactly
-from fsfast.onnxarrays import stored_arrays
 
 PAIRS = [
     ("onnxruntime", "int8"),

@@ -17,7 +17,8 @@ from export.published import Published
 from export.recipe import load_recipe, recipe_names
 from fsfast import SmoothedEncoder
 from fsfast.backends.onnxruntime import open_graphs
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
+from fsfast.engine.schedule import t_star
 from fsfast.models import (
     UNET_TINY,
     VIT_B_16,
@@ -27,7 +28,6 @@ from fsfast.models import (
     VisionTransformer,
     load_encoder,
 )
-from fsfast.schedule import t_star
 from tests.models import published
 from tests.models.published import NARROW, as_transformers, prefixed, tower
 from train.checkpoint import save_weights

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 
 from fsfast.backends import Profile
 from fsfast.backends.onnxruntime import open_graphs
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.errors import EngineError
 from fsfast.selftest import VERSION, check_golden, check_golden_once
 from tests.forging import replace_file, rewrite

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.files import write_table
 from benchmarks.soundness import SHARES, Setting, attack, broken, measure, run
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.models.function import TorchFunction
 from train.data import study_set
 

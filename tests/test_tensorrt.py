@@ -34,9 +34,9 @@ from fsfast.backends.tensorrt import apart, execution, library, plans
 from fsfast.backends.tensorrt.building import OPTIONS, Tensors, build_plan, stage_tensors
 from fsfast.backends.tensorrt.library import Library, find_library, new_log
 from fsfast.backends.tensorrt.plans import Plan, PlanKey, load_plan, plan_files, read_plan
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
+from fsfast.engine.onnx_bytes import external_tensors
 from fsfast.errors import BackendUnavailable, EngineError
-from fsfast.onnxfile import external_tensors
 from tests.forging import replace_file
 from tests.test_selftest import replace_mapper
 

@@ -41,7 +41,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_the_wheel_holds(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for part in ("fsfast/py.typed", "fsfast/engines/demo/engine.json", "fsfast/schemas/engine.schema.json"):
+    for part in (
+        "fsfast/py.typed",
+        "fsfast/assets/engines/demo/engine.json",
+        "fsfast/schemas/engine.schema.json",
+    ):
         assert part in names
     assert any("_cpu" in name and name.endswith(".so") for name in names)
     tops = {name.split("/")[0] for name in names}

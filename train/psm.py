@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from export.networks import PURIFIERS, check_networks, feature_dim, fold
 from export.published import Published
 from export.recipe import Recipe
+from fsfast.engine.schedule import Denoise
 from fsfast.models import OneStepPurifier, SmoothnessMapper, UNet
-from fsfast.schedule import Denoise
 from train.checkpoint import save_weights
 from train.images import ImageFolder
 from train.loop import Place, run_stage

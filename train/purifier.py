@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fsfast.engine.schedule import Denoise
 from fsfast.models import UNet
-from fsfast.schedule import Denoise
 from train.config import StudyConfig
 from train.data import StudyData
 from train.encoder import VanillaEncoder

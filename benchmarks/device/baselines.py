@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.kernels import MEAN, SIGMA, STD
-from fsfast.schedule import Denoise
+from fsfast.engine.schedule import Denoise
 
 
 class Baseline:

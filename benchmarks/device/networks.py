@@ -21,14 +21,14 @@ from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.networks import Networks
 from fsfast.backends.device.pipeline import DevicePipeline
 from fsfast.backends.torch import place_modules
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import STAGES, Manifest
+from fsfast.engine.schedule import Denoise
 from fsfast.images.grid import Grid
 from fsfast.kernels.types import Dtype
-from fsfast.manifest import STAGES, Manifest
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNetConfig
 from fsfast.models.vit import VIT_L_14_336, ViTConfig, ViTFeatures
-from fsfast.schedule import Denoise
 
 
 @dataclass(frozen=True)

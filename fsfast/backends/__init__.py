@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fsfast.engine.manifest import Manifest
+from fsfast.engine.onnx_unsigned import has_8_bit_products
 from fsfast.errors import BackendUnavailable
 from fsfast.kernels.types import KERNEL_VERSION
 from fsfast.machine import device_class, processor
-from fsfast.manifest import Manifest
-from fsfast.onnxunsigned import has_8_bit_products
 
 if TYPE_CHECKING:
-    from fsfast.engine import Engine
+    from fsfast.engine.engine import Engine
 
 BACKENDS = ("onnxruntime", "openvino")
 DEFAULT_MICRO_BATCH = {"cpu": 1}

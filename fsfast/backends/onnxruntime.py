@@ -11,12 +11,12 @@ import os
 import numpy as np
 
 from fsfast.backends import check_arithmetic, stage_shapes
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import StageVariant
+from fsfast.engine.onnx_arrays import stored_arrays
+from fsfast.engine.onnx_unsigned import may_saturate, with_unsigned_weights
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.machine import sums_8_bit_products_exactly
-from fsfast.manifest import StageVariant
-from fsfast.onnxarrays import stored_arrays
-from fsfast.onnxunsigned import may_saturate, with_unsigned_weights
 
 try:
     import onnxruntime

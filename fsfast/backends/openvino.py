@@ -12,12 +12,12 @@ import queue
 import numpy as np
 
 from fsfast.backends import check_arithmetic, check_products, stage_shapes
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import StageVariant
+from fsfast.engine.onnx_arrays import array_of
+from fsfast.engine.onnx_inputs import weights_as_inputs
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.machine import sums_8_bit_products_exactly
-from fsfast.manifest import StageVariant
-from fsfast.onnxarrays import array_of
-from fsfast.onnxinputs import weights_as_inputs
 
 try:
     import openvino

@@ -89,7 +89,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:
     """Return what was measured, and why other pairs were not."""
     from fsfast.comparison import compare, pairs
-    from fsfast.engine import load_engine
+    from fsfast.engine.engine import load_engine
 
     manifest = load_engine(args.engine).manifest
     skipped: list[str] = []
@@ -116,7 +116,7 @@ def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:
 def _remember(args: argparse.Namespace, measured: Sequence[Measured]) -> None:
     """Keep the fastest back end of each precision for later hints, if the engine was measured as it is opened."""
     from fsfast.advice import Speed, remember
-    from fsfast.engine import load_engine
+    from fsfast.engine.engine import load_engine
 
     if any(value is not None for name, value in _options(args).items() if name not in ("device", "threads")):
         return

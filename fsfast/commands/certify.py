@@ -34,8 +34,8 @@ from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target, write_whole
 
 if TYPE_CHECKING:
-    from fsfast.classes import ClassHead
     from fsfast.encoder import SmoothedEncoder
+    from fsfast.engine.classes import ClassHead
     from fsfast.features import SmoothedFeatures
     from fsfast.images.grid import GridImage
     from fsfast.record import Certificate

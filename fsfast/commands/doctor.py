@@ -93,7 +93,7 @@ def _backend(name: str) -> tuple[bool, str]:
 def _auto() -> tuple[bool, str]:
     """Say what backend="auto" means for the built-in engine; nothing is measured here."""
     from fsfast.choice import expected
-    from fsfast.engine import load_engine
+    from fsfast.engine.engine import load_engine
 
     try:
         engine = load_engine("demo")
@@ -120,7 +120,7 @@ def _cuda() -> dict[str, tuple[bool, str]]:
 
 
 def _engine() -> tuple[bool, str]:
-    from fsfast.engine import load_engine
+    from fsfast.engine.engine import load_engine
 
     try:
         engine = load_engine("demo")

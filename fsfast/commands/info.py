@@ -13,7 +13,7 @@ from fsfast.commands.common import RANDOM_WEIGHTS, table
 from fsfast.errors import FsfastError
 
 if TYPE_CHECKING:
-    from fsfast.engine import Engine
+    from fsfast.engine.engine import Engine
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def _backends(engine: Engine) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Print the description of an engine."""
-    from fsfast.engine import load_engine
+    from fsfast.engine.engine import load_engine
 
     engine = load_engine(args.engine)
     manifest = engine.manifest

@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay and compare; exit code 0 only if every certificate about the image is the "same"."""
-    from fsfast.engine import load_engine
+    from fsfast.engine.engine import load_engine
     from fsfast.images.grid import to_grid_image
     from fsfast.record import Verification
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.errors import EngineError
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import FoldedUNet, UNetConfig

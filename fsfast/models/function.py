@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.kernels import resize_tables
 from fsfast.models.folded import load_folded
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from fsfast.engine.schedule import Denoise
 from fsfast.models.unet import IMAGE_CHANNELS, FoldedUNet, UNet
-from fsfast.schedule import Denoise
 
 
 class OneStepPurifier(nn.Module):

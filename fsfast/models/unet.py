@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fsfast.engine.schedule import t_star
 from fsfast.models.unet_layers import (
     AttentionBlock,
     Downsample,
@@ -18,7 +19,6 @@ from fsfast.models.unet_layers import (
     Upsample,
     zeroed,
 )
-from fsfast.schedule import t_star
 
 IMAGE_CHANNELS = 3
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fsfast.backends import Profile
+from fsfast.engine.manifest import Manifest
 from fsfast.features import SmoothedFeatures
 from fsfast.images.grid import GridImage
-from fsfast.manifest import Manifest
 from fsfast.pipeline import Sample
 from fsfast.record import Certificate, Verification
 

@@ -17,7 +17,7 @@ from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.options import Options, missing
 from fsfast.backends.tensorrt import library
 from fsfast.backends.torch.attention import TokenAttention, with_token_attention
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.models.unet import ADM256, FoldedUNet
 from fsfast.models.unet_layers import AttentionBlock

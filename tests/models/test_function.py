@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fsfast
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.images.grid import to_grid
 from fsfast.kernels import noisy_batch
 from fsfast.models.folded import load_folded

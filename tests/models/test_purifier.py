@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from fsfast.engine.schedule import alpha_bars
 from fsfast.models import UNET_TINY, OneStepPurifier, UNet
-from fsfast.schedule import alpha_bars
 
 
 class Oracle(nn.Module):

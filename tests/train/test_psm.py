@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from export import networks
 from export.__main__ import main as export
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.images.grid import Grid
 from fsfast.models import UNET_TINY, OneStepPurifier, SmoothnessMapper, UNet
 from tests.models.published import tower

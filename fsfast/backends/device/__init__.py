@@ -30,7 +30,7 @@ from fsfast.backends.device.pipeline import DevicePipeline, plan_memory
 from fsfast.backends.device.place import cuda_device, device_class, problems, version
 from fsfast.backends.device.stages import StageGraph
 from fsfast.choice import Choice
-from fsfast.engine import Engine, load_engine
+from fsfast.engine.engine import Engine, load_engine
 from fsfast.function import Opened
 from fsfast.selftest import check_golden_once
 

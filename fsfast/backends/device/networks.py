@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fsfast.backends.device.stages import Stage, Stages
+from fsfast.engine.manifest import Manifest
 from fsfast.kernels import resize_tables
 from fsfast.kernels.library import denoise_resize_normalise
 from fsfast.kernels.tensors import FLOATS, ResizeTensors
-from fsfast.manifest import Manifest
 
 
 @dataclass(frozen=True)

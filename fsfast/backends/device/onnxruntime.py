@@ -13,9 +13,9 @@ from fsfast.backends import check_arithmetic, stage_shapes
 from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.place import version as torch_version
 from fsfast.backends.device.stages import Stage, Stages
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import StageVariant
 from fsfast.errors import BackendUnavailable, EngineError
-from fsfast.manifest import StageVariant
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 

@@ -8,10 +8,10 @@ from typing import cast
 
 from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.stages import Stages
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import Manifest
 from fsfast.errors import BackendUnavailable
 from fsfast.kernels.types import Dtype
-from fsfast.manifest import Manifest
 from fsfast.options import (
     PrecisionError,
     check_micro_batch,

@@ -17,16 +17,16 @@ from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.memory import MemoryPlan, planned
 from fsfast.backends.device.networks import Networks
 from fsfast.backends.device.replay import Replay
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import Manifest
+from fsfast.engine.schedule import grid_scaling
 from fsfast.errors import BackendUnavailable, FsfastError
 from fsfast.kernels import noise_tables
 from fsfast.kernels.library import cosine_mean, noisy_batch
 from fsfast.kernels.tensors import NoiseTensors, RowTensors, SumTensors
 from fsfast.kernels.types import FeatureSums, Layout, Rows
-from fsfast.manifest import Manifest
 from fsfast.pipeline import Sample
 from fsfast.sampling import Stream
-from fsfast.schedule import grid_scaling
 
 # Micro-batches whose rows are sent to the device, and whose scores are read back, together.
 _TOGETHER = 64

@@ -16,7 +16,7 @@ from fsfast.backends.tensorrt.apart import build_apart
 from fsfast.backends.tensorrt.building import OPTIONS, stage_tensors
 from fsfast.backends.tensorrt.library import AHEAD_OF_TIME, Library, find_library, new_log
 from fsfast.backends.tensorrt.plans import Plan, PlanKey, load_plan, plan_folder
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.errors import BackendUnavailable
 
 if TYPE_CHECKING:

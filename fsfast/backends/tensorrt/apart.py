@@ -13,7 +13,7 @@ from typing import Any
 
 from fsfast.backends.tensorrt.library import Library
 from fsfast.backends.tensorrt.plans import Builder, PlanKey
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.strict_json import parse_json
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from fsfast.backends import stage_shapes
 from fsfast.backends.tensorrt.library import Library
-from fsfast.manifest import Manifest
-from fsfast.onnxfile import external_tensors
+from fsfast.engine.manifest import Manifest
+from fsfast.engine.onnx_bytes import external_tensors
 
 # Everything besides the micro-batch that shapes a plan; part of its key.
 OPTIONS = (

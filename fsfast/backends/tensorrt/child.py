@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from fsfast.backends.tensorrt.apart import LOG, OUTCOME, PLAN, REQUEST
 from fsfast.backends.tensorrt.building import build_plan, stage_tensors
 from fsfast.backends.tensorrt.library import find_library, new_log
-from fsfast.engine import load_engine
+from fsfast.engine.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.files import write_whole
 from fsfast.strict_json import parse_json

@@ -13,7 +13,7 @@ from torch import nn
 from fsfast.backends.device.place import version
 from fsfast.backends.device.stages import Stage, Stages
 from fsfast.backends.torch.attention import with_token_attention
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.kernels.tensors import FLOATS
 from fsfast.kernels.types import Dtype
 from fsfast.models.folded import load_folded

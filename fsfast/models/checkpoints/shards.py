@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fsfast.engine import file_sha256
 from fsfast.errors import CheckpointError
+from fsfast.files import file_sha256
 from fsfast.models.checkpoints.files import TensorFile, as_float32, open_tensors, refuse_text
 from fsfast.strict_json import parse_json
 

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import fsfast
-from fsfast.classes import ClassHead, load_classes
-from fsfast.engine import load_engine
-from fsfast.engine_writer import save_engine
+from fsfast.engine.classes import ClassHead, load_classes
+from fsfast.engine.engine import load_engine
+from fsfast.engine.writer import save_engine
 from fsfast.errors import EngineError
 from fsfast.examples import load_examples
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors.numpy import load
 
-from fsfast.engine import Engine
+from fsfast.engine.engine import Engine
 from fsfast.errors import EngineError
 
 TENSOR = "class_features"

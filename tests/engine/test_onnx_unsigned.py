@@ -8,9 +8,9 @@ from onnx import TensorProto, helper
 
 from export.weights import in_memory
 from fsfast.backends import onnxruntime
-from fsfast.onnxarrays import stored_arrays
-from fsfast.onnxunsigned import has_8_bit_products, may_saturate, with_unsigned_weights
-from tests.onnxgraphs import with_external_weights
+from fsfast.engine.onnx_arrays import stored_arrays
+from fsfast.engine.onnx_unsigned import has_8_bit_products, may_saturate, with_unsigned_weights
+from tests.engine.onnx_graphs import with_external_weights
 from tests.test_qdq import HIGH, LOW, graph_of, normal, quantise, rounded_activation, rounded_weight
 
 

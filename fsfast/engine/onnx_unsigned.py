@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fsfast.onnxfile import DATA_TYPES, external_tensors
-from fsfast.onnxinputs import fields, message, number
+from fsfast.engine.onnx_bytes import DATA_TYPES, external_tensors
+from fsfast.engine.onnx_inputs import fields, message, number
 
 # Weights up to here are safe as they are: 2 · 255 · 64 = 32,640.
 SAFE_WEIGHT = 64
@@ -27,7 +27,7 @@ def has_8_bit_products(graph: bytes) -> bool:
     """Return whether a graph stores weights in 8 bits.
 
     Raises:
-        ValueError: as `fsfast.onnxfile.external_tensors`.
+        ValueError: as `fsfast.engine.onnx_bytes.external_tensors`.
     """
     return any(tensor.dtype == "int8" for tensor in external_tensors(graph))
 

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fsfast.onnxinputs import weights_as_inputs
-from tests.test_onnxfile import external, model
+from fsfast.engine.onnx_inputs import weights_as_inputs
+from tests.engine.onnx_graphs import external, model
 
 
 def rewritten(graph: onnx.ModelProto) -> onnx.ModelProto:

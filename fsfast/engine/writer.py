@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fsfast.engine import MANIFEST, SEAL, file_sha256, load_engine, seal
+from fsfast.engine.engine import MANIFEST, SEAL, load_engine, seal
 from fsfast.errors import EngineError
+from fsfast.files import file_sha256
 
 
 def save_engine(

@@ -10,27 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from fsfast.onnxfile import RANDOM_OPS, ExternalTensor, check_graph, external_tensors
-
-WEIGHTS = "weights.float32.safetensors"
-
-
-def external(name="w", dims=(2, 3), data_type=TensorProto.FLOAT, **changes) -> TensorProto:
-    tensor = TensorProto(
-        name=name, dims=dims, data_type=data_type, data_location=changes.pop("data_location", 1)
-    )
-    for key, value in {"location": WEIGHTS, "offset": "8", "length": "24", **changes}.items():
-        if value is not None:
-            tensor.external_data.add(key=key, value=value)
-    return tensor
-
-
-def model(nodes=(), initialisers=(), **options) -> onnx.ModelProto:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["M", 3]) for name in "xy")
-    graph = helper.make_graph(
-        list(nodes) or [helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y], list(initialisers)
-    )
-    return helper.make_model(graph, **options)
+from fsfast.engine.onnx_bytes import RANDOM_OPS, ExternalTensor, check_graph, external_tensors
+from tests.engine.onnx_graphs import WEIGHTS, external, model
 
 
 def message(*fields: tuple[int, bytes]) -> bytes:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fsfast.schedule import Denoise, alpha_bars, t_star
+from fsfast.engine.schedule import Denoise, alpha_bars, t_star
 
 
 @pytest.mark.parametrize(

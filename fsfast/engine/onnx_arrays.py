@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from fsfast.onnxfile import ExternalTensor, external_tensors
+from fsfast.engine.onnx_bytes import ExternalTensor, external_tensors
 
 
 def stored_arrays(graph: bytes, weights: bytes | bytearray | np.ndarray) -> dict[str, np.ndarray]:

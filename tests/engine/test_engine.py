@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsfast.engine import MANIFEST, SEAL, engine_path, load_engine
+from fsfast.engine.engine import MANIFEST, SEAL, engine_path, load_engine
+from fsfast.engine.schedule import Denoise
 from fsfast.errors import EngineError
 from fsfast.kernels.tables import noise_reach
-from fsfast.schedule import Denoise
 from tests.forging import replace_file, rewrite
 
 

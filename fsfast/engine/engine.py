@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fsfast.engine.manifest import SCHEMA_VERSION, FileEntry, Manifest, StageVariant, parse_manifest
+from fsfast.engine.onnx_bytes import check_graph
 from fsfast.errors import EngineError
+from fsfast.files import file_sha256
 from fsfast.kernels.tables import check_thresholds, noise_reach
-from fsfast.manifest import SCHEMA_VERSION, FileEntry, Manifest, StageVariant, parse_manifest
-from fsfast.onnxfile import check_graph
 from fsfast.strict_json import parse_json
 
 MANIFEST = "engine.json"
 SEAL = "engine.sha256"
 MAX_MANIFEST_BYTES = 4 << 20
 _Content = TypeVar("_Content", bytes, bytearray)
-_BUILT_IN = Path(__file__).parent / "engines"
-_CHUNK = 1 << 20
+_BUILT_IN = Path(__file__).parents[1] / "assets" / "engines"
 # NumPy pads a header to a multiple of 64 bytes; far more is not a noise table.
 _MAX_NPY_HEADER = 4096
 
@@ -220,15 +220,6 @@ def _check_size(path: Path, name: str, entry: FileEntry) -> None:
 
 def _altered(path: Path, name: str) -> EngineError:
     return EngineError(f"{path}: {name} was altered (its sha256 differs). Get the engine again")
-
-
-def file_sha256(file: Path) -> str:
-    """Return the sha256 of a file, hex, without holding the file in memory."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _verify(path: Path, name: str, entry: FileEntry) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fsfast.onnxfile import DATA_TYPES, ExternalTensor, external_tensors, varint
+from fsfast.engine.onnx_bytes import DATA_TYPES, ExternalTensor, external_tensors, varint
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _GRAPH_INITIALISER, _GRAPH_INPUT = 7, 5, 11
@@ -24,7 +24,7 @@ def weights_as_inputs(graph: bytes) -> tuple[bytes, list[ExternalTensor]]:
         graph: serialised ModelProto.
 
     Raises:
-        ValueError: as `fsfast.onnxfile.external_tensors`.
+        ValueError: as `fsfast.engine.onnx_bytes.external_tensors`.
     """
     tensors = external_tensors(graph)
     parts = []

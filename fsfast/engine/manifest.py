@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import Any
 
+from fsfast.engine.schedule import Denoise
 from fsfast.images.grid import Grid
-from fsfast.schedule import Denoise
+from fsfast.strict_json import check_schema
 
 SCHEMA_VERSION = 1
 STAGES = ("purifier", "encoder", "mapper")
@@ -99,29 +97,6 @@ class Manifest:
         """Precisions in which every stage of the engine exists."""
         common = [set(variants) for variants in self.stages.values()]
         return tuple(p for p in self.weights if all(p in names for names in common))
-
-
-@cache
-def _validator(schema: str) -> Callable[[Any], Any]:
-    import fastjsonschema
-
-    text = resources.files("fsfast").joinpath("schemas", schema).read_text(encoding="utf-8")
-    return fastjsonschema.compile(json.loads(text))
-
-
-def check_schema(record: Any, schema: str) -> None:
-    """Check a parsed JSON document against one of the package's schemas.
-
-    Raises:
-        ValueError: the document does not follow it; the message names the place.
-    """
-    # Here, because studies of networks that are made in memory run on bare machines, too.
-    import fastjsonschema
-
-    try:
-        _validator(schema)(record)
-    except fastjsonschema.JsonSchemaValueException as error:
-        raise ValueError(str(error)) from None
 
 
 def _integers(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:

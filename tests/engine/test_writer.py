@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import fsfast.engine_writer
-from fsfast.engine import MANIFEST, load_engine
-from fsfast.engine_writer import check_target, save_engine
+import fsfast.engine.writer
+from fsfast.engine.engine import MANIFEST, load_engine
+from fsfast.engine.manifest import parse_manifest
+from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import EngineError
 from fsfast.images.grid import FILTERS
-from fsfast.manifest import parse_manifest
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -85,7 +85,7 @@ def test_the_folder_is_synced_after_the_rename(engine, tmp_path, monkeypatch):
     """A power cut after save_engine returned must not take the engine's name away."""
     synced = []
     monkeypatch.setattr(
-        fsfast.engine_writer,
+        fsfast.engine.writer,
         "_sync_folder",
         lambda folder: synced.append((folder, (tmp_path / "new").exists())),
     )
