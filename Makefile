@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 parity lint bench bench-avx2 gpu certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 parity lint docs bench bench-avx2 gpu certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -49,10 +49,20 @@ lint: .venv-dev/installed
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
+	.venv-dev/bin/lint-imports
 
 .venv-dev/installed: pyproject.toml setup.py constraints-dev.txt $(wildcard csrc/* csrc/loops/*)
 	$(PYTHON) -m venv .venv-dev
 	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt -e ".[dev]"
+	touch $@
+
+# The site of README, docs/ and docstrings, into build/site. A link or a reference that leads nowhere is an error.
+docs: .venv-docs/installed
+	.venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/installed: requirements-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
 # Writes benchmarks/results/<machine>/*.csv.
@@ -79,4 +89,4 @@ engine: .venv-dev/installed
 	cp runs/demo/examples/* fsfast/assets/examples/
 
 clean:
-	rm -rf .venv .venv-dev .venv-parity build dist *.egg-info fsfast/kernels/_cpu*.so fsfast/_processor*.so
+	rm -rf .venv .venv-dev .venv-docs .venv-parity build dist *.egg-info fsfast/kernels/_cpu*.so fsfast/_processor*.so

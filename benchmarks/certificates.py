@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             failed.append(name)
     picture = figures.FIGURE if folder == RESULTS else folder / figures.FIGURE.name
     figures.draw(folder, picture)
-    print(f"→ {folder}, {picture}; python -m benchmarks.readme copies the numbers into README.md")
+    print(f"→ {folder}, {picture}; python -m benchmarks.readme copies the numbers into the documents")
     if failed:
         print(f"a bound did not hold: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

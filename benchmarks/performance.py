@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, from the results files that it names."""
+"""Tables of one results file each, from the folders that a document names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from benchmarks.harness import RESULTS
 from benchmarks.tables import markdown, number, read, share
 
-DOCS = Path(__file__).parent.parent / "docs" / "performance.md"
 _PLACE = re.compile(
     r"(<!-- (?P<kind>techniques|numbers|others|sets): (?P<group>\S+) in (?P<folder>\S+) -->\n).*?(<!-- end of \w+ -->)",
     re.DOTALL,

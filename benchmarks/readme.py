@@ -1,6 +1,7 @@
-"""Make the tables of README.md and docs/performance.md anew from the results files: `python -m benchmarks.readme`.
+"""Make the tables of the documents anew from the results files: `python -m benchmarks.readme`.
 
-The documents name the folder of each table, so that no table mixes machines; FOLDER puts another one into the README.
+The documents name the folder of each table, so that no table mixes machines; FOLDER puts another one into the section
+on kernels, bounds and small engines, and into the README's plots.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from fsfast.files import write_whole
 from train.report import ablation_table, attack_lines
 
 README = Path(__file__).parent.parent / "README.md"
+PAGES = (
+    README,
+    *(README.parent / "docs" / f"{name}.md" for name in ("performance", "certificates", "training")),
+)
 TITLES = {
     "kernels": "Kernels, one core",
     "bounds": "Bounds, without sampling",
@@ -28,7 +33,7 @@ TITLES = {
 
 
 def shown(row: dict[str, str]) -> bool:
-    """Whether a row is for the README; the others stand in the results files."""
+    """Whether a row is for the documents; the others stand in the results files."""
     kernel = row["case"] in ("noisy_batch", "denoise_resize_normalise", "cosine_mean")
     return row["case"] != "step" and (row["threads"] == "1" or not kernel)
 
@@ -56,7 +61,7 @@ def render_file(path: Path) -> str:
 
 
 def render(folder: Path) -> str:
-    """Return the README's section on speed from the results files in a folder."""
+    """Return the section on kernels, bounds and small engines from the results files in a folder."""
     parts = [
         f"### {title}\n\n{render_file(folder / f'{name}.csv')}"
         for name, title in TITLES.items()
@@ -64,18 +69,11 @@ def render(folder: Path) -> str:
     ]
     if not parts:
         return ""
-    if (folder / "cpu.csv").exists():
-        parts.append(f"### One image on a CPU, n0 = 4\n\n{performance.techniques(read(folder / 'cpu.csv'))}")
-    if (folder / "purified.csv").exists():
-        parts.append(
-            f"### Purifier, encoder and mapper on a CPU\n\n{performance.numbers(read(folder / 'purified.csv'))}"
-        )
     first = read(next(folder / f"{name}.csv" for name in TITLES if (folder / f"{name}.csv").exists()))[0]
     parts.append(
         "noisy_batch and denoise_resize_normalise work on four images, 224×224 and as stated. The share of copy "
         "bandwidth is the time of copying as many bytes over the kernel's; sums that stay in the cache can make it "
-        "exceed 100 %. M is the number of rows per run: M=4 side by side is a single run, and one core idles. T is the "
-        "number of threads inside a run (`graph_threads`).\n\n"
+        "exceed 100 %. M is the number of rows per run: M=4 side by side is a single run, and one core idles.\n\n"
         f"Measured on {first['device']} at {first['date']} with ONNX Runtime {first['onnxruntime']}, "
         f"torch {first['torch']}, NumPy {first['numpy']}; p20 and p80 stand in `benchmarks/results/{folder.name}/`.\n"
     )
@@ -83,14 +81,15 @@ def render(folder: Path) -> str:
 
 
 def updated(text: str) -> str:
-    """Return the README with its tables made anew from the folder and the engine that it names."""
+    """Return a document with its tables made anew from the folders and the engine that it names."""
     text = _CERTIFICATES.sub(lambda m: m[1] + render_certificates(RESULTS / "certificates") + m[2], text)
     text = _STUDY.sub(lambda m: m[1] + render_study(engine_path(m["engine"]) / "results.json") + m[3], text)
-    return _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
+    text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
+    return performance.updated(text)
 
 
 def render_certificates(folder: Path) -> str:
-    """Return what the certificates' results files say, for the README."""
+    """Return what the certificates' results files say."""
     rows = read(folder / "methods.csv")
     distances = [name.removeprefix("bound_") for name in rows[0] if name.startswith("bound_")]
     cells = [
@@ -132,7 +131,7 @@ def _none(share: str) -> str:
 
 
 def render_study(path: Path) -> str:
-    """Return what an engine's training measured, for the README."""
+    """Return what an engine's training measured."""
     record = json.loads(path.read_text(encoding="utf-8"))
     head = (
         f"{record['images']} test images, σ = {record['sigma']:g}, seed {record['seed']}; the vanilla encoder without "
@@ -142,21 +141,20 @@ def render_study(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Update README.md and docs/performance.md from the folders that they name."""
+    """Update the documents from the folders that they name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
-    parser.add_argument("folder", nargs="?", help="in benchmarks/results: show this machine in the README")
+    parser.add_argument("folder", nargs="?", help="in benchmarks/results: show this machine")
     folder = parser.parse_args(argv).folder
     if folder is not None and not any((RESULTS / folder / f"{name}.csv").exists() for name in TITLES):
         parser.error(
             f"wanted a folder with results in {RESULTS}, as {machine()} on this machine, got {folder!r}; run "
             "python -m benchmarks first"
         )
-    text = README.read_text(encoding="utf-8")
-    if folder is not None:
-        text = re.sub(r"<!-- results.*? -->", f"<!-- results: {folder} -->", text)
-    write_whole(README, updated(text).encode())
-    text = performance.DOCS.read_text(encoding="utf-8")
-    write_whole(performance.DOCS, performance.updated(text).encode())
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if folder is not None:
+            text = re.sub(r"<!-- (results|plots): \S+ -->", rf"<!-- \1: {folder} -->", text)
+        write_whole(page, updated(text).encode())
     return 0
 
 

@@ -45,7 +45,7 @@ _HOME = {
     "SmoothedEncoder": "encoder",
     "SmoothedFeatures": "features",
     "load_features": "features",
-    "from_pixel_values": "arrays",
+    "from_pixel_values": "images.arrays",
     "Certificate": "record",
     "Verification": "record",
     "load_certificate": "certificate_file",

@@ -120,6 +120,7 @@ def parse_certificate(record: Any, name: str = "certificate") -> Certificate:
         raise CertificateError(
             f"{name} has schema version {schema}, this fsfast reads up to {SCHEMA_VERSION}; upgrade fsfast"
         )
+    # G. File: what it states must follow from what it holds
     try:
         check_schema(record, "certificate.schema.json")
         certificate = _from_record(record)

@@ -143,7 +143,9 @@ def draw(
 ) -> Drawn:
     """Draw the pilot samples and then a fixed number of scores."""
     manifest = function.manifest
+    # C. Pilot
     thresholds = _thresholds(function, task)
+    # D. Scores
     sums = FeatureSums.zeros(1, manifest.tokens, manifest.dim)
     scores = function.scores(
         [task.item], [task.seed], n, [task.unit], sums=sums, per_token=per_token, advance=advance
@@ -204,6 +206,7 @@ def _until_decided(function: Function, tasks: list[Task], plan: Plan, advance: A
     """Sample in rounds; an image leaves when its target is certified or out of reach."""
     assert plan.target is not None
     epsilon, cosine = plan.target
+    # C. Pilot
     thresholds = [_thresholds(function, task) for task in tasks]
     scores: list[np.ndarray] = [np.empty(0)] * len(tasks)
     reasons: dict[int, str] = {}
@@ -212,6 +215,7 @@ def _until_decided(function: Function, tasks: list[Task], plan: Plan, advance: A
         open_ = [i for i in range(len(tasks)) if i not in reasons]
         if not open_:
             break
+        # D. Scores
         chosen = [tasks[i] for i in open_]
         chunk = function.scores(
             [task.item for task in chosen],
@@ -264,6 +268,7 @@ def decide(
     could.
     """
     budget = Budget.of(plan.alpha, len(thresholds), stopped=True)
+    # E. Constants and F. Cosine
     known = constants(scores, thresholds, None, budget, total_variation, plan.method)
     bound = cosine_lower_bound(d, mean=known.mean, caps=known.caps)
     if bound is not None and bound >= cosine:

@@ -185,8 +185,10 @@ class SmoothedEncoder:
         if seconds is None and self._function.takes(images):
             batch = images if images.ndim == 4 else images[None]
             return self.encode_tensors(batch, n0, seeds=seeds, raw_mean=raw_mean)
+        # 1. Grid
         items, _ = to_grid(images, self.manifest.grid)
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
+        # 2. Rows: their seeds
         drawn = self._seeds.serving(items, seeds)
         chosen = [seed for seed, _ in drawn]
         parts = []
@@ -333,9 +335,11 @@ class SmoothedEncoder:
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
         n0 = None if n0 is None else check_samples(n0, "n0")
         serving = self._seeds.serving(items, seeds)
+        # A. Anchor
         directions = anchors(self._function, items, serving, anchor, n0, served)
         tasks = []
         for item, given, (unit, about) in zip(items, serving, directions, strict=True):
+            # B. Seed
             if seeds is None:
                 given = self._seeds.certification(item, self.function_id, about.sha256, plan)
             tasks.append(Task(item, unit, about, *given))

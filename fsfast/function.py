@@ -84,6 +84,7 @@ class Function:
     ) -> Served:
         """Average n0 samples of the serving stream for every image."""
         sums = FeatureSums.zeros(len(items), self.manifest.tokens, self.manifest.dim, raw=raw_mean)
+        # 2. Rows
         rows = micro_batches(seeds, n0, self.profile.micro_batch)
         with closing(
             self.pipeline.reduce(stack(items), rows, Stream.SERVING, sums, seconds=seconds)
@@ -91,6 +92,7 @@ class Function:
             for _ in chunks:
                 if advance:
                     advance(self.profile.micro_batch)
+        # 9. Features
         unit = directions(sums.unit)
         raw = None if sums.raw is None else (sums.raw / n0).astype(np.float32)
         return Served(served_features(sums, unit), unit, raw)

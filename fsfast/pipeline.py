@@ -135,6 +135,7 @@ class Pipeline:
                 except CancelledError:
                     self._check_open()
                     raise
+                # 8. Reduction
                 start = time.perf_counter()
                 scores = cosine_mean(context.refined, row, sums, anchor=anchor, per_token=per_token)
                 context.seconds["reduction"] += time.perf_counter() - start
@@ -184,11 +185,14 @@ class Pipeline:
 
     def _run(self, context: Context, images: np.ndarray, rows: Rows, stream: Stream) -> Context:
         clock = _Clock(context.seconds)
+        # 3. Noise
         noisy_batch(images, rows, int(stream), self.noise, out=context.noisy)
         clock.lap("noise")
         if self._denoise and context.eps_hat is not None:
+            # 4. Purifier
             self._graphs["purifier"].run(context.noisy, context.eps_hat)
             clock.lap("purifier")
+            # 5. Resize
             self._to_pixels(
                 context.noisy, context.eps_hat, (self._denoise.a, self._denoise.b), context.pixels
             )
@@ -197,8 +201,10 @@ class Pipeline:
         return context
 
     def _encode(self, context: Context, clock: _Clock) -> None:
+        # 6. Encoder
         self._graphs["encoder"].run(context.pixels, context.tokens)
         clock.lap("encoder")
+        # 7. Mapper
         if "mapper" in self._graphs:
             self._graphs["mapper"].run(context.tokens, context.refined)
             clock.lap("mapper")

@@ -130,6 +130,7 @@ class Certificate:
     @cached_property
     def constants(self) -> Constants:
         """What is known about the encoder at x, with probability ≥ 1 − alpha; all bounds follow from it."""
+        # E. Constants
         return constants(
             self.scores, self.thresholds, self.perp_norm, self.budget, self.total_variation, self.method
         )
@@ -153,6 +154,7 @@ class Certificate:
         Raises:
             ValueError: epsilon negative or not finite, unknown method.
         """
+        # F. Cosine
         return cosine_lower_bound(self._distance(epsilon), **self._known(method), method=method)
 
     def curve(self, epsilons: Sequence[float], method: CosineMethod = "joint") -> np.ndarray:

@@ -24,6 +24,7 @@ def replay(function: Function, certificate: Certificate, item: GridImage) -> Ver
     if details := _other_constants(function, certificate):
         return Verification("different", tuple(details))
     notes = _other_file(certificate, item)
+    # H. Replay
     task = _task(function, certificate, item)
     drawn = draw(function, task, certificate.n, certificate.token_scores is not None)
     deviation = _deviation(drawn, certificate)

@@ -7,27 +7,39 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engines, performance, readme
+from benchmarks import engines, plots, readme
 from benchmarks.__main__ import ON_GPU, REGISTRY
 from fsfast.cli import _parser
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_readmes_numbers_come_from_the_results_files():
-    text = readme.README.read_text(encoding="utf-8")
+def test_numbers_come_from_the_results_files():
+    text = "".join(page.read_text(encoding="utf-8") for page in readme.PAGES)
+    for page in readme.PAGES:
+        before = page.read_text(encoding="utf-8")
+        assert readme.updated(before) == before, page
     folder = re.search(r"<!-- results: (\S+) -->", text)[1]
     assert {p.stem for p in (readme.RESULTS / folder).glob("*.csv")} <= set(REGISTRY) - ON_GPU
     # Every group was measured somewhere.
     assert {p.stem for p in readme.RESULTS.glob("*/*.csv")} >= set(REGISTRY) - ON_GPU
-    assert readme.updated(text) == text
+    for block in ("techniques: cpu in ", "certificates -->", "study: demo -->"):
+        assert f"<!-- {block}" in text
 
 
-def test_the_numbers_on_performance_come_from_the_results_files():
-    text = performance.DOCS.read_text(encoding="utf-8")
-    assert performance.updated(text) == text
-    assert "<!-- techniques: cpu in " in text
+def test_the_readmes_plots_are_drawn_from_the_results_files(monkeypatch, tmp_path):
+    committed = plots.FOLDER
+    monkeypatch.setattr(plots, "FOLDER", tmp_path)
+    assert plots.main() == 0
+    for drawn in tmp_path.iterdir():
+        # Where letters stand depends on the version of matplotlib; what they say does not.
+        words = [
+            re.findall(r"<text[^>]*>([^<]*)", p.read_text(encoding="utf-8"))
+            for p in (drawn, committed / drawn.name)
+        ]
+        assert words[0] == words[1], drawn.name
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_machines_folder_names_its_vector_extensions():
@@ -53,16 +65,32 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_paths_exist(page):
+    folders = "csrc|fsfast|export|train|benchmarks|tests|docs"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_step_of_an_image_and_of_a_certificate_is_marked_in_the_code():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    steps = set(re.findall(r"^\| (\d\. \w+|[A-H]\. \w+) \|", page, re.M))
+    assert len(steps) == 17
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "fsfast").rglob("*.py"))
+    marks = set(re.findall(r"(?:# |and |`\. )((?:\d|[A-H])\. [A-Z]\w+)\b", sources))
+    assert marks == steps
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_exist(page):
     commands = _parser()._subparsers._group_actions[0].choices
     for name in re.findall(r"`fsfast ([a-z]+)", page.read_text(encoding="utf-8")):
         assert name in commands, name
 
 
-def test_the_readme_is_not_rewritten_by_accident(tmp_path, capsys):
-    before = readme.README.read_bytes()
+def test_documents_are_not_rewritten_by_accident(tmp_path, capsys):
+    before = [page.read_bytes() for page in readme.PAGES]
     for argument in ("--help", "no-such-folder"):
         with pytest.raises(SystemExit):
             readme.main([argument])
-    assert readme.README.read_bytes() == before
+    assert [page.read_bytes() for page in readme.PAGES] == before
     assert "python -m benchmarks" in capsys.readouterr().err

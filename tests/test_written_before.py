@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fsfast
+import fsfast.bounds
 from fsfast.certification import plan_of
 from fsfast.images.grid import to_grid
 from fsfast.seeds import Seeds
@@ -28,6 +29,20 @@ def encoder():
 @pytest.fixture(scope="module")
 def certificate():
     return fsfast.load_certificate(FOLDER / "certificate.json")
+
+
+def test_public_names_are_there():
+    errors = {"BackendUnavailable", "CertificateError", "EngineError", "FsfastError", "ImageError"}
+    classes = {"Certificate", "SmoothedEncoder", "SmoothedFeatures", "Verification"}
+    functions = {"from_pixel_values", "load_certificate", "load_certificates", "load_features"}
+    assert set(fsfast.__all__) == errors | classes | functions | {"__version__"}
+    assert set(fsfast.bounds.__all__) == {
+        *("MeanMethod", "SequentialMean", "SequentialProportion"),
+        *("mean_lower_bound", "perpendicular_upper_bound", "proportion_lower_bound"),
+    }
+    for module in (fsfast, fsfast.bounds):
+        for name in module.__all__:
+            assert getattr(module, name) is not None
 
 
 def test_the_function_has_its_name(certificate):

@@ -63,9 +63,11 @@ class Networks:
         if self.denoise is None:
             pixels = x_t.to(FLOATS[self.stages.dtype])
         else:
-            # The estimate is rounded to the network's precision, the noisy image is not.
+            # 4. Purifier and 5. Resize: the estimate is rounded to the network's precision, the noisy image is not.
             pixels = self.to_pixels(x_t, self.predicted_noise(x_t), self.denoise)
+        # 6. Encoder
         tokens = self.encoded(pixels)
+        # 7. Mapper
         if "mapper" in self.stages.run:
             # The self-test's memory order, too: a compiled network would be compiled once more for another.
             tokens = self.stages.run["mapper"](tokens.contiguous())

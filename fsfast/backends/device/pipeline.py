@@ -166,7 +166,9 @@ class DevicePipeline:
         """
         for tensors in self._row_tensors(rows):
             with self._alone():
+                # 3. Noise
                 self._x_t.copy_(noisy_batch(images, tensors, int(stream), self._noise, layout=self._layout))
+                # 4 to 7 are one replay of `Networks.features`. 8. Reduction
                 scores = cosine_mean(self._features(), tensors, sums, anchor=anchor, per_token=per_token)
             yield scores
 
