@@ -49,7 +49,7 @@ def certified(rows: Sequence[dict[str, str]]) -> Figure:
         label = f"certified by fsfast, n = {n:,}" if key == "joint" else "the paper's plug-in: no certificate"
         axes.plot(d[bound > 0], bound[bound > 0], label=label, **line)
     axes.set(
-        title="Cosine to the clean feature that no attack can undercut",
+        title="Cosine to the feature handed out that no attack can undercut",
         xlabel="ℓ₂ size of the attack, ε / σ",
         ylabel="cosine ≥",
         ylim=(0, 1.02),
