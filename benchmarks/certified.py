@@ -20,8 +20,8 @@ import fsfast
 from benchmarks.files import write_table
 from fsfast.bounds import mean_lower_bound
 from fsfast.bounds.cosine import CosineMethod, cosine_curve, radius
-from fsfast.evidence import Budget, Constants, constants
-from fsfast.record import Certificate
+from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.evidence import Budget, Constants, constants
 from train.data import study_set
 
 FOLDER = Path(__file__).parent / "results" / "certificates"

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 import fsfast
 from benchmarks.files import write_table
+from fsfast.certificates.certificate import Certificate
 from fsfast.engine.engine import load_engine
 from fsfast.models.function import TorchFunction
-from fsfast.record import Certificate
 from train.data import study_set
 
 OUTPUT = Path(__file__).parent / "results" / "certificates" / "soundness.csv"

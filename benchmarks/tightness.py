@@ -18,9 +18,9 @@ from benchmarks.coverage import RESULTS, beta
 from benchmarks.files import write_table
 from fsfast.bounds import MeanMethod, SequentialMean
 from fsfast.bounds.cosine import cosine_curve, cosine_lower_bound
-from fsfast.certification import Plan, decide, looks
-from fsfast.evidence import PILOT, Budget, choose_thresholds, constants
-from fsfast.record import round_scores
+from fsfast.certificates.certification import Plan, decide, looks
+from fsfast.certificates.evidence import PILOT, Budget, choose_thresholds, constants
+from fsfast.certificates.statement import round_scores
 
 # c, d and the best bound that the mean alone allows, computed independently: docs/certificates.md §4.
 SHARP = (

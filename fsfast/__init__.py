@@ -16,12 +16,13 @@ from fsfast._version import __version__
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError, FsfastError, ImageError
 
 if TYPE_CHECKING:
-    from fsfast.certificate_file import load_certificate
-    from fsfast.certificate_lines import load_certificates
+    from fsfast.certificates.certificate import Certificate
+    from fsfast.certificates.lines import load_certificates
+    from fsfast.certificates.reading import load_certificate
+    from fsfast.certificates.replay import Verification
     from fsfast.encoder import SmoothedEncoder
     from fsfast.features import SmoothedFeatures, load_features
     from fsfast.images.arrays import from_pixel_values
-    from fsfast.record import Certificate, Verification
 
 __all__ = [
     "BackendUnavailable",
@@ -46,10 +47,10 @@ _HOME = {
     "SmoothedFeatures": "features",
     "load_features": "features",
     "from_pixel_values": "images.arrays",
-    "Certificate": "record",
-    "Verification": "record",
-    "load_certificate": "certificate_file",
-    "load_certificates": "certificate_lines",
+    "Certificate": "certificates.certificate",
+    "Verification": "certificates.replay",
+    "load_certificate": "certificates.reading",
+    "load_certificates": "certificates.lines",
 }
 
 

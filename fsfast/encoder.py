@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
     from torch import Tensor
 
-    from fsfast.anchors import AnchorKind
     from fsfast.backends.device.tensors import SmoothedTensors
     from fsfast.bounds import MeanMethod
-    from fsfast.record import Certificate, Verification
+    from fsfast.certificates.anchors import AnchorKind
+    from fsfast.certificates.certificate import Certificate
+    from fsfast.certificates.replay import Verification
 
 # Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
 _GROUP = 16
@@ -328,8 +329,8 @@ class SmoothedEncoder:
             CertificateError: `served` belongs to other images or another function.
             ValueError: another argument is off.
         """
-        from fsfast.anchors import anchors
-        from fsfast.certification import Task, certify, plan_of
+        from fsfast.certificates.anchors import anchors
+        from fsfast.certificates.certification import Task, certify, plan_of
 
         items, single = to_grid(images, self.manifest.grid)
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
@@ -363,7 +364,7 @@ class SmoothedEncoder:
             CertificateError: the certificate belongs to another engine.
             ValueError: more than one image.
         """
-        from fsfast.replay import replay
+        from fsfast.certificates.replay import replay
 
         return replay(self._function, certificate, self._image_of(certificate, image))
 
@@ -373,7 +374,7 @@ class SmoothedEncoder:
         """Certify the direction of a certificate again, with noise from the system.
 
         A replay proves the computation; this also shows that the stated seed was no lucky one.
-        `fsfast.replay.contradictions` compares the two.
+        `fsfast.certificates.replay.contradictions` compares the two.
 
         Args:
             certificate, image: as in `verify`.
@@ -382,7 +383,7 @@ class SmoothedEncoder:
         Raises:
             CertificateError, ValueError: as `verify`; or the image is not the certified one.
         """
-        from fsfast.replay import certify_anew
+        from fsfast.certificates.replay import certify_anew
 
         item = self._image_of(certificate, image)
         if item.grid_sha256 != certificate.grid_sha256:
@@ -392,7 +393,7 @@ class SmoothedEncoder:
             return certify_anew(self._function, certificate, item, seed_from_system(), advance)
 
     def _image_of(self, certificate: Certificate, image: Any) -> GridImage:
-        from fsfast.record import Certificate as Record
+        from fsfast.certificates.certificate import Certificate as Record
 
         if not isinstance(certificate, Record):
             raise TypeError(

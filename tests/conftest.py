@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fsfast
 from fsfast.engine.engine import engine_path
 from fsfast.machine import processor, vectors
 
@@ -102,7 +103,7 @@ def resized_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def photograph() -> Path:
     """The photograph in the package, 451×300 pixels."""
-    return engine_path("demo").parent.parent / "assets" / "cat.jpg"
+    return Path(fsfast.__file__).parent / "assets" / "cat.jpg"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import fsfast
-from fsfast.certificate_file import parse_certificate
+from fsfast.certificates.reading import parse_certificate
 from fsfast.cli import main
 from fsfast.examples import load_examples
 from fsfast.files import check_target, write_whole

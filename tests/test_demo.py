@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import fsfast
-from fsfast.certificate_file import parse_certificate
+from fsfast.certificates.reading import parse_certificate
 from fsfast.cli import main
 from fsfast.commands.common import show_bound
 from fsfast.engine.engine import load_engine

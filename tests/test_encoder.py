@@ -149,7 +149,7 @@ def test_a_secret_gives_no_free_redraw(picture, tmp_path):
 
 
 def test_under_a_secret_the_served_direction_is_the_one_that_is_certified(picture):
-    from fsfast.record import anchor_hash
+    from fsfast.certificates.statement import anchor_hash
 
     with fsfast.SmoothedEncoder("demo", secret=b"x" * 32) as encoder:
         served = encoder.encode(picture)

@@ -11,7 +11,7 @@ import pytest
 
 import fsfast
 import fsfast.bounds
-from fsfast.certification import plan_of
+from fsfast.certificates.certification import plan_of
 from fsfast.images.grid import to_grid
 from fsfast.seeds import Seeds
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from benchmarks.device.baselines import Baseline
 from benchmarks.device.networks import Case, case_of, flops, function_of, random_modules
 from benchmarks.device.place import Place
-from fsfast.anchors import served_anchor
 from fsfast.backends.device.arithmetic import fixed_arithmetic
 from fsfast.backends.device.function import DeviceFunction
-from fsfast.certification import Plan, Task, certify
+from fsfast.certificates.anchors import served_anchor
+from fsfast.certificates.certification import Plan, Task, certify
 from fsfast.images.grid import GridImage
 from fsfast.kernels import noise_tables
 from fsfast.kernels.library import noisy_batch

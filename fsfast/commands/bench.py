@@ -213,8 +213,8 @@ def measure_certification(encoder: SmoothedEncoder, samples_per_s: float) -> flo
         encoder: an open encoder.
         samples_per_s: how fast it encodes.
     """
+    from fsfast.certificates.evidence import PILOT
     from fsfast.comparison import picture
-    from fsfast.evidence import PILOT
 
     n = min(200, int(_CERTIFICATION_S * samples_per_s) - PILOT)
     if n < _CERTIFICATION_LEAST:

@@ -34,11 +34,11 @@ from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target, write_whole
 
 if TYPE_CHECKING:
+    from fsfast.certificates.certificate import Certificate
     from fsfast.encoder import SmoothedEncoder
     from fsfast.engine.classes import ClassHead
     from fsfast.features import SmoothedFeatures
     from fsfast.images.grid import GridImage
-    from fsfast.record import Certificate
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +170,7 @@ def _settings(
     args: argparse.Namespace, encoder: SmoothedEncoder, served: Mapping[str, SmoothedFeatures] | None
 ) -> Callable[[Certificate], dict[str, tuple[object, object]]]:
     """Return a function that gives the settings of a certificate: name → (there, asked for now)."""
-    from fsfast.record import anchor_hash
+    from fsfast.certificates.statement import anchor_hash
 
     def compare(there: Certificate) -> dict[str, tuple[object, object]]:
         pairs: dict[str, tuple[object, object]] = {

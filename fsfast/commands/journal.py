@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fsfast.errors import CertificateError
 
 if TYPE_CHECKING:
-    from fsfast.record import Certificate
+    from fsfast.certificates.certificate import Certificate
 
 
 def resume(
@@ -26,8 +26,8 @@ def resume(
         CertificateError: the file holds something else, or certificates made with other settings. It is left
             as it was.
     """
-    from fsfast.certificate_file import parse_certificate
-    from fsfast.certificate_lines import read_records
+    from fsfast.certificates.lines import read_records
+    from fsfast.certificates.reading import parse_certificate
 
     if not Path(path).exists():
         return {}

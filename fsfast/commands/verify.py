@@ -18,9 +18,10 @@ from fsfast.commands.common import complain, engine_arguments, open_encoder, sho
 from fsfast.errors import CertificateAltered, CertificateError
 
 if TYPE_CHECKING:
+    from fsfast.certificates.certificate import Certificate
+    from fsfast.certificates.replay import Verification
     from fsfast.encoder import SmoothedEncoder
     from fsfast.images.grid import GridImage
-    from fsfast.record import Certificate, Verification
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +40,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay and compare; exit code 0 only if every certificate about the image is the "same"."""
+    from fsfast.certificates.replay import Verification
     from fsfast.engine.engine import load_engine
     from fsfast.images.grid import to_grid_image
-    from fsfast.record import Verification
 
     engine = load_engine(args.engine)
     image = to_grid_image(args.image, engine.manifest.grid)
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _fresh(encoder: SmoothedEncoder, certificate: Certificate, image: GridImage, as_json: bool) -> bool:
     """Certify anew and compare; returns whether nothing is refuted."""
-    from fsfast.replay import contradictions
+    from fsfast.certificates.replay import contradictions
 
     fresh = encoder.certify_anew(certificate, image)
     refuted = contradictions(certificate, fresh)
@@ -110,7 +111,7 @@ def _read(path: str, grid_sha256: str) -> list[Certificate | CertificateAltered]
     Raises:
         CertificateError: something else is in the file, or nothing about this image.
     """
-    from fsfast.certificate_lines import read_file
+    from fsfast.certificates.lines import read_file
 
     records, tail = read_file(path)
     if tail:
@@ -128,7 +129,7 @@ def _read(path: str, grid_sha256: str) -> list[Certificate | CertificateAltered]
 
 
 def _parse(record: Any, name: str) -> Certificate | CertificateAltered:
-    from fsfast.certificate_file import parse_certificate
+    from fsfast.certificates.reading import parse_certificate
 
     try:
         return parse_certificate(record, name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MultipleLocator
 
-from fsfast.record import Certificate
+from fsfast.certificates.certificate import Certificate
 from fsfast.report.svg import (
     COOL,
     GREEN,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fsfast.bounds.cosine import CosineMethod
-from fsfast.record import Certificate
+from fsfast.certificates.certificate import Certificate
 from fsfast.report.svg import COOL, GREEN, INK, MUTED, PAPER, WARM, WHOLE, new_figure, style, to_svg
 
 # No bound reaches farther, in units of σ; few reach half of it.

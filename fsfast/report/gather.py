@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from fsfast.certificates.certificate import Certificate
 from fsfast.commands.bench import measure
 from fsfast.encoder import SmoothedEncoder
 from fsfast.features import SmoothedFeatures, anchor_of
 from fsfast.images.grid import GridImage
 from fsfast.machine import processor
 from fsfast.pipeline import STEPS
-from fsfast.record import Certificate
 from fsfast.report.data import Attack, Case, DemoResult, Seen, Subject, Variant
 
 # The numbers of samples whose latency is measured, and how often.

@@ -6,7 +6,7 @@ import re
 from html import escape
 from pathlib import Path
 
-from fsfast.record import Certificate
+from fsfast.certificates.certificate import Certificate
 from fsfast.report.charts import score_histograms
 from fsfast.report.curves import method_curves
 from fsfast.report.svg import INK

@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
+from fsfast.certificates.certificate import Certificate
 from fsfast.commands.common import show_bound, show_radius
 from fsfast.pipeline import STEPS
-from fsfast.record import Certificate
 from fsfast.report import charts
 from fsfast.report.curves import certificate_curves, method_curves, swatch
 from fsfast.report.data import COSINE, RADII, Attack, Case, DemoResult, Seen

@@ -159,7 +159,7 @@ def test_a_forged_function_does_not_hide_forged_constants(certificate, photograp
 
 
 # What no replay can check: names, versions, how a seed was chosen, bounds that are stated smaller than they are, and a
-# target that would have ended at the same sample (tests/test_certification.py forges others).
+# target that would have ended at the same sample (tests/certificates/test_certification.py forges others).
 UNCHECKED = (
     ["certification", "stopping"],
     ["image", "name"],

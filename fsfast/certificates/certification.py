@@ -12,12 +12,13 @@ import numpy as np
 from fsfast._version import __version__
 from fsfast.bounds import MeanMethod
 from fsfast.bounds.cosine import cosine_lower_bound
-from fsfast.evidence import PILOT, Budget, choose_thresholds, constants
+from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.evidence import PILOT, Budget, choose_thresholds, constants
+from fsfast.certificates.statement import Anchor, Stopping, round_scores
 from fsfast.features import anchor_of
 from fsfast.function import Advance, Function
 from fsfast.images.grid import GridImage
 from fsfast.kernels.types import FeatureSums
-from fsfast.record import Anchor, Certificate, Stopping, round_scores
 from fsfast.sampling import SeedOrigin, Stream, check_samples
 
 # A sequential certification looks at 32 samples first, and then at a tenth more each time; it does not give up

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
-from fsfast.evidence import SCORE_UNIT, Budget, choose_thresholds, constants
+from fsfast.certificates.evidence import SCORE_UNIT, Budget, choose_thresholds, constants
 
 
 @pytest.mark.parametrize("caps", [0, 1, 6])

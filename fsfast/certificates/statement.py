@@ -1,9 +1,8 @@
-"""The certificate: its claim, and what a replay found."""
+"""What a certificate states: its fields, and every bound that follows from them."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,14 +21,11 @@ from fsfast.bounds.cosine import (
 )
 from fsfast.bounds.served import served_cosine_lower_bound
 from fsfast.bounds.tokens import token_share_below
-from fsfast.evidence import SCORE_UNIT, Budget, Constants, constants
-from fsfast.files import write_whole
+from fsfast.certificates.evidence import SCORE_UNIT, Budget, Constants, constants
 from fsfast.sampling import SeedOrigin
 
 if TYPE_CHECKING:
-    from fsfast.engine.classes import ClassHead
     from fsfast.features import SmoothedFeatures
-    from fsfast.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Stopping:
 
 
 @dataclass(frozen=True, eq=False)
-class Certificate:
+class Statement:
     """With probability ≥ 1 − alpha over the certification noise: for every image x' on the grid within ℓ2
     distance ε of x, Cos(f̂(x'), u) ≥ `cosine(ε)`. f̂ is the smoothed encoder, u the anchor.
 
@@ -231,21 +227,6 @@ class Certificate:
         bounds = np.asarray(mean_lower_bound(self.token_scores.T, alpha, self.method))
         return np.maximum(np.nextafter(bounds - self.total_variation, -1.0), 0.0)
 
-    def predict(self, classes: ClassHead | np.ndarray, served: SmoothedFeatures | None = None) -> Prediction:
-        """Return the class of the anchor, and the radius within which the smoothed feature keeps it.
-
-        Args:
-            classes: an engine's classes, or directions [K, D] such as text features of a zero-shot head.
-            served: what `encode` returned for this image alone; only needed for a certificate from a file, which
-                has no directions of its own.
-
-        Raises:
-            ValueError: the directions are missing, or not those of the certificate.
-        """
-        from fsfast.prediction import predict
-
-        return predict(self, classes, self._direction(served))
-
     def _direction(self, served: SmoothedFeatures | None) -> np.ndarray:
         if served is None:
             if self.direction is None:
@@ -268,50 +249,6 @@ class Certificate:
             return {"mean": self.mean_score}
         return {"mean": self.constants.mean, "caps": self.constants.caps, "perp": self.constants.perp}
 
-    def save(self, path: str | os.PathLike[str], epsilons: Sequence[float] | None = None) -> None:
-        """Write the certificate as JSON, whole or not at all; `epsilons` as in `to_record`."""
-        from fsfast.certificate_file import to_json
-
-        write_whole(path, to_json(self, epsilons))
-
-    def to_record(self, epsilons: Sequence[float] | None = None) -> dict[str, Any]:
-        """Return the certificate as a JSON document; `schemas/certificate.schema.json` describes it.
-
-        Args:
-            epsilons: ℓ2 radii ([0,1] units) at which it states its bounds; None: some around σ.
-        """
-        from fsfast.certificate_file import to_record
-
-        return to_record(self, epsilons)
-
-    def __repr__(self) -> str:
-        radii = [0.5 * self.sigma, self.sigma]
-        bounds = ", ".join(f"{_show(self.cosine(r))} at ε = {r:g}" for r in radii)
-        return (
-            f"Certificate({self.image_name or 'image'}: cosine ≥ {bounds}; n = {self.n}, α = {self.alpha:g}"
-            f"{'; random weights' if self.random_weights else ''})"
-        )
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What a replay found.
-
-    Attributes:
-        verdict: "same", "different", or "cannot be checked bit for bit here".
-        details: what differs, or why bits cannot be compared; empty for "same".
-        deviation: largest difference between a stored and a replayed score, or None if there was no replay.
-        notes: what is worth knowing and changes nothing: another file that gives the same pixels on the grid.
-    """
-
-    verdict: str
-    details: tuple[str, ...] = ()
-    deviation: float | None = None
-    notes: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.verdict == "same"
-
 
 def round_scores(scores: np.ndarray) -> np.ndarray:
     """Round scores down to multiples of 2⁻²⁰: what a certificate stores and its bounds are computed from."""
@@ -321,7 +258,3 @@ def round_scores(scores: np.ndarray) -> np.ndarray:
 def anchor_hash(unit: np.ndarray) -> str:
     """Return the hash of [L, D] float32 directions."""
     return hashlib.sha256(np.ascontiguousarray(unit, "<f4").tobytes()).hexdigest()
-
-
-def _show(bound: float | None) -> str:
-    return "none" if bound is None else f"{bound:.3f}"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fsfast.bounds.angles import prediction_radius
 from fsfast.engine.classes import ClassHead
-
-if TYPE_CHECKING:
-    from fsfast.record import Certificate
 
 # No certificate reaches farther, in units of σ.
 _CEILING = 8.3
@@ -36,8 +33,23 @@ class Prediction:
     scores: tuple[float, ...]
 
 
-def predict(certificate: Certificate, classes: ClassHead | np.ndarray, direction: np.ndarray) -> Prediction:
-    """Return the class of a certificate's anchor and its certified radius; see `Certificate.predict`."""
+def predict(
+    cosine: Callable[[float], float | None],
+    sigma: float,
+    classes: ClassHead | np.ndarray,
+    direction: np.ndarray,
+) -> Prediction:
+    """Return the class of an anchor and its certified radius; see `Certificate.predict`.
+
+    Args:
+        cosine: the certified cosine at an ℓ2 radius.
+        sigma: noise level in [0, 1] pixel units.
+        classes: or directions [K, D].
+        direction: [L, D] float32, the anchor.
+
+    Raises:
+        ValueError: directions of another shape.
+    """
     if not isinstance(classes, ClassHead):
         features = np.asarray(classes)
         if features.ndim != 2 or len(features) < 2:
@@ -48,8 +60,6 @@ def predict(certificate: Certificate, classes: ClassHead | np.ndarray, direction
     wide = classes.features.astype(np.float64)
     unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)
     # Repeated over L tokens and divided by √L, directions keep their inner products.
-    radius = prediction_radius(
-        scores, unit @ unit.T, certificate.cosine, ceiling=_CEILING * certificate.sigma
-    )
+    radius = prediction_radius(scores, unit @ unit.T, cosine, ceiling=_CEILING * sigma)
     best = int(np.argmax(scores))
     return Prediction(best, classes.names[best], radius, tuple(map(float, scores)))

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fsfast.certificate_file import parse_certificate
+from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.reading import parse_certificate
 from fsfast.errors import CertificateError
-from fsfast.record import Certificate
 from fsfast.strict_json import parse_json
 
 # Every line starts like this; a line cut off by an interruption is told from another file's text by it.

@@ -10,11 +10,11 @@ import pytest
 import fsfast
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
 from fsfast.bounds.cosine import cosine_lower_bound
-from fsfast.certification import decide, length_across, looks, plan_of
+from fsfast.certificates.certification import decide, length_across, looks, plan_of
+from fsfast.certificates.replay import contradictions
 from fsfast.errors import CertificateError
 from fsfast.examples import load_examples
 from fsfast.features import anchor_of
-from fsfast.replay import contradictions
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from fsfast.certificates.statement import Anchor, anchor_hash
 from fsfast.errors import CertificateError
 from fsfast.features import SmoothedFeatures, directions
 from fsfast.function import Function, stack
 from fsfast.images.grid import GridImage
-from fsfast.record import Anchor, anchor_hash
 from fsfast.sampling import SeedOrigin
 
 AnchorKind = Literal["served", "clean"]

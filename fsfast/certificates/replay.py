@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fsfast.anchors import clean_anchor, served_anchor
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
-from fsfast.certification import Drawn, Plan, Task, certify, decide, draw, looks
+from fsfast.certificates.anchors import clean_anchor, served_anchor
+from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.certification import Drawn, Plan, Task, certify, decide, draw, looks
+from fsfast.certificates.statement import Stopping
 from fsfast.function import Advance, Function
 from fsfast.images.grid import GridImage
-from fsfast.record import Certificate, Stopping, Verification
 
 # Scores of one precision agree to about 1e-6 across back ends and processors.
 ROUNDING_DEVIATION = 1e-3
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a replay found.
+
+    Attributes:
+        verdict: "same", "different", or "cannot be checked bit for bit here".
+        details: what differs, or why bits cannot be compared; empty for "same".
+        deviation: largest difference between a stored and a replayed score, or None if there was no replay.
+        notes: what is worth knowing and changes nothing: another file that gives the same pixels on the grid.
+    """
+
+    verdict: str
+    details: tuple[str, ...] = ()
+    deviation: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.verdict == "same"
 
 
 def replay(function: Function, certificate: Certificate, item: GridImage) -> Verification:

@@ -1,0 +1,1 @@
+"""Certificates: drawn, stated, written, read, and replayed."""
