@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +53,19 @@ def draw(folder: Path, target: Path) -> None:
     write_whole(target, buffer.getvalue())
 
 
+def certified(rows: Sequence[dict[str, str]], method: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ε/σ and the bounds of a method of curves.csv at n samples, as far as they are positive."""
+    found = [(float(r["d"]), float(r["bound"])) for r in rows if r["method"] == method and int(r["n"]) == n]
+    d, bound = np.array(found).T
+    return d[bound > 0], bound[bound > 0]
+
+
 def curves(axes: Axes, rows: list[dict[str, str]]) -> None:
     """Draw the mean bounds at the smallest n against the radius."""
     n = min(int(row["n"]) for row in rows)
     for name, key in _LINES.items():
-        points = [
-            (float(r["d"]), float(r["bound"])) for r in rows if r["method"] == name and int(r["n"]) == n
-        ]
-        d, bound = np.array(points).T
         label, line = METHOD_LINES[key]  # type: ignore[index]
-        axes.plot(d[bound > 0], bound[bound > 0], label=label, **line)
+        axes.plot(*certified(rows, name, n), label=label, **line)
     axes.set(
         title=f"Certified on the built-in engine, n = {n}",
         xlabel="ε / σ",

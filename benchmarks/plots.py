@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks import figures
 from benchmarks.harness import RESULTS
 from benchmarks.tables import read
 from fsfast.files import write_whole
 from fsfast.report.curves import METHOD_LINES
-from fsfast.report.svg import COOL, MUTED, WARM, new_figure, style, to_svg
+from fsfast.report.svg import COOL, INK, MUTED, WARM, new_figure, style, to_svg
 
 README = Path(__file__).parent.parent / "README.md"
 FOLDER = README.parent / "docs" / "plots"
@@ -31,7 +32,6 @@ DARK = {
     "warm": "#f5935a",
     "green": "#45c7a0",
 }
-LIGHT_INK = "#1a1f26"
 _SIZE = (520, 300)
 
 
@@ -41,13 +41,9 @@ def certified(rows: Sequence[dict[str, str]]) -> Figure:
     figure = new_figure(*_SIZE)
     axes = figure.add_subplot()
     for method, key in (("joint", "joint"), ("paper (plug-in, not a certificate)", "paper")):
-        found = [
-            (float(r["d"]), float(r["bound"])) for r in rows if r["method"] == method and int(r["n"]) == n
-        ]
-        d, bound = np.array(found).T
         line = METHOD_LINES[key][1]  # type: ignore[index]
         label = f"certified by fsfast, n = {n:,}" if key == "joint" else "the paper's plug-in: no certificate"
-        axes.plot(d[bound > 0], bound[bound > 0], label=label, **line)
+        axes.plot(*figures.certified(rows, method, n), label=label, **line)
     axes.set(
         title="Cosine to the feature handed out that no attack can undercut",
         xlabel="ℓ₂ size of the attack, ε / σ",
@@ -99,7 +95,7 @@ def _samples(row: dict[str, str]) -> int:
 def write(name: str, figure: Figure, label: str) -> None:
     """Write NAME-light.svg and NAME-dark.svg."""
     svg = to_svg(figure, name, label)
-    light = re.sub(r"var\(--\w+, (#\w+)\)", r"\1", svg).replace("currentColor", LIGHT_INK)
+    light = re.sub(r"var\(--\w+, (#\w+)\)", r"\1", svg).replace("currentColor", INK)
     dark = re.sub(r"var\(--(\w+), #\w+\)", lambda m: DARK[m[1]], svg).replace(
         "currentColor", DARK["currentColor"]
     )
