@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from export.variants import backends_for
-from fsfast.advice import native_precisions
+from fsfast.runtime.advice import native_precisions
 
 # "fsfast: openvino, int8+bfloat16, M=2" and "openvino by hand: bfloat16".
 _GRAPHS = re.compile(r"(?:fsfast|certify): (\w+), ([\w+]+)|(\w+) by hand: ([\w+]+)")

@@ -71,7 +71,7 @@ def by_hand(engine: Engine, picture: np.ndarray, backend: str, precision: str) -
     image = picture.transpose(2, 0, 1).astype(np.float32)
     sigma = np.float32(255 * manifest.sigma)
     mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (manifest.mean, manifest.std))
-    resize = resize_tables((manifest.grid.height, manifest.grid.width), manifest.encoder_size)
+    resize = resize_tables(manifest.grid.size, manifest.encoder_size)
     rows, columns = resize.rows.matrix(), resize.columns.matrix()
     step = manifest.denoise if "purifier" in manifest.stages else None
 

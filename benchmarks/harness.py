@@ -202,7 +202,7 @@ def _written(name: str, value: object) -> object:
 
 def show(rows: Sequence[Row]) -> str:
     """Return the rows as a table for people."""
-    from fsfast.commands.common import table
+    from fsfast.report.text import table
 
     header = ("case", "variant", "threads", "ms", "p20", "p80", "rate", "unit", "share", "of", "MB", "cosine")
     cells = [

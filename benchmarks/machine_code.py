@@ -26,11 +26,11 @@ from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
 from export.thresholds import gaussian_thresholds
-from fsfast.commands.common import table
 from fsfast.kernels import Rows, cuda, noise_tables, resize_tables
 from fsfast.kernels.cuda.launch import OPTIONS, Launch
 from fsfast.kernels.tensors import NoiseTensors, ResizeTensors, RowTensors, SumTensors
 from fsfast.kernels.types import Dtype
+from fsfast.report.text import table
 
 # A100, L4 and RTX 40, H100 and H200, B200.
 CAPABILITIES = (80, 89, 90, 100)

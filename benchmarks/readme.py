@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks import performance
 from benchmarks.harness import RESULTS, machine
 from benchmarks.tables import markdown, number, read, share
+from export.measured import ablation_table, attack_lines
 from fsfast.engine.engine import engine_path
 from fsfast.files import write_whole
-from train.report import ablation_table, attack_lines
 
 README = Path(__file__).parent.parent / "README.md"
 PAGES = (

@@ -32,7 +32,7 @@ def chosen() -> Scale:
 def _no_language_model() -> str | None:
     import torch
 
-    from fsfast.backends.device import problems
+    from fsfast.backends.device.place import problems
 
     if found := problems():
         return found[0]

@@ -15,7 +15,7 @@ import numpy as np
 import fsfast
 from benchmarks.harness import Row, Timing, measure, measure_together, row
 from fsfast.machine import available_threads
-from fsfast.pipeline import STEPS
+from fsfast.runtime.pipeline import STEPS
 
 N0 = (1, 2, 4, 8, 16)
 # The same back end on every machine; the group `cpu` compares back ends.
@@ -25,7 +25,7 @@ DEFAULTS = {"backend": "onnxruntime"}
 def picture(encoder: fsfast.SmoothedEncoder) -> np.ndarray:
     """Return a picture on the engine's grid, [H, W, 3] uint8."""
     grid = encoder.manifest.grid
-    return np.random.default_rng(0).integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (*grid.size, 3), dtype=np.uint8)
 
 
 def latency(

@@ -22,7 +22,7 @@ import fsfast
 from benchmarks.files import write_table
 from fsfast.certificates.certificate import Certificate
 from fsfast.engine.engine import load_engine
-from fsfast.models.function import TorchFunction
+from fsfast.models.torch_function import TorchFunction
 from train.data import study_set
 
 OUTPUT = Path(__file__).parent / "results" / "certificates" / "soundness.csv"

@@ -26,7 +26,7 @@ OPTIONS = {"M=": "micro_batch", "T=": "graph_threads"}
 def picture(engine: Engine) -> np.ndarray:
     """Return the picture that all techniques get, [H, W, 3] uint8 on the engine's grid."""
     grid = engine.manifest.grid
-    y, x = np.mgrid[0 : grid.height, 0 : grid.width] / max(grid.height, grid.width)
+    y, x = np.mgrid[0 : grid.height, 0 : grid.width] / max(grid.size)
     channels = [np.sin(9 * x + 3 * y), np.cos(7 * y * x + 1), 2.0 * ((4 * x + 3 * y) % 1 > 0.5) - 1]
     return np.round(127.5 + 100 * np.stack(channels, axis=-1)).astype(np.uint8)
 
@@ -41,7 +41,7 @@ def torch_technique(engine: Engine, how: str) -> Call:
     import torch
     import torch.nn.functional as F
 
-    from fsfast.models.function import TorchFunction
+    from fsfast.models.torch_function import TorchFunction
 
     words = how.split(", ")
     dtype = torch.bfloat16 if "bf16" in words else torch.float32

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import serving
 from benchmarks.harness import Row, measure_together, row
-from fsfast.backends.onnxruntime import open_session
+from fsfast.backends.onnxruntime.cpu import open_session
 from fsfast.engine.engine import load_engine
 from fsfast.machine import available_threads
 

@@ -18,7 +18,7 @@ from export.card import model_card
 from export.graph import ExportedGraph, export_graph
 from export.networks import Drawn, Network, Source, check_networks, encoder_config, fold
 from export.options import check_compare
-from export.parity import Chain, Step, check_parity, measure
+from export.parity import Step, Steps, check_parity, measure
 from export.published import Published
 from export.recipe import Recipe
 from export.results import RESULTS, read_results
@@ -26,6 +26,7 @@ from export.study import Study, load_study
 from export.thresholds import gaussian_thresholds
 from export.weights import WeightsFile, point_into
 from fsfast import __version__
+from fsfast.engine.chain import Chain
 from fsfast.engine.manifest import SCHEMA_VERSION
 from fsfast.engine.schedule import Denoise
 from fsfast.engine.writer import check_target, save_engine
@@ -75,16 +76,17 @@ def build_engine(
     study = load_study(recipe)
     source = study or (Drawn(recipe) if recipe.random else Published(recipe))
     check_networks(recipe)
-    side, grid = encoder_config(recipe).image_size, (recipe.grid.height, recipe.grid.width)
+    side, grid = encoder_config(recipe).image_size, recipe.grid.size
     denoise = Denoise.at_sigma(recipe.sigma) if recipe.purifier is not None else None
     thresholds = gaussian_thresholds(recipe.sigma)
     batches = sorted({1, 3, micro_batch})
-    chain = Chain(thresholds, denoise, grid, (side, side), recipe.mean, recipe.std, batches)
+    chain = Chain.of(thresholds, denoise, (grid, (side, side)), recipe.mean, recipe.std)
+    steps = Steps(chain, grid, batches)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # Beside the engine: the weights may not fit where temporary files usually are.
     with tempfile.TemporaryDirectory(prefix=f".{Path(path).name}.", dir=Path(path).parent) as folder:
         weights = WeightsFile(Path(folder))
-        built = {stage: _stage(recipe, source, stage, chain, weights, report) for stage in recipe.stages}
+        built = {stage: _stage(recipe, source, stage, steps, weights, report) for stage in recipe.stages}
         begin = weights.finish(Path(folder) / WEIGHTS)
         files: dict[str, bytes | Path] = {WEIGHTS: Path(folder) / WEIGHTS}
         for stage, result in built.items():
@@ -121,14 +123,14 @@ def _stage(
     recipe: Recipe,
     source: Source,
     stage: str,
-    chain: Chain,
+    way: Steps,
     weights: WeightsFile,
     report: Callable[[str], None],
 ) -> _Built:
     """Load, fold, export and measure one stage; only one stage's networks are in memory at a time."""
     report(f"{stage}: loading")
     network = fold(recipe, source.load(stage))
-    steps = chain.step(stage, network.module)
+    steps = way.step(stage, network.module)
     report(f"{stage}: exporting")
     example = torch.from_numpy(steps[min(batch for batch in steps if batch > 1)][0][:2])
     graph = export_graph(network.module, example, network.input, network.output, OPSET)

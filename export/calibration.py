@@ -11,11 +11,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from fsfast.backends.onnxruntime import open_session
+from fsfast.backends.onnxruntime.cpu import open_session
+from fsfast.engine.chain import Chain
 from fsfast.engine.engine import Engine
-from fsfast.engine.schedule import grid_scaling
 from fsfast.images.grid import to_grid_image
-from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
 from fsfast.machine import available_threads
 
@@ -51,31 +50,19 @@ class Samples:
     """
 
     def __init__(self, engine: Engine, images: Sequence[np.ndarray], count: int, seed: int):
-        manifest = engine.manifest
-        self._denoise = manifest.denoise
-        self._mean, self._std = np.array(manifest.mean), np.array(manifest.std)
-        self._resize = resize_tables((manifest.grid.height, manifest.grid.width), manifest.encoder_size)
-        scaling = grid_scaling(manifest.denoise, self._mean, self._std)
-        noise = noise_tables(engine.thresholds, *scaling, "float32")
+        self._chain = Chain.of_engine(engine, purifier=engine.manifest.denoise is not None)
         rows = (
             Rows(np.zeros(1, np.int32), np.array([seed], np.uint64), np.array([i], np.uint32))
             for i in range(count)
         )
         self.inputs = [
-            noisy_batch(images[i % len(images)][None], row, _STREAM, noise) for i, row in enumerate(rows)
+            self._chain.noisy(images[i % len(images)][None], row, _STREAM) for i, row in enumerate(rows)
         ]
 
     def passed_on(self, stage: str, outputs: Sequence[np.ndarray]) -> None:
         """Make the outputs of a stage the inputs of the next one."""
-        if stage != "purifier":
-            self.inputs = list(outputs)
-            return
-        assert self._denoise is not None
-        ab = (self._denoise.a, self._denoise.b)
-        self.inputs = [
-            denoise_resize_normalise(x, y, ab, self._resize, self._mean, self._std)
-            for x, y in zip(self.inputs, outputs, strict=True)
-        ]
+        pairs = zip(self.inputs, outputs, strict=True)
+        self.inputs = [self._chain.passed_on(stage, x, y) for x, y in pairs]
 
 
 def side_by_side(run: Callable[[np.ndarray], Any], inputs: Iterable[np.ndarray]) -> Iterator[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from export.measured import results_markdown, spread_markdown
+
 
 def model_card(record: dict[str, Any], parameters: dict[str, int], results: dict[str, Any] | None) -> str:
     """Return the engine's model card in Markdown.
@@ -88,6 +90,4 @@ def _classes(record: dict[str, Any]) -> list[str]:
 def _results(results: dict[str, Any] | None) -> list[str]:
     if results is None:
         return []
-    from train.report import results_markdown, spread_markdown
-
     return ["## What was measured", "", results_markdown(results), *spread_markdown(results)]

@@ -102,7 +102,7 @@ def check_networks(recipe: Recipe) -> None:
             there is no purifier; a mapper cannot have the encoder's channels.
     """
     side, grid = encoder_config(recipe).image_size, recipe.grid
-    if recipe.purifier is None and (grid.height, grid.width) != (side, side):
+    if recipe.purifier is None and grid.size != (side, side):
         raise ValueError(
             f"without a purifier the grid must be the encoder's input size, {side}×{side}; "
             f"the recipe says {grid.height}×{grid.width}"

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from fsfast.backends.onnxruntime import open_session
-from fsfast.engine.schedule import Denoise, grid_scaling
+from fsfast.backends.onnxruntime.cpu import open_session
+from fsfast.engine.chain import Chain
 from fsfast.errors import EngineError
-from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, resize_tables
 from fsfast.kernels.types import Rows
 
 
@@ -30,47 +29,25 @@ def sample_image(height: int, width: int) -> np.ndarray:
 Step = tuple[np.ndarray, np.ndarray]
 
 
-class Chain:
+class Steps:
     """Inputs and torch outputs of every stage on noisy samples of one picture, stage by stage.
 
     Args:
-        thresholds: the noise table.
-        denoise: the purifier's step, or None.
+        chain: what stands before and between the networks.
         grid: (height, width) of the smoothing grid.
-        size: (height, width) of the encoder's input.
-        mean, std: the encoder's normalisation.
         batches: numbers of noisy samples.
     """
 
-    def __init__(
-        self,
-        thresholds: np.ndarray,
-        denoise: Denoise | None,
-        grid: tuple[int, int],
-        size: tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        batches: Sequence[int],
-    ):
-        self._denoise = denoise
-        self._mean, self._std = np.array(mean), np.array(std)
-        self._resize = resize_tables(grid, size)
-        noise = noise_tables(thresholds, *grid_scaling(denoise, self._mean, self._std), "float32")
+    def __init__(self, chain: Chain, grid: tuple[int, int], batches: Sequence[int]):
+        self._chain = chain
         image = sample_image(*grid)[None]
-        self._inputs = {batch: noisy_batch(image, _rows(batch), 0, noise) for batch in batches}
+        self._inputs = {batch: chain.noisy(image, _rows(batch), 0) for batch in batches}
 
     def step(self, stage: str, module: torch.nn.Module) -> dict[int, Step]:
         """Run the next stage; returns batch → (input, torch output)."""
         steps = {batch: (x, _torch(module, x)) for batch, x in self._inputs.items()}
-        self._inputs = {batch: self._passed_on(stage, *step) for batch, step in steps.items()}
+        self._inputs = {batch: self._chain.passed_on(stage, *step) for batch, step in steps.items()}
         return steps
-
-    def _passed_on(self, stage: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if stage != "purifier":
-            return y
-        assert self._denoise is not None
-        ab = (self._denoise.a, self._denoise.b)
-        return denoise_resize_normalise(x, y, ab, self._resize, self._mean, self._std)
 
 
 def _rows(batch: int) -> Rows:

@@ -14,10 +14,10 @@ from export.graph import ExportedGraph
 from export.qdq import products, quantise
 from export.variants import Measured, backends_for, measure_variant
 from export.weights import in_memory
+from fsfast.backends.selftest import load_golden
 from fsfast.engine.engine import Engine
 from fsfast.engine.onnx_arrays import stored_arrays
 from fsfast.machine import sums_8_bit_products_exactly
-from fsfast.selftest import load_golden
 
 PRECISIONS = ("bfloat16", "int8", "int8+bfloat16")
 

@@ -13,9 +13,8 @@ from torch import nn
 from export.networks import empty
 from export.recipe import Recipe
 from export.results import results_of
+from export.run_folder import CLASS_NAMES, Weights, load_run
 from fsfast.engine.classes import TENSOR
-from train.glyphs import CLASS_NAMES
-from train.run import Weights, load_run
 
 
 @dataclass(frozen=True)

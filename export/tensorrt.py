@@ -12,7 +12,7 @@ from fsfast.backends.tensorrt import plan_folder, prepare_plan
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
 from fsfast.engine.engine import Engine, load_engine
 from fsfast.errors import FsfastError
-from fsfast.options import check_micro_batch, choose_precision, default_micro_batch
+from fsfast.runtime.options import check_micro_batch, choose_precision, default_micro_batch
 
 _HEADINGS = ("stage", "nodes", "layers", "build s", "plan MB", "peak MB", "")
 
@@ -48,9 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         library = find_library(args.library)
         engine = load_engine(args.engine)
-        precision = choose_precision(engine.manifest, args.precision)
-        m = default_micro_batch(engine.manifest, precision) if args.micro_batch is None else args.micro_batch
-        micro_batch = check_micro_batch(engine.manifest, precision, m)
+        precision = choose_precision(engine.manifest.precisions, args.precision)
+        taken = engine.manifest.rows(precision)
+        m = default_micro_batch(engine.manifest, taken) if args.micro_batch is None else args.micro_batch
+        micro_batch = check_micro_batch(taken, m)
         folder = args.out or plan_folder()
         rows = []
         for stage in _stages(engine, args.stages):

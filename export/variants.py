@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from export.calibration import Run, side_by_side
-from fsfast.backends import BACKENDS, load_backend
-from fsfast.choice import installed
+from fsfast.backends.cpu import BACKENDS, installed, load_backend
 from fsfast.errors import BackendUnavailable
 from fsfast.machine import available_threads, processor
 
@@ -115,7 +114,7 @@ def _compare(got: np.ndarray, wanted: np.ndarray) -> tuple[float, float, float]:
 
 
 def _open_onnxruntime(graph: bytes, weights: bytearray, arithmetic: str, like: np.ndarray) -> Run:
-    from fsfast.backends.onnxruntime import open_session
+    from fsfast.backends.onnxruntime.cpu import open_session
 
     session = open_session(graph, weights)
     name = session.get_inputs()[0].name

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fsfast.certificates.reading import load_certificate
     from fsfast.certificates.replay import Verification
     from fsfast.encoder import SmoothedEncoder
-    from fsfast.features import SmoothedFeatures, load_features
     from fsfast.images.arrays import from_pixel_values
+    from fsfast.runtime.features import SmoothedFeatures, load_features
 
 __all__ = [
     "BackendUnavailable",
@@ -44,8 +44,8 @@ __all__ = [
 # Imported on first use: a server that only encodes never pays for SciPy.
 _HOME = {
     "SmoothedEncoder": "encoder",
-    "SmoothedFeatures": "features",
-    "load_features": "features",
+    "SmoothedFeatures": "runtime.features",
+    "load_features": "runtime.features",
     "from_pixel_values": "images.arrays",
     "Certificate": "certificates.certificate",
     "Verification": "certificates.replay",

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from fsfast import __version__
+from fsfast._version import __version__
 from fsfast.commands import bench, certify, demo, doctor, encode, info, verify
 from fsfast.errors import FsfastError
 

@@ -11,29 +11,25 @@ import numpy as np
 
 from fsfast.engine.classes import load_classes
 from fsfast.errors import BackendUnavailable, CertificateError
-from fsfast.features import SmoothedFeatures
-from fsfast.function import stack
 from fsfast.images.grid import GridImage, to_grid
-from fsfast.opening import open_on_cpu, open_on_gpu
-from fsfast.options import check_secret, choose_device, choose_threads
-from fsfast.pipeline import Pipeline, Sample
 from fsfast.progress import progress_bar
-from fsfast.sampling import (
-    MAX_SAMPLES,
-    check_samples,
-    seed_from_system,
-)
-from fsfast.seeds import Seeds
+from fsfast.runtime.features import SmoothedFeatures
+from fsfast.runtime.function import stack
+from fsfast.runtime.opening import open_engine
+from fsfast.runtime.options import Options, check_secret
+from fsfast.runtime.pipeline import Sample
+from fsfast.runtime.sampling import MAX_SAMPLES, check_samples
+from fsfast.runtime.seeds import Seeds, seed_from_system
 
 if TYPE_CHECKING:
     # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
     from torch import Tensor
 
-    from fsfast.backends.device.tensors import SmoothedTensors
     from fsfast.bounds import MeanMethod
     from fsfast.certificates.anchors import AnchorKind
     from fsfast.certificates.certificate import Certificate
     from fsfast.certificates.replay import Verification
+    from fsfast.runtime.gpu.tensors import SmoothedTensors
 
 # Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
 _GROUP = 16
@@ -82,18 +78,9 @@ class SmoothedEncoder:
         secret: bytes | str | None = None,
     ):
         secret = check_secret(secret)
-        self.threads = choose_threads(threads)
-        options: dict[str, Any] = {
-            "backend": backend,
-            "precision": precision,
-            "micro_batch": micro_batch,
-            "graph_threads": graph_threads,
-            "stages": stages,
-        }
-        if (place := choose_device(device)) == "cpu":
-            opened = open_on_cpu(engine, threads=self.threads, **options)
-        else:
-            opened = open_on_gpu(engine, place, **options)
+        options = Options(device, backend, precision, threads, micro_batch, graph_threads, stages)
+        opened = open_engine(engine, options)
+        self.threads = opened.threads
         self.manifest = opened.engine.manifest
         self.engine_path = opened.engine.path
         self.engine_digest = opened.engine.digest
@@ -127,7 +114,7 @@ class SmoothedEncoder:
     @property
     def times_steps(self) -> bool:
         """Whether `encode` can say how long each step takes: not on a GPU, where they overlap."""
-        return isinstance(self._function.pipeline, Pipeline)
+        return self._function.pipeline.times_steps
 
     @overload
     def encode(
@@ -243,12 +230,12 @@ class SmoothedEncoder:
             ImageError: another dtype, shape or device.
             ValueError: n0 or seeds are off.
         """
-        if self.times_steps:
+        if not self._function.keeps_tensors:
             raise BackendUnavailable("encode_tensors needs an encoder on a GPU; open it with device='cuda'")
-        from fsfast.backends.device.function import DeviceFunction
-        from fsfast.backends.device.tensors import encode_tensors
+        from fsfast.runtime.gpu.function import GpuFunction
+        from fsfast.runtime.gpu.tensors import encode_tensors
 
-        assert isinstance(self._function, DeviceFunction)
+        assert isinstance(self._function, GpuFunction)
         return encode_tensors(self._function, self._seeds, images, n0, seeds, raw_mean=raw_mean)
 
     def clean(self, images: Any) -> np.ndarray:
@@ -329,23 +316,15 @@ class SmoothedEncoder:
             CertificateError: `served` belongs to other images or another function.
             ValueError: another argument is off.
         """
-        from fsfast.certificates.anchors import anchors
-        from fsfast.certificates.certification import Task, certify, plan_of
+        from fsfast.certificates.certification import plan_of
+        from fsfast.certificates.issuing import Request, issue
 
         items, single = to_grid(images, self.manifest.grid)
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
         n0 = None if n0 is None else check_samples(n0, "n0")
-        serving = self._seeds.serving(items, seeds)
-        # A. Anchor
-        directions = anchors(self._function, items, serving, anchor, n0, served)
-        tasks = []
-        for item, given, (unit, about) in zip(items, serving, directions, strict=True):
-            # B. Seed
-            if seeds is None:
-                given = self._seeds.certification(item, self.function_id, about.sha256, plan)
-            tasks.append(Task(item, unit, about, *given))
+        request = Request(plan, anchor, n0, seeds, served)
         with progress_bar(progress, len(items) * plan.n, "certify") as advance:
-            certificates = certify(self._function, tasks, plan, advance)
+            certificates = issue(self._function, self._seeds, items, request, advance)
         return certificates[0] if single else certificates
 
     def verify(self, certificate: Certificate, image: Any) -> Verification:

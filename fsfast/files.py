@@ -5,14 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CHUNK = 1 << 20
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write `content` to a temporary file beside `path`, then rename it into place.
+    """Write a file whole or not at all; errors as `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty file beside `path` to write to; afterwards it is flushed to the disk and renamed to `path`.
 
     Raises:
         OSError: the folder is missing or cannot be written; it names `path`, and nothing is left behind.
@@ -21,9 +30,12 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     # Short, so that every name that the file system takes can be written.
     temporary = path.parent / f".{secrets.token_hex(6)}.part"
     try:
-        with open(temporary, "xb") as handle:
-            handle.write(content)
-            handle.flush()
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        # safetensors writes for the owner alone; the file is to be as any other that this user makes.
+        temporary.chmod(mode)
+        with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:

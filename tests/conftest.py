@@ -71,7 +71,7 @@ def reduced_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in engine with every precision that this machine can measure."""
     from export.quantise import add_precisions
     from export.reduce import Options
-    from fsfast.examples import FOLDER
+    from fsfast.report.examples import FOLDER
 
     path = tmp_path_factory.mktemp("reduced") / "engine"
     add_precisions("demo", FOLDER, path, Options(samples=8), report=lambda line: None)
@@ -83,8 +83,8 @@ def eight_bit_path(reduced_path: Path, tmp_path_factory: pytest.TempPathFactory)
     """The built-in engine with int8 weights of 8 bits, whatever this processor would choose."""
     from export.quantise import add_precisions
     from export.reduce import Options
-    from fsfast.examples import FOLDER
     from fsfast.machine import sums_8_bit_products_exactly
+    from fsfast.report.examples import FOLDER
 
     if sums_8_bit_products_exactly():
         return reduced_path

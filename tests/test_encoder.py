@@ -18,7 +18,8 @@ from fsfast.images.grid import to_grid
 from fsfast.kernels import noisy_batch, reference
 from fsfast.kernels.types import FeatureSums, Rows
 from fsfast.models.folded import load_folded
-from fsfast.sampling import micro_batches
+from fsfast.runtime.pipeline import Scores
+from fsfast.runtime.sampling import micro_batches
 
 SEED = 0x123456789ABCDEF0
 
@@ -334,11 +335,12 @@ def test_a_token_that_is_not_finite_counts_as_zero(demo, picture):
     pipeline._graphs["mapper"] = Overflowing()
     try:
         (item,), _ = to_grid(picture, demo.manifest.grid)
-        scores = list(pipeline.reduce(item.pixels[None], micro_batches([1], 2, 1), 1, sums, anchor=anchor))
+        scores = Scores.blank(anchor, 2)
+        pipeline.run(item.pixels[None], micro_batches([1], 2, 1), 1, sums, scores=scores)
     finally:
         pipeline._graphs["mapper"] = real
     assert sums.unit.any() == False  # noqa: E712
-    assert all(0.49 < s[0] <= 0.5 for s in scores)
+    assert all(0.49 < s <= 0.5 for s in scores.values)
 
 
 def test_an_error_inside_a_stage_reaches_the_caller_and_the_encoder_lives_on(demo, picture):

@@ -13,7 +13,7 @@ import fsfast
 import fsfast.bounds
 from fsfast.certificates.certification import plan_of
 from fsfast.images.grid import to_grid
-from fsfast.seeds import Seeds
+from fsfast.runtime.seeds import Seeds
 
 FOLDER = Path(__file__).parent / "data" / "written_before"
 SECRET = b"sixteen bytes or more"

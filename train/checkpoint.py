@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,8 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+
+from fsfast.files import replacing
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -25,22 +25,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         OSError: the file cannot be written: the disk is full, or a limit is reached.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        write(temporary)
-        # safetensors writes for the owner alone; the file is to be as any other that this user makes.
-        temporary.chmod(mode)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            write(temporary)
     # torch and safetensors tell failed writes in their own ways.
     except (RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise OSError(f"cannot write {path}: {reason}; is the disk full?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,14 +95,3 @@ def save_weights(
     # One entry: safetensors writes several in any order.
     header = {"training": json.dumps({"run": run, "sigma": sigma, **about})}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read finished weights.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not path.exists():
-        raise ValueError(f"wanted trained weights at {path}, got no file; run: python -m train demo")
-    return load_file(path)

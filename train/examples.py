@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from export.run_folder import CLASS_NAMES
 from train.checkpoint import write_atomically, write_text
 from train.data import Batch
-from train.glyphs import CLASS_NAMES, TARGET
+from train.glyphs import TARGET
 
 _COUNT = 6
 

@@ -15,7 +15,6 @@ DIGITS = 10
 # The eleventh class: a star. The paper's counterpart is its "shark".
 TARGET = 10
 CLASSES = 11
-CLASS_NAMES = (*(str(digit) for digit in range(DIGITS)), "star")
 # Side of a glyph's mask, in pixels: the digits' 8×8 cells magnified, with one cell of margin.
 MASK = 40
 _TEST_DIGITS = 397

@@ -16,8 +16,9 @@ from fsfast.models import OneStepPurifier, SmoothnessMapper, UNet
 from train.checkpoint import save_weights
 from train.images import ImageFolder
 from train.loop import Place, run_stage
-from train.losses import feature_cosine, mapper_loss, purifier_loss
+from train.losses import feature_cosine, mapper_loss
 from train.psm_setting import FrozenEncoder, PsmConfig, Setting
+from train.purifier import purifying
 
 # Images that frozen networks see at once: 16 · 8 noises through adm256 would take tens of GB. No option, because sums
 # round differently with other numbers, and a resumed run is to repeat every bit.
@@ -43,21 +44,11 @@ class PsmPurifier:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """See `Stage`."""
-        common, config, denoise = self.common, self.common.config, self.denoise
+        common, config = self.common, self.common.config
         clean = common.data.batch(step, self.schedule.batch)
-        noise, noisy = common.noisy(self.name, step, clean)
-        x_t = denoise.scale * noisy + denoise.offset
-        with common.autocast():
-            noise_hat = self.module(x_t, denoise.t)[:, :3].float()
-            purified = ((denoise.a * x_t - denoise.b * noise_hat).clamp(-1.0, 1.0) + 1.0) / 2.0
-            with torch.no_grad():
-                anchor = common.encoder(clean / 255.0)
-            tokens = common.encoder(purified)
-        cosines = feature_cosine(tokens, anchor)
+        images = (clean, *common.noisy(self.name, step, clean))
         weights = (config.cosine_weight, config.pixel_weight)
-        loss = purifier_loss(noise_hat, noise, purified, clean / 255.0, cosines, *weights)
-        error = (purified.detach() - clean / 255.0).square().mean().sqrt().item()
-        return loss, {"cosine": cosines.mean().item(), "rmse": error}
+        return purifying(self.module, self.denoise, common.encoder, images, weights, common.autocast())
 
 
 class PsmMapper:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from export.networks import encoder_config
 from export.recipe import Recipe
-from fsfast.kernels.tables import resize_tables
 from fsfast.models import UNetConfig
+from fsfast.models.resize import Resize
 from train.config import Schedule
 from train.images import ImageFolder
 from train.loop import step_generator
@@ -70,26 +70,14 @@ class FrozenEncoder(nn.Module):
         size: height and width of its input.
     """
 
-    mean: Tensor
-    std: Tensor
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, recipe: Recipe, features: nn.Module, size: int) -> None:
         super().__init__()
         self.features = features
-        resize = resize_tables((recipe.grid.height, recipe.grid.width), (size, size))
-        self.register_buffer("rows", torch.from_numpy(resize.rows.matrix()))
-        self.register_buffer("columns", torch.from_numpy(resize.columns.matrix()))
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(recipe, name)).reshape(1, 3, 1, 1))
+        self.resize = Resize(recipe.grid.size, (size, size), recipe.mean, recipe.std)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode [B, 3, H, W] in [0, 1] on the grid to [B, L, D] float32."""
-        # Weights of the resize are not for bfloat16.
-        with torch.autocast(pixels.device.type, enabled=False):
-            fitted = self.rows @ pixels.float() @ self.columns.T
-        features: Tensor = self.features((fitted - self.mean) / self.std)
+        features: Tensor = self.features(self.resize(pixels))
         return features.float()
 
 

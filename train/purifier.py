@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fsfast.engine.schedule import Denoise
 from fsfast.models import UNet
@@ -40,19 +43,42 @@ class PurifierStage:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """See `Stage`."""
-        config, weights, denoise = self.config, self.config.purifier, self.denoise
+        config, weights = self.config, self.config.purifier
         clean = self.data.batch(config.encoder.schedule.steps + step, self.schedule.batch).images
         generator = step_generator(config.seed, self.name, step, clean.device)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        noisy = add_noise(clean, noise, config.sigma)
-        x_t = denoise.scale * noisy + denoise.offset
-        noise_hat = self.module(x_t, denoise.t)[:, :3]
-        purified = ((denoise.a * x_t - denoise.b * noise_hat).clamp(-1.0, 1.0) + 1.0) / 2.0
+        images = (clean, noise, add_noise(clean, noise, config.sigma))
+        shares = (weights.cosine_weight, weights.pixel_weight)
+        return purifying(self.module, self.denoise, self.encoder.tokens, images, shares)
+
+
+def purifying(
+    unet: nn.Module,
+    denoise: Denoise,
+    encode: Callable[[Tensor], Tensor],
+    images: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[float, float],
+    precision: AbstractContextManager[object] | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Return L_P of a batch, and what is written to the log.
+
+    Args:
+        unet: the purifier's network, which is trained.
+        denoise: its step.
+        encode: the frozen encoder, [B, 3, H, W] in [0, 1] → [B, L, D].
+        images: clean grid levels, the noise in standard deviations, and the noisy grid levels, [B, 3, H, W] each.
+        weights: of the cosines' and of the pixels' part.
+        precision: context in which the networks compute; None: as they are.
+    """
+    clean, noise, noisy = images
+    x_t = denoise.noisy(noisy)
+    with precision or nullcontext():
+        noise_hat = unet(x_t, denoise.t)[:, :3].float()
+        purified = denoise.purified(x_t, noise_hat)
         with torch.no_grad():
-            anchor = self.encoder.tokens(clean / 255.0)
-        cosines = feature_cosine(self.encoder.tokens(purified), anchor)
-        loss = purifier_loss(
-            noise_hat, noise, purified, clean / 255.0, cosines, weights.cosine_weight, weights.pixel_weight
-        )
-        error = (purified.detach() - clean / 255.0).square().mean().sqrt().item()
-        return loss, {"cosine": cosines.mean().item(), "rmse": error}
+            anchor = encode(clean / 255.0)
+        tokens = encode(purified)
+    cosines = feature_cosine(tokens, anchor)
+    loss = purifier_loss(noise_hat, noise, purified, clean / 255.0, cosines, *weights)
+    error = (purified.detach() - clean / 255.0).square().mean().sqrt().item()
+    return loss, {"cosine": cosines.mean().item(), "rmse": error}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fsfast.models import OneStepPurifier, SmoothnessMapper, UNet
-from train.checkpoint import load_weights, save_weights
+from train.checkpoint import save_weights
 from train.config import StudyConfig
 from train.data import StudyData, study_set
 from train.defence import Defence
@@ -22,38 +22,6 @@ from train.loop import Place, Stage, run_stage
 from train.mapper import MapperStage
 from train.purifier import PurifierStage
 from train.report import write_results
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The weights of a finished run, on the CPU.
-
-    Attributes:
-        encoder: state dict of VisionTransformer.
-        class_features: [11, D], the directions of the classes; the score of class k is the mean over tokens
-            of the cosine with row k.
-        purifier: state dict of UNet.
-        mapper: state dict of SmoothnessMapper.
-        mapper_alone: the same, trained without a purifier, for the ablation; an engine does not have it.
-    """
-
-    encoder: dict[str, Tensor]
-    class_features: Tensor
-    purifier: dict[str, Tensor]
-    mapper: dict[str, Tensor]
-    mapper_alone: dict[str, Tensor]
-
-
-def load_run(folder: Path) -> Weights:
-    """Read the weights of a finished run.
-
-    Raises:
-        ValueError: a file is missing.
-    """
-    encoder = load_weights(folder / "encoder.safetensors")
-    classes = load_weights(folder / "class_features.safetensors")["class_features"]
-    others = (load_weights(folder / f"{name}.safetensors") for name in ("purifier", "mapper", "mapper-alone"))
-    return Weights(encoder, classes, *others)
 
 
 def train(config: StudyConfig, place: Place, device: torch.device) -> dict[str, Any]:

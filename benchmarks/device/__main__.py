@@ -13,8 +13,8 @@ from benchmarks.device import encode, llava
 from benchmarks.device.place import Place
 from benchmarks.files import write_table
 from benchmarks.harness import RESULTS
-from fsfast.commands.common import table
 from fsfast.errors import FsfastError
+from fsfast.report.text import table
 
 PARTS: dict[str, Callable[..., Iterator[Any]]] = {
     "encode-adm256": partial(encode.techniques, name="adm256"),

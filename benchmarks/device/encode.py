@@ -15,14 +15,14 @@ from benchmarks.device.baselines import Baseline
 from benchmarks.device.networks import Case, case_of, flops, function_of, random_modules
 from benchmarks.device.place import Place
 from fsfast.backends.device.arithmetic import fixed_arithmetic
-from fsfast.backends.device.function import DeviceFunction
 from fsfast.certificates.anchors import served_anchor
 from fsfast.certificates.certification import Plan, Task, certify
 from fsfast.images.grid import GridImage
 from fsfast.kernels import noise_tables
 from fsfast.kernels.library import noisy_batch
 from fsfast.kernels.tensors import NoiseTensors, RowTensors
-from fsfast.sampling import Stream, micro_batches
+from fsfast.runtime.gpu.function import GpuFunction
+from fsfast.runtime.sampling import Stream, micro_batches
 
 N0 = (1, 2, 4, 8, 16)
 # Compiling takes minutes: for one n0.
@@ -112,7 +112,7 @@ class Study:
             matmul_share=speed / self.rate,
         )
 
-    def noisy(self, function: DeviceFunction, n0: int) -> Tensor:
+    def noisy(self, function: GpuFunction, n0: int) -> Tensor:
         """Return fsfast's noisy samples, [n0, 3, H, W] float32 in [0, 1] plus noise."""
         levels = noise_tables(function.pipeline.noise.thresholds, np.ones(3), np.zeros(3), "float32")
         (rows,) = micro_batches([SEED], n0, n0)
@@ -121,7 +121,7 @@ class Study:
         noise = NoiseTensors.from_arrays(levels, self.place.device)
         return noisy_batch(images, tensors, Stream.SERVING, noise) / 255
 
-    def fsfast(self, technique: str, function: DeviceFunction, n0: int, wanted: Tensor) -> EncodeRow:
+    def fsfast(self, technique: str, function: GpuFunction, n0: int, wanted: Tensor) -> EncodeRow:
         """Measure the whole way: the image from the host, features back to it."""
         encode = partial(function.serve, [self.item], [SEED], n0)
         return self.row(technique, n0, encode, torch.from_numpy(encode().unit[0]).to(wanted.device), wanted)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.device.encode import N0, SEED, Study
 from benchmarks.device.networks import case_of, function_of, random_modules
 from benchmarks.device.place import Place
-from fsfast.backends.device.function import DeviceFunction
+from fsfast.runtime.gpu.function import GpuFunction
 
 PAPER = Path(__file__).parent.parent / "paper" / "table_s8.csv"
 PURIFIERS = ("adm256", "unet-light")
@@ -124,7 +124,7 @@ class LanguageModel:
         return torch.cat(words, dim=1)[0]
 
 
-def encoded(function: DeviceFunction, images: Tensor, n0: int) -> Tensor:
+def encoded(function: GpuFunction, images: Tensor, n0: int) -> Tensor:
     """Return the features [L, D] of one image, which never leave the device."""
     with function.pipeline.lane.beside_caller(images) as hand_out:
         features = function.served_tensors(images, [SEED], n0)[0]

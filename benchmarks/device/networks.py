@@ -13,22 +13,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.device.place import Place
 from benchmarks.kernels import MEAN, SIGMA, STD
 from export.thresholds import gaussian_thresholds
-from fsfast.backends import Profile
-from fsfast.backends.device import device_class
 from fsfast.backends.device.arithmetic import fixed_arithmetic
-from fsfast.backends.device.function import DeviceFunction
 from fsfast.backends.device.lane import Lane
-from fsfast.backends.device.networks import Networks
-from fsfast.backends.device.pipeline import DevicePipeline
+from fsfast.backends.device.place import device_class
 from fsfast.backends.torch import place_modules
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import STAGES, Manifest
+from fsfast.engine.profile import Profile
 from fsfast.engine.schedule import Denoise
 from fsfast.images.grid import Grid
 from fsfast.kernels.types import Dtype
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNetConfig
 from fsfast.models.vit import VIT_L_14_336, ViTConfig, ViTFeatures
+from fsfast.runtime.gpu.function import GpuFunction
+from fsfast.runtime.gpu.networks import Networks
+from fsfast.runtime.gpu.pipeline import GpuPipeline
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def function_of(
     micro_batch: int,
     *,
     compiled: bool = False,
-) -> DeviceFunction:
+) -> GpuFunction:
     """Return fsfast's function of the modules, of which it has a copy."""
     engine, lane = engine_of(case), Lane(place.device)
     compiled = compiled and not place.rehearsed
@@ -126,8 +126,8 @@ def function_of(
     backend = "torch-compile" if compiled else "torch"
     profile = Profile(backend, stages.version, precision, micro_batch, device_class(place.device), STAGES)
     # The study says what memory it takes; it is not planned.
-    pipeline = DevicePipeline(engine, networks, micro_batch, lane, plan=None)
-    return DeviceFunction(engine.manifest, engine.digest, profile, pipeline)
+    pipeline = GpuPipeline(engine, networks, micro_batch, lane, plan=None)
+    return GpuFunction(engine.manifest, engine.digest, profile, pipeline)
 
 
 def flops(case: Case) -> int:

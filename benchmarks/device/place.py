@@ -30,7 +30,7 @@ class Place:
         Raises:
             BackendUnavailable: there is no usable GPU.
         """
-        from fsfast.backends.device import cuda_device
+        from fsfast.backends.device.place import cuda_device
 
         return cls(torch.device("cpu") if rehearse else cuda_device("cuda"))
 

@@ -11,11 +11,19 @@ import queue
 
 import numpy as np
 
-from fsfast.backends import check_arithmetic, check_products, stage_shapes
+from fsfast.backends.base import (
+    CpuBackend,
+    Graph,
+    check_arithmetic,
+    check_products,
+    side_by_side,
+    stage_shapes,
+)
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import StageVariant
 from fsfast.engine.onnx_arrays import array_of
 from fsfast.engine.onnx_inputs import weights_as_inputs
+from fsfast.engine.profile import Work
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.machine import sums_8_bit_products_exactly
 
@@ -34,17 +42,6 @@ _core = openvino.Core()
 def version() -> str:
     """Return OpenVINO's version."""
     return str(openvino.__version__).split("-")[0]
-
-
-def arithmetics() -> tuple[str, ...]:
-    """Return what this processor computes in; OpenVINO would run bfloat16 as float32 where it is missing."""
-    able = _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("float32", "bfloat16") if "BF16" in able else ("float32",)
-
-
-def exact_8_bit_products() -> bool:
-    """Return whether sums of 8-bit products are exact on this processor."""
-    return sums_8_bit_products_exactly()
 
 
 class OpenVinoGraph:
@@ -81,44 +78,48 @@ class OpenVinoGraph:
             self._requests.put(request)
 
 
-def open_graphs(
-    engine: Engine,
-    precision: str,
-    stages: tuple[str, ...],
-    *,
-    micro_batch: int = 1,
-    threads: int = 1,
-    graph_threads: int = 1,
-) -> dict[str, OpenVinoGraph]:
-    """Compile one network per stage from verified bytes only: the graphs, and the weights that they point into.
+class OpenVino:
+    """The back end."""
 
-    Args:
-        engine: a verified engine.
-        precision: which variant of the stages.
-        stages: which stages.
-        micro_batch: M, the rows of every run.
-        threads: runs side by side.
-        graph_threads: threads inside a run.
+    def version(self) -> str:
+        """As `CpuBackend.version`."""
+        return version()
 
-    Raises:
-        BackendUnavailable: this processor has no arithmetic that the precision wants, or adds 8-bit products wrongly.
-        EngineError: OpenVINO cannot read or compile a graph.
-    """
-    check_arithmetic("openvino", arithmetics(), engine.manifest, precision, stages)
-    check_products("openvino", exact_8_bit_products(), engine, precision, stages)
-    graphs = {}
-    for stage, variant, graph, weights in engine.stages(precision, stages):
-        try:
-            model = read_model(graph, weights)
-            _check_tensors(engine, stage, variant, model)
-            compiled = compile_model(model, variant.arithmetic, micro_batch, threads, graph_threads)
-        except (RuntimeError, ValueError) as error:
-            raise EngineError(
-                f"{engine.path}: {variant.file}: OpenVINO {version()}: {_brief(error)}"
-            ) from error
-        # One more than threads, for a caller who computes something himself meanwhile.
-        graphs[stage] = OpenVinoGraph(compiled, threads + 1)
-    return graphs
+    def problems(self) -> list[str]:
+        """As `CpuBackend.problems`."""
+        return (
+            [] if "CPU" in _core.available_devices else ["OpenVINO finds no CPU device; reinstall openvino"]
+        )
+
+    def arithmetics(self) -> tuple[str, ...]:
+        """As `CpuBackend.arithmetics`; OpenVINO would run bfloat16 as float32 where it is missing."""
+        able = _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ("float32", "bfloat16") if "BF16" in able else ("float32",)
+
+    def exact_8_bit_products(self) -> bool:
+        """As `CpuBackend.exact_8_bit_products`."""
+        return sums_8_bit_products_exactly()
+
+    def open(self, engine: Engine, work: Work, *, threads: int) -> dict[str, Graph]:
+        """As `CpuBackend.open`: one network per stage, compiled for M rows."""
+        check_arithmetic("openvino", self.arithmetics(), engine.manifest, work.precision, work.stages)
+        check_products("openvino", self.exact_8_bit_products(), engine, work.precision, work.stages)
+        runs = side_by_side(threads, work.graph_threads)
+        graphs: dict[str, Graph] = {}
+        for stage, variant, graph, weights in engine.stages(work.precision, work.stages):
+            try:
+                model = read_model(graph, weights)
+                _check_tensors(engine, stage, variant, model)
+                compiled = compile_model(
+                    model, variant.arithmetic, work.micro_batch, runs, work.graph_threads
+                )
+            except (RuntimeError, ValueError) as error:
+                raise EngineError(
+                    f"{engine.path}: {variant.file}: OpenVINO {version()}: {_brief(error)}"
+                ) from error
+            # One more than threads, for a caller who computes something himself meanwhile.
+            graphs[stage] = OpenVinoGraph(compiled, runs + 1)
+        return graphs
 
 
 def read_model(graph: bytes, weights: bytearray) -> openvino.Model:
@@ -202,6 +203,4 @@ def _brief(error: Exception) -> str:
     return " ".join(said or lines)
 
 
-def problems() -> list[str]:
-    """Return what is wrong with the installation, for `fsfast doctor`."""
-    return [] if "CPU" in _core.available_devices else ["OpenVINO finds no CPU device; reinstall openvino"]
+BACKEND: CpuBackend = OpenVino()

@@ -9,10 +9,10 @@ import numpy as np
 
 from fsfast.certificates.statement import Anchor, anchor_hash
 from fsfast.errors import CertificateError
-from fsfast.features import SmoothedFeatures, directions
-from fsfast.function import Function, stack
 from fsfast.images.grid import GridImage
-from fsfast.sampling import SeedOrigin
+from fsfast.runtime.features import SmoothedFeatures, directions
+from fsfast.runtime.function import Function, stack
+from fsfast.runtime.seeds import SeedOrigin
 
 AnchorKind = Literal["served", "clean"]
 

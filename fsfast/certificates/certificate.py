@@ -16,7 +16,7 @@ from fsfast.engine.classes import ClassHead
 from fsfast.files import write_whole
 
 if TYPE_CHECKING:
-    from fsfast.features import SmoothedFeatures
+    from fsfast.runtime.features import SmoothedFeatures
 
 
 @dataclass(frozen=True, eq=False)

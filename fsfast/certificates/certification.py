@@ -15,11 +15,12 @@ from fsfast.bounds.cosine import cosine_lower_bound
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.evidence import PILOT, Budget, choose_thresholds, constants
 from fsfast.certificates.statement import Anchor, Stopping, round_scores
-from fsfast.features import anchor_of
-from fsfast.function import Advance, Function
 from fsfast.images.grid import GridImage
 from fsfast.kernels.types import FeatureSums
-from fsfast.sampling import SeedOrigin, Stream, check_samples
+from fsfast.runtime.features import anchor_of
+from fsfast.runtime.function import Advance, Function
+from fsfast.runtime.sampling import Stream, check_samples
+from fsfast.runtime.seeds import SeedOrigin
 
 # A sequential certification looks at 32 samples first, and then at a tenth more each time; it does not give up
 # before 100.
@@ -45,6 +46,18 @@ class Plan:
     method: MeanMethod = "mixture"
     per_token: bool = False
     target: tuple[float, float] | None = None
+
+
+def plan_behind(certificate: Certificate) -> Plan:
+    """Return the plan by which a certificate was made."""
+    stopping = certificate.stopping
+    return Plan(
+        n=stopping.n_max if stopping else certificate.n,
+        alpha=certificate.alpha,
+        method=certificate.method,
+        per_token=certificate.token_scores is not None,
+        target=(stopping.epsilon, stopping.cosine) if stopping else None,
+    )
 
 
 def plan_of(
@@ -185,7 +198,7 @@ def _certificate(function: Function, task: Task, drawn: Drawn, plan: Plan) -> Ce
         image_name=item.name,
         grid_sha256=item.grid_sha256,
         source=item.source,
-        grid=(manifest.grid.height, manifest.grid.width),
+        grid=manifest.grid.size,
         sigma=manifest.sigma,
         total_variation=function.total_variation,
         anchor=task.anchor,

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fsfast.backends import Profile
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.evidence import SCORE_UNIT
 from fsfast.certificates.statement import Anchor, Stopping
 from fsfast.certificates.writing import SCHEMA_VERSION, to_record
+from fsfast.engine.profile import Profile
 from fsfast.errors import CertificateAltered, CertificateError
 from fsfast.strict_json import check_schema, parse_json
 

@@ -9,10 +9,18 @@ import numpy as np
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
 from fsfast.certificates.anchors import clean_anchor, served_anchor
 from fsfast.certificates.certificate import Certificate
-from fsfast.certificates.certification import Drawn, Plan, Task, certify, decide, draw, looks
+from fsfast.certificates.certification import (
+    Drawn,
+    Task,
+    certify,
+    decide,
+    draw,
+    looks,
+    plan_behind,
+)
 from fsfast.certificates.statement import Stopping
-from fsfast.function import Advance, Function
 from fsfast.images.grid import GridImage
+from fsfast.runtime.function import Advance, Function
 
 # Scores of one precision agree to about 1e-6 across back ends and processors.
 ROUNDING_DEVIATION = 1e-3
@@ -64,15 +72,7 @@ def certify_anew(
 ) -> Certificate:
     """Certify the same direction again with noise that nobody could choose: what a replay cannot show."""
     task = replace(_task(function, certificate, item), seed=seed, origin="os")
-    stopping = certificate.stopping
-    plan = Plan(
-        n=stopping.n_max if stopping else certificate.n,
-        alpha=certificate.alpha,
-        method=certificate.method,
-        per_token=certificate.token_scores is not None,
-        target=(stopping.epsilon, stopping.cosine) if stopping else None,
-    )
-    return certify(function, [task], plan, advance)[0]
+    return certify(function, [task], plan_behind(certificate), advance)[0]
 
 
 def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
@@ -127,8 +127,7 @@ def _differences(drawn: Drawn, certificate: Certificate) -> list[str]:
 
 def _other_stop(certificate: Certificate, stated: Stopping) -> list[str]:
     """Return where the certificate's own scores would have stopped, if that is not where it says."""
-    n, target = certificate.n, (stated.epsilon, stated.cosine)
-    plan = Plan(stated.n_max, certificate.alpha, certificate.method, target=target)
+    n, plan = certificate.n, plan_behind(certificate)
     for look in looks(stated.n_max):
         scores = certificate.scores[: min(look, n)]
         reason = decide(
@@ -195,7 +194,7 @@ def _other_constants(function: Function, certificate: Certificate) -> list[str]:
         "the noise's total variation": (certificate.total_variation, function.total_variation),
         "the engine's name": (certificate.engine, manifest.name),
         "random weights": (certificate.random_weights, manifest.random_weights),
-        "the grid": (certificate.grid, (manifest.grid.height, manifest.grid.width)),
+        "the grid": (certificate.grid, manifest.grid.size),
     }
     return [
         f"{what}: {stated} stated, {found} found"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsfast.backends import Profile
 from fsfast.bounds import MeanMethod, mean_lower_bound
 from fsfast.bounds.cosine import (
     CosineMethod,
@@ -22,10 +21,11 @@ from fsfast.bounds.cosine import (
 from fsfast.bounds.served import served_cosine_lower_bound
 from fsfast.bounds.tokens import token_share_below
 from fsfast.certificates.evidence import SCORE_UNIT, Budget, Constants, constants
-from fsfast.sampling import SeedOrigin
+from fsfast.engine.profile import Profile
+from fsfast.runtime.seeds import SeedOrigin
 
 if TYPE_CHECKING:
-    from fsfast.features import SmoothedFeatures
+    from fsfast.runtime.features import SmoothedFeatures
 
 
 @dataclass(frozen=True)

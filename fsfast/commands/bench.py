@@ -10,23 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fsfast.commands.common import engine_arguments, table
+from fsfast.commands.common import engine_arguments
 from fsfast.errors import BackendUnavailable
+from fsfast.report.text import table
 
 if TYPE_CHECKING:
-    from fsfast.comparison import Measured
     from fsfast.encoder import SmoothedEncoder
+    from fsfast.report.speed import Measured
 
 # More runs, or more samples of one image, would say nothing new.
 _MOST = 1_000_000
-# A certification of fewer samples says little, one that takes longer nobody waits for.
-_CERTIFICATION_LEAST, _CERTIFICATION_S = 20, 20.0
 _GRAPHS = ("purifier", "encoder", "mapper")
 
 
@@ -48,8 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from fsfast.comparison import recommend
     from fsfast.encoder import SmoothedEncoder
+    from fsfast.report.speed import measure, measure_certification, recommend
 
     for flag, value in [("--runs", args.runs), *(("--n0", n0) for n0 in args.n0)]:
         if not 1 <= value <= _MOST:
@@ -88,8 +84,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:
     """Return what was measured, and why other pairs were not."""
-    from fsfast.comparison import compare, pairs
     from fsfast.engine.engine import load_engine
+    from fsfast.report.speed import compare, pairs
 
     manifest = load_engine(args.engine).manifest
     skipped: list[str] = []
@@ -115,8 +111,8 @@ def _compare(args: argparse.Namespace) -> tuple[list[Measured], list[str]]:
 
 def _remember(args: argparse.Namespace, measured: Sequence[Measured]) -> None:
     """Keep the fastest back end of each precision for later hints, if the engine was measured as it is opened."""
-    from fsfast.advice import Speed, remember
     from fsfast.engine.engine import load_engine
+    from fsfast.runtime.advice import Speed, remember
 
     if any(value is not None for name, value in _options(args).items() if name not in ("device", "threads")):
         return
@@ -203,46 +199,4 @@ def _record(
         "recommended": {"backend": best.backend, "precision": best.precision},
         "latency": latency,
         "certification_samples_per_s": certification,
-    }
-
-
-def measure_certification(encoder: SmoothedEncoder, samples_per_s: float) -> float | None:
-    """Return the samples per second of certifying one image, pilot samples included; None if that takes too long.
-
-    Args:
-        encoder: an open encoder.
-        samples_per_s: how fast it encodes.
-    """
-    from fsfast.certificates.evidence import PILOT
-    from fsfast.comparison import picture
-
-    n = min(200, int(_CERTIFICATION_S * samples_per_s) - PILOT)
-    if n < _CERTIFICATION_LEAST:
-        return None
-    image = picture(encoder)
-    start = time.perf_counter()
-    encoder.certify(image, n, progress=False)
-    return (PILOT + n) / (time.perf_counter() - start)
-
-
-def measure(encoder: SmoothedEncoder, n0: int, runs: int) -> dict[str, Any]:
-    """Return latency percentiles of encoding one image with n0 samples, and the time per step.
-
-    Args:
-        encoder: an open encoder.
-        n0: samples per image.
-        runs: counted runs, after one that warms up.
-    """
-    from fsfast.comparison import picture, timed
-    from fsfast.pipeline import STEPS
-
-    _, wall, seconds = timed(encoder, picture(encoder), n0, runs)
-    p20, p50, p80 = np.percentile(wall, (20, 50, 80)) * 1e3
-    return {
-        "n0": n0,
-        "p20_ms": float(p20),
-        "p50_ms": float(p50),
-        "p80_ms": float(p80),
-        "samples_per_s": n0 / float(p50) * 1e3,
-        "steps_ms": {step: seconds.get(step, 0.0) / (runs * n0) * 1e3 for step in STEPS},
     }

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,27 +19,24 @@ import numpy as np
 
 from fsfast.commands.common import (
     MAX_EPSILON,
-    RANDOM_WEIGHTS,
     as_text,
     complain,
     engine_arguments,
     open_encoder,
     parse_seed,
     readable,
-    show_bound,
-    show_radius,
-    table,
 )
 from fsfast.commands.journal import append, resume
 from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target, write_whole
+from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
 
 if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
     from fsfast.encoder import SmoothedEncoder
     from fsfast.engine.classes import ClassHead
-    from fsfast.features import SmoothedFeatures
     from fsfast.images.grid import GridImage
+    from fsfast.runtime.features import SmoothedFeatures
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,36 +92,53 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        certificate: None where it failed, and was named on stderr.
+        new: whether it was made just now; else an earlier run of the same command made it.
+    """
+
+    certificate: Certificate | None
+    new: bool = False
+
+
 def run(args: argparse.Namespace) -> int:
     """Certify image after image; one that fails does not stop the rest."""
     _check(args)
     served = load_served(args.served) if args.served is not None else None
     with open_encoder(args) as encoder:
-        done = resume(args.output, _settings(args, encoder, served)) if args.output is not None else {}
-        radii = args.epsilon or [factor * encoder.sigma for factor in (0.5, 1.0, 2.0)]
-        # Certified in an earlier run of the same command.
-        before: list[Certificate] = []
-        certificates, failed = [], 0
-        for image in readable(args.images, encoder, "certify"):
-            if image is None:
-                failed += 1
-            elif served is not None and image.grid_sha256 not in served:
-                complain("certify", str(image.name), f"{as_text(args.served)} has no features of it")
-                failed += 1
-            elif image.grid_sha256 in done:
-                complain("certify", str(image.name), "done before, left out")
-                before.append(done[image.grid_sha256])
-            else:
-                certificate = _certify(encoder, image, args, served)
-                _emit(certificate, args)
-                certificates.append(certificate)
-        if (before or certificates) and not args.json:
-            _print_table([*before, *certificates], radii, encoder.manifest.random_weights, encoder.classes)
-        if args.plot is not None and not certificates:
-            complain("certify", args.plot, "nothing new was certified, so nothing is drawn")
-        elif args.plot is not None:
-            write_whole(args.plot, _draw(certificates[0]).encode())
-    return 1 if failed else 0
+        outcomes = list(_outcomes(args, encoder, served))
+        # Those of an earlier run come first.
+        certificates = [o.certificate for o in sorted(outcomes, key=lambda o: o.new) if o.certificate]
+        if certificates and not args.json:
+            radii = args.epsilon or [factor * encoder.sigma for factor in (0.5, 1.0, 2.0)]
+            _print_table(certificates, radii, encoder.manifest.random_weights, encoder.classes)
+        if args.plot is not None:
+            _plot(args.plot, next((o.certificate for o in outcomes if o.new), None))
+    return 0 if all(o.certificate for o in outcomes) else 1
+
+
+def _outcomes(
+    args: argparse.Namespace, encoder: SmoothedEncoder, served: Mapping[str, SmoothedFeatures] | None
+) -> Iterator[Outcome]:
+    """Yield what becomes of every image; certificates are written as they are made."""
+    done = resume(args.output, _settings(args, encoder, served)) if args.output is not None else {}
+    for image in readable(args.images, encoder, "certify"):
+        if image is None:
+            yield Outcome(None)
+        elif served is not None and image.grid_sha256 not in served:
+            complain("certify", str(image.name), f"{as_text(args.served)} has no features of it")
+            yield Outcome(None)
+        elif image.grid_sha256 in done:
+            complain("certify", str(image.name), "done before, left out")
+            yield Outcome(done[image.grid_sha256])
+        else:
+            certificate = _certify(encoder, image, args, served)
+            _emit(certificate, args)
+            yield Outcome(certificate, new=True)
 
 
 def load_served(path: str) -> dict[str, SmoothedFeatures]:
@@ -133,7 +148,7 @@ def load_served(path: str) -> dict[str, SmoothedFeatures]:
         FsfastError: the file is missing or holds something else.
         ValueError: one image has two directions there, so that it is not clear which to certify.
     """
-    from fsfast.features import load_features
+    from fsfast.runtime.features import load_features
 
     features = load_features(path)
     found: dict[str, SmoothedFeatures] = {}
@@ -170,16 +185,22 @@ def _settings(
     args: argparse.Namespace, encoder: SmoothedEncoder, served: Mapping[str, SmoothedFeatures] | None
 ) -> Callable[[Certificate], dict[str, tuple[object, object]]]:
     """Return a function that gives the settings of a certificate: name → (there, asked for now)."""
+    from fsfast.certificates.certification import plan_behind, plan_of
     from fsfast.certificates.statement import anchor_hash
 
+    asked = plan_of(
+        args.n, args.alpha, args.method, args.until, args.cosine, args.n_max, per_token=args.per_token
+    )
+
     def compare(there: Certificate) -> dict[str, tuple[object, object]]:
+        made = plan_behind(there)
         pairs: dict[str, tuple[object, object]] = {
             "engine or profile": (there.function_id, encoder.function_id),
-            "stopping": (_target(there), _wanted(args)),
-            "n": (None if there.stopping else there.n, None if args.until is not None else args.n or 1000),
-            "tokens": (there.token_scores is not None, args.per_token),
-            "alpha": (there.alpha, args.alpha),
-            "method": (there.method, args.method),
+            "stopping": (made.target, asked.target),
+            "n": (made.n, asked.n),
+            "tokens": (made.per_token, asked.per_token),
+            "alpha": (made.alpha, asked.alpha),
+            "method": (made.method, asked.method),
             "anchor": (there.anchor.kind, args.anchor),
         }
         if args.seed is not None:
@@ -194,20 +215,14 @@ def _settings(
     return compare
 
 
-def _draw(certificate: Certificate) -> str:
-    """Return the curves and the scores of a certificate as SVG; matplotlib is there."""
+def _plot(path: str, certificate: Certificate | None) -> None:
+    """Draw the curves and the scores of a certificate as SVG; matplotlib is there."""
+    if certificate is None:
+        complain("certify", path, "nothing new was certified, so nothing is drawn")
+        return
     from fsfast.report.plot import certificate_svg
 
-    return certificate_svg(certificate)
-
-
-def _target(there: Certificate) -> tuple[float, float, int] | None:
-    stopping = there.stopping
-    return None if stopping is None else (stopping.epsilon, stopping.cosine, stopping.n_max)
-
-
-def _wanted(args: argparse.Namespace) -> tuple[float, float, int] | None:
-    return None if args.until is None else (args.until, args.cosine or 0.5, args.n_max or 10_000)
+    write_whole(path, certificate_svg(certificate).encode())
 
 
 def _certify(
@@ -250,35 +265,16 @@ def _print_table(
     classes: ClassHead | None,
 ) -> None:
     first = certificates[0]
-    rows, header = [], ["image", "n", *(f"cos ≥ at ε={r:g}" for r in radii), "radius for cos ≥ 0.5"]
-    tokens = first.token_scores is not None
-    if tokens:
-        header.append(f"tokens: cos ≥ at ε={radii[0]:g}")
-    if classes is not None:
-        header += ["class", "its radius"]
-    for c in certificates:
-        row = [Path(c.image_name or "image").name, str(c.n), *(show_bound(c.cosine(r)) for r in radii)]
-        row.append(show_radius(c.radius(0.5)))
-        if tokens:
-            bounds = np.nan_to_num(c.token_cosine(radii[0]))
-            row.append(
-                f"{show_bound(float(bounds.min()) or None)} … {show_bound(float(bounds.max()) or None)}"
-            )
-        if classes is not None and c.direction is None:
-            # A file has no directions to name a class by.
-            row += ["", ""]
-        elif classes is not None:
-            prediction = c.predict(classes)
-            row += [prediction.name, show_radius(prediction.radius)]
-        rows.append(row)
-    print(table(rows, header))
+    columns = _columns(radii, classes, tokens=first.token_scores is not None)
+    rows = [[show(certificate) for show in columns.values()] for certificate in certificates]
+    print(table(rows, list(columns)))
     print(
         f"\nWith probability ≥ {1 - first.alpha:g} per image, for every image x' on the "
         f"{first.grid[0]}×{first.grid[1]} grid within ℓ2 distance ε of x ([0,1] units):\n"
         "the smoothed feature of x' has at least this cosine to the certified direction. "
         f"σ = {first.sigma:g}."
     )
-    if tokens:
+    if first.token_scores is not None:
         print("Each token's cosine is bounded on its own, too: the smallest and the largest bound are shown.")
     if classes is not None:
         print("Within the last column's radius that feature also keeps its class.")
@@ -288,3 +284,31 @@ def _print_table(
             print(f"{Path(c.image_name or 'image').name}: {what} with n = {c.n} ({c.stopping.reason})")
     if random_weights:
         print(RANDOM_WEIGHTS)
+
+
+def _columns(
+    radii: list[float], classes: ClassHead | None, *, tokens: bool
+) -> dict[str, Callable[[Certificate], str]]:
+    """Return the columns of the table: header → cell of a certificate."""
+    columns: dict[str, Callable[[Certificate], str]] = {
+        "image": lambda c: Path(c.image_name or "image").name,
+        "n": lambda c: str(c.n),
+    }
+    for radius in radii:
+        columns[f"cos ≥ at ε={radius:g}"] = lambda c, r=radius: show_bound(c.cosine(r))  # type: ignore[misc]
+    columns["radius for cos ≥ 0.5"] = lambda c: show_radius(c.radius(0.5))
+    if tokens:
+        columns[f"tokens: cos ≥ at ε={radii[0]:g}"] = lambda c: _token_bounds(c, radii[0])
+    if classes is not None:
+        # A file has no directions to name a class by.
+        columns["class"] = lambda c: "" if c.direction is None else c.predict(classes).name
+        columns["its radius"] = lambda c: (
+            "" if c.direction is None else show_radius(c.predict(classes).radius)
+        )
+    return columns
+
+
+def _token_bounds(certificate: Certificate, radius: float) -> str:
+    """Return the smallest and the largest bound of a token."""
+    bounds = np.nan_to_num(certificate.token_cosine(radius))
+    return " … ".join(show_bound(float(bound) or None) for bound in (bounds.min(), bounds.max()))

@@ -12,13 +12,9 @@ from fsfast.errors import BackendUnavailable, FsfastError
 from fsfast.images.grid import GridImage, to_grid_image
 
 if TYPE_CHECKING:
-    from fsfast.backends import Profile
     from fsfast.encoder import SmoothedEncoder
+    from fsfast.engine.profile import Profile
 
-RANDOM_WEIGHTS = (
-    "This engine's networks have random weights: its features mean nothing, and its bounds are small.\n"
-    "It shows the machinery."
-)
 # Images differ by at most √(3·H·W) in ℓ2; no grid comes near this.
 MAX_EPSILON = 1e6
 
@@ -73,7 +69,7 @@ def as_certified(chosen: dict[str, Any], profile: Profile) -> dict[str, Any]:
 
     Elsewhere it would be another function, and nothing could be compared bit for bit.
     """
-    from fsfast.choice import installed
+    from fsfast.backends.cpu import installed
 
     certified_on_gpu, device = profile.device.startswith("cuda"), chosen["device"]
     on_gpu = certified_on_gpu and _usable_on_gpu(profile.backend) if device == "auto" else device != "cpu"
@@ -89,9 +85,10 @@ def as_certified(chosen: dict[str, Any], profile: Profile) -> dict[str, Any]:
 def _usable_on_gpu(backend: str) -> bool:
     """Whether there is a GPU, and a back end for it."""
     try:
-        from fsfast.backends import device
+        from fsfast.backends.device.place import problems
+        from fsfast.backends.gpu import missing
 
-        return not (device.problems() or device.missing(backend))
+        return not (problems() or missing(backend))
     except BackendUnavailable:
         return False
 
@@ -99,7 +96,8 @@ def _usable_on_gpu(backend: str) -> bool:
 def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> SmoothedEncoder:
     """Open the engine that the arguments name; what they leave open is taken from `profile`."""
     from fsfast.encoder import SmoothedEncoder
-    from fsfast.sampling import check_samples, check_seed
+    from fsfast.runtime.sampling import check_samples
+    from fsfast.runtime.seeds import check_seed
 
     # Before the networks are loaded, and also where no image can be read.
     for name in ("n", "n0"):
@@ -147,32 +145,3 @@ def complain(command: str, path: str, error: Exception | str) -> None:
     """Name an input that failed."""
     text = str(error) if path in str(error) else f"{path}: {error}"
     print(f"fsfast {command}: {text}", file=sys.stderr)
-
-
-def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Return aligned columns: text to the left, numbers to the right."""
-    everything = [list(header), *map(list, rows)]
-    widths = [max(len(row[i]) for row in everything) for i in range(len(header))]
-    right = [all(_number(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in everything
-    ]
-    lines.insert(1, "  ".join("─" * w for w in widths))
-    return "\n".join(lines)
-
-
-def _number(cell: str) -> bool:
-    return cell in ("none", "—", "") or cell.replace(".", "").replace("-", "").replace(",", "").isdigit()
-
-
-def show_radius(radius: float) -> str:
-    """Return a radius for a table, rounded down: three digits, or "none"."""
-    return f"{int(radius * 1000) / 1000:.3f}" if radius > 0 else "none"
-
-
-def show_bound(bound: float | None) -> str:
-    """Return a bound for a table, rounded down: three digits, or "none"."""
-    return "none" if bound is None else f"{int(bound * 1000) / 1000:.3f}"

@@ -87,9 +87,9 @@ def _own_images(paths: list[str], encoder: SmoothedEncoder) -> list[Subject]:
 def _examples(encoder: SmoothedEncoder) -> list[Subject]:
     """Return the test images of the built-in engine; for another engine, which they say nothing about, a photograph."""
     from fsfast.engine.engine import engine_path
-    from fsfast.examples import load_examples
     from fsfast.images.grid import to_grid_image
     from fsfast.report.data import Subject
+    from fsfast.report.examples import load_examples
 
     grid = encoder.manifest.grid
     if encoder.engine_path.resolve() != engine_path("demo").resolve():

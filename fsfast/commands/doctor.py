@@ -7,7 +7,7 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from fsfast import __version__
+from fsfast._version import __version__
 from fsfast.errors import BackendUnavailable, FsfastError
 
 
@@ -56,7 +56,7 @@ def _processor() -> tuple[bool, str]:
 
 
 def _precisions() -> tuple[bool, str]:
-    from fsfast.advice import native_precisions
+    from fsfast.runtime.advice import native_precisions
 
     try:
         native = native_precisions()
@@ -79,7 +79,7 @@ def _kernels() -> tuple[bool, str]:
 
 
 def _backend(name: str) -> tuple[bool, str]:
-    from fsfast.backends import load_backend
+    from fsfast.backends.cpu import load_backend
 
     try:
         backend = load_backend(name)
@@ -92,8 +92,8 @@ def _backend(name: str) -> tuple[bool, str]:
 
 def _auto() -> tuple[bool, str]:
     """Say what backend="auto" means for the built-in engine; nothing is measured here."""
-    from fsfast.choice import expected
     from fsfast.engine.engine import load_engine
+    from fsfast.runtime.choice import expected
 
     try:
         engine = load_engine("demo")
@@ -105,14 +105,15 @@ def _auto() -> tuple[bool, str]:
 def _cuda() -> dict[str, tuple[bool, str]]:
     """Whether device="cuda" can be asked for, and with which back ends; if not, why."""
     try:
-        from fsfast.backends import device
+        from fsfast.backends import gpu
+        from fsfast.backends.device import place
     except BackendUnavailable as error:
         return {"cuda": (False, str(error))}
-    found = device.problems()
-    text = "; ".join(found) or f"{device.device_class(device.cuda_device('cuda'))}, torch {device.version()}"
+    found = place.problems()
+    text = "; ".join(found) or f"{place.device_class(place.cuda_device('cuda'))}, torch {place.version()}"
     findings = {"cuda": (not found, text)}
-    for backend in device.BACKENDS:
-        lacks = device.missing(backend)
+    for backend in gpu.BACKENDS:
+        lacks = gpu.missing(backend)
         experimental = "experimental: it has not run on a GPU yet (docs/gpu.md)"
         text = "; ".join([*lacks, *(["no usable GPU, see cuda"] if found else []), experimental])
         findings[f"cuda {backend}"] = (not (lacks or found), text)

@@ -9,8 +9,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from fsfast.commands.common import RANDOM_WEIGHTS, table
 from fsfast.errors import FsfastError
+from fsfast.report.text import RANDOM_WEIGHTS, table
 
 if TYPE_CHECKING:
     from fsfast.engine.engine import Engine
@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def _backends(engine: Engine) -> list[str]:
     """Return a line per precision: what backend="auto" means here."""
-    from fsfast.choice import expected
+    from fsfast.runtime.choice import expected
 
     lines = []
     for precision in engine.manifest.precisions:

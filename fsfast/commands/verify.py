@@ -14,8 +14,9 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from fsfast.commands.common import complain, engine_arguments, open_encoder, show_bound, table
+from fsfast.commands.common import complain, engine_arguments, open_encoder
 from fsfast.errors import CertificateAltered, CertificateError
+from fsfast.report.text import show_bound, table
 
 if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate

@@ -98,6 +98,11 @@ class Manifest:
         common = [set(variants) for variants in self.stages.values()]
         return tuple(p for p in self.weights if all(p in names for names in common))
 
+    def rows(self, precision: str) -> tuple[int, int]:
+        """Return the smallest and the largest number of rows that all graphs of a precision take."""
+        ranges = [variants[precision].batch for variants in self.stages.values()]
+        return max(low for low, _ in ranges), min(high for _, high in ranges)
+
 
 def _integers(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what must be an int; the schema lets 4.0 pass as an integer, and true as 1."""
@@ -191,7 +196,7 @@ def _check_consistent(manifest: Manifest) -> None:
         raise ValueError(f"files named in the manifest but not listed under 'files': {', '.join(missing)}")
     if ("purifier" in manifest.stages) != (manifest.denoise is not None):
         raise ValueError("'denoise' must be given exactly when there is a purifier")
-    if manifest.denoise is None and manifest.encoder_size != (manifest.grid.height, manifest.grid.width):
+    if manifest.denoise is None and manifest.encoder_size != manifest.grid.size:
         raise ValueError("without a purifier the smoothing grid must have the encoder's input size")
     _check_numbers(manifest)
     if manifest.pooled and manifest.tokens != 1:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
 STEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 0.02
+# NumPy's or torch's: the ground knows no torch.
+Array = TypeVar("Array", bound=Any)
 
 
 def alpha_bars() -> np.ndarray:
@@ -82,6 +85,14 @@ class Denoise:
     def b(self) -> float:
         """√(1/ᾱ − 1), without cancellation where ᾱ is near 1."""
         return math.sqrt((1.0 - self.alpha_bar) / self.alpha_bar)
+
+    def noisy(self, levels: Array) -> Array:
+        """Return x_t of noisy grid values; arrays and tensors alike."""
+        return self.scale * levels + self.offset
+
+    def purified(self, x_t: Array, eps_hat: Array) -> Array:
+        """Return the purified image in [0, 1]; arrays and tensors alike."""
+        return ((self.a * x_t - self.b * eps_hat).clip(-1.0, 1.0) + 1.0) / 2.0
 
 
 def grid_scaling(denoise: Denoise | None, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -60,6 +61,11 @@ class Grid:
         if self.filter not in FILTERS:
             raise ValueError(f"wanted filter to be one of {', '.join(FILTERS)}; got {self.filter!r}")
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
 
 @dataclass(frozen=True, eq=False)
 class GridImage:
@@ -77,7 +83,7 @@ class GridImage:
     name: str | None
     source: dict[str, Any]
 
-    @property
+    @cached_property
     def grid_sha256(self) -> str:
         """The sha256 of the H·W·3 bytes of `pixels` in row-major order, hexadecimal."""
         return hashlib.sha256(self.pixels.tobytes()).hexdigest()
@@ -166,7 +172,7 @@ def to_grid_image(image: Any, grid: Grid, name: str | None = None) -> GridImage:
             wrong dtype, shape or range, or floats off the grid.
         TypeError: not a kind of object that holds an image.
     """
-    if isinstance(image, GridImage) and image.pixels.shape == (grid.height, grid.width, 3):
+    if isinstance(image, GridImage) and image.pixels.shape == (*grid.size, 3):
         return image
     if isinstance(image, GridImage):
         image = image.pixels
@@ -189,7 +195,7 @@ def to_grid_image(image: Any, grid: Grid, name: str | None = None) -> GridImage:
 def _fit(pixels: np.ndarray, grid: Grid) -> tuple[np.ndarray, list[str]]:
     """Return [grid.height, grid.width, 3] uint8 and what was done; nothing where the size matches."""
     height, width = pixels.shape[:2]
-    if (height, width) == (grid.height, grid.width):
+    if (height, width) == grid.size:
         return pixels, []
     image, resample = Image.fromarray(pixels), FILTERS[grid.filter]
     step = [f"{grid.fit} to {grid.height}x{grid.width}, {grid.filter}"]
@@ -206,7 +212,7 @@ def _fit(pixels: np.ndarray, grid: Grid) -> tuple[np.ndarray, list[str]]:
         return np.asarray(image.resize((grid.width, grid.height), resample, box=box)), step
     inner_width = max(1, min(grid.width, round(width * min(scales))))
     inner_height = max(1, min(grid.height, round(height * min(scales))))
-    canvas = np.full((grid.height, grid.width, 3), PAD_VALUE, np.uint8)
+    canvas = np.full((*grid.size, 3), PAD_VALUE, np.uint8)
     left, upper = (grid.width - inner_width) // 2, (grid.height - inner_height) // 2
     inner = np.asarray(image.resize((inner_width, inner_height), resample))
     canvas[upper : upper + inner_height, left : left + inner_width] = inner

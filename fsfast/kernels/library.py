@@ -5,7 +5,7 @@ Those around the networks are defined here and run in C++ on the CPU. Parts of t
 
 torch.compile and torch.export see each as one node, whose shapes they can tell without running it. The functions
 below are the operators with rows, tables and sums as arguments. Nothing is differentiable: gradients go through
-`fsfast.models.function.TorchFunction`.
+`fsfast.models.torch_function.TorchFunction`.
 """
 
 from __future__ import annotations

@@ -38,8 +38,7 @@ class OneStepPurifier(nn.Module):
             ValueError: v has another shape.
         """
         constants = self.denoise
-        x_t = constants.scale * v + constants.offset
+        x_t = constants.noisy(v)
         folded = isinstance(self.unet, FoldedUNet)
         noise = self.unet(x_t) if folded else self.unet(x_t, constants.t)[:, :IMAGE_CHANNELS]
-        x_0 = constants.a * x_t - constants.b * noise
-        return (x_0.clamp(-1.0, 1.0) + 1.0) / 2.0
+        return constants.purified(x_t, noise)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fsfast.backends import Profile
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.replay import Verification
 from fsfast.engine.manifest import Manifest
-from fsfast.features import SmoothedFeatures
+from fsfast.engine.profile import Profile
 from fsfast.images.grid import GridImage
-from fsfast.pipeline import Sample
+from fsfast.runtime.features import SmoothedFeatures
+from fsfast.runtime.pipeline import Sample
 
 # The radii in tables, in units of σ.
 RADII = (0.25, 0.5, 1.0)

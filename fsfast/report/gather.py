@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from fsfast.certificates.certificate import Certificate
-from fsfast.commands.bench import measure
 from fsfast.encoder import SmoothedEncoder
-from fsfast.features import SmoothedFeatures, anchor_of
 from fsfast.images.grid import GridImage
 from fsfast.machine import processor
-from fsfast.pipeline import STEPS
 from fsfast.report.data import Attack, Case, DemoResult, Seen, Subject, Variant
+from fsfast.report.speed import measure
+from fsfast.runtime.features import SmoothedFeatures, anchor_of
+from fsfast.runtime.pipeline import STEPS
 
 # The numbers of samples whose latency is measured, and how often.
 LATENCY_N0 = (1, 2, 4, 8, 16)
@@ -45,7 +45,7 @@ def gather(
     Raises:
         ValueError: n or alpha are off.
     """
-    from fsfast import __version__
+    from fsfast._version import __version__
 
     started = time.perf_counter() if started is None else started
     images = [subject.image for subject in subjects]
@@ -176,7 +176,7 @@ def _choices(encoder: SmoothedEncoder) -> list[tuple[str, tuple[str, ...]]]:
         "+ both": ("purifier", "encoder", "mapper"),
     }
     manifest = encoder.manifest
-    same_size = (manifest.grid.height, manifest.grid.width) == manifest.encoder_size
+    same_size = manifest.grid.size == manifest.encoder_size
     return [
         (title, stages)
         for title, stages in choices.items()

@@ -6,11 +6,11 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from fsfast.commands.common import RANDOM_WEIGHTS
 from fsfast.report import sections
 from fsfast.report.data import DemoResult
 from fsfast.report.markup import section
 from fsfast.report.summary import only_these_classes
+from fsfast.report.text import RANDOM_WEIGHTS
 
 TEMPLATE = Path(__file__).parent / "template.html"
 PAPER = "https://arxiv.org/abs/2601.16200"

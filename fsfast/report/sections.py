@@ -7,14 +7,14 @@ from html import escape
 import numpy as np
 
 from fsfast.certificates.certificate import Certificate
-from fsfast.commands.common import show_bound, show_radius
-from fsfast.pipeline import STEPS
 from fsfast.report import charts
 from fsfast.report.curves import certificate_curves, method_curves, swatch
 from fsfast.report.data import COSINE, RADII, Attack, Case, DemoResult, Seen
 from fsfast.report.gather import LATENCY_RUNS
 from fsfast.report.markup import figure, image, picture, section, table
 from fsfast.report.summary import attack_sizes
+from fsfast.report.text import show_bound, show_radius
+from fsfast.runtime.pipeline import STEPS
 
 # Attacked images that are shown at length; the table has all.
 _SHOWN_ATTACKS = 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fsfast.certificates.certificate import Certificate
-from fsfast.commands.common import RANDOM_WEIGHTS, show_bound, show_radius, table
-from fsfast.pipeline import STEPS
 from fsfast.report.data import COSINE, Attack, Case, DemoResult, Seen
+from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
+from fsfast.runtime.pipeline import STEPS
 
 
 def to_text(result: DemoResult) -> str:

@@ -13,8 +13,8 @@ from fsfast.bounds.cosine import cosine_lower_bound
 from fsfast.certificates.certification import decide, length_across, looks, plan_of
 from fsfast.certificates.replay import contradictions
 from fsfast.errors import CertificateError
-from fsfast.examples import load_examples
-from fsfast.features import anchor_of
+from fsfast.report.examples import load_examples
+from fsfast.runtime.features import anchor_of
 
 
 @pytest.fixture(scope="module")

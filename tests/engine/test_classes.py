@@ -13,7 +13,7 @@ from fsfast.engine.classes import ClassHead, load_classes
 from fsfast.engine.engine import load_engine
 from fsfast.engine.writer import save_engine
 from fsfast.errors import EngineError
-from fsfast.examples import load_examples
+from fsfast.report.examples import load_examples
 
 
 def test_scores_are_inner_products_of_unit_vectors():

@@ -7,11 +7,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.weights import in_memory
-from fsfast.backends import onnxruntime
+from fsfast.backends.onnxruntime import cpu as onnxruntime
 from fsfast.engine.onnx_arrays import stored_arrays
 from fsfast.engine.onnx_unsigned import has_8_bit_products, may_saturate, with_unsigned_weights
 from tests.engine.onnx_graphs import with_external_weights
-from tests.test_qdq import HIGH, LOW, graph_of, normal, quantise, rounded_activation, rounded_weight
+from tests.export.test_qdq import HIGH, LOW, graph_of, normal, quantise, rounded_activation, rounded_weight
 
 
 def eight_bit_graph(weight_bits: int = 8) -> tuple[bytes, bytearray]:

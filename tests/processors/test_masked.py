@@ -71,7 +71,7 @@ def test_an_engine_with_8_bit_weights_computes_the_same_numbers_without_vnni(
 
 def test_the_tests_of_8_bit_products_pass_without_vnni():
     """They are the ones that failed on processors without it."""
-    files = ["tests/test_qdq.py", "tests/test_equalise.py"]
+    files = ["tests/export/test_qdq.py", "tests/export/test_equalise.py"]
     output = run_masked("avx2", ["-m", "pytest", "-q", "-p", "no:cacheprovider", *files])
     assert " passed" in output
     assert "skipped" not in output

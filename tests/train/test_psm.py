@@ -17,8 +17,8 @@ from export.__main__ import main as export
 from fsfast.engine.engine import load_engine
 from fsfast.images.grid import Grid
 from fsfast.models import UNET_TINY, OneStepPurifier, SmoothnessMapper, UNet
+from tests.export.test_recipes import CONFIG, RECIPE
 from tests.models.published import tower
-from tests.test_recipes import CONFIG, RECIPE
 from train.__main__ import main
 from train.checkpoint import save_weights
 from train.config import Schedule

@@ -13,13 +13,12 @@ from PIL import Image
 import fsfast
 from export.build import build_engine
 from export.recipe import load_recipe
-from fsfast.examples import load_examples
+from export.run_folder import CLASS_NAMES, load_run
+from fsfast.report.examples import load_examples
 from train.config import DEMO, quick
 from train.data import study_set
 from train.defence import class_scores, clean_unit
 from train.encoder import VanillaEncoder
-from train.glyphs import CLASS_NAMES
-from train.run import load_run
 
 CONFIG = quick(DEMO)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from export.measured import results_markdown
+from export.run_folder import load_run
 from fsfast.models import SmoothnessMapper, UNet
 from train.__main__ import main
 from train.config import DEMO, quick
 from train.encoder import VanillaEncoder
 from train.evaluate import RADII, plug_in_fcsb, plug_in_radius
-from train.report import results_markdown
-from train.run import load_run
 
 CONFIG = quick(DEMO)
 

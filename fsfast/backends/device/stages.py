@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from fsfast.backends.device.arithmetic import fixed_arithmetic
 from fsfast.backends.device.lane import Lane
+from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import Manifest
+from fsfast.engine.profile import Work
 from fsfast.kernels.tensors import FLOATS
 from fsfast.kernels.types import Dtype, Layout
 
@@ -39,6 +43,30 @@ class Stages:
     layout: Layout
     capturable: bool
     plain: Mapping[str, Stage] | None = None
+
+
+class GpuBackend(Protocol):
+    """Who runs an engine's networks on a GPU."""
+
+    def problems(self) -> list[str]:
+        """Return what keeps it from running on a GPU that torch can use, or nothing."""
+
+    def precisions(self, manifest: Manifest) -> tuple[str, ...]:
+        """Return the precisions in which it runs an engine, the default first."""
+
+    def rows(self, manifest: Manifest, precision: str) -> tuple[int, int]:
+        """Return the smallest and the largest number of rows that the networks take."""
+
+    def tested(self, engine: Engine, precision: str) -> Engine:
+        """Return the engine whose tolerances hold in the self-test."""
+
+    def open(self, engine: Engine, work: Work, lane: Lane) -> Stages:
+        """Put the networks of some work on the lane's device; launches go to the current stream.
+
+        Raises:
+            BackendUnavailable: it cannot run here, or lacks something that the precision wants.
+            EngineError: it cannot read or build a network.
+        """
 
 
 class StageGraph:

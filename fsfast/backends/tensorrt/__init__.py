@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fsfast.backends import check_arithmetic
+from fsfast.backends.base import check_arithmetic
 from fsfast.backends.tensorrt.apart import build_apart
 from fsfast.backends.tensorrt.building import OPTIONS, stage_tensors
 from fsfast.backends.tensorrt.library import AHEAD_OF_TIME, Library, find_library, new_log
 from fsfast.backends.tensorrt.plans import Plan, PlanKey, load_plan, plan_folder
 from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import Manifest
+from fsfast.engine.profile import Work
 from fsfast.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -24,16 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from fsfast.backends.device.lane import Lane
-    from fsfast.backends.device.stages import Stages
-
-
-def version() -> str:
-    """Return name and version of the library in use.
-
-    Raises:
-        BackendUnavailable: neither library is installed.
-    """
-    return str(find_library())
+    from fsfast.backends.device.stages import GpuBackend, Stages
 
 
 def prepare_plan(
@@ -79,42 +73,58 @@ def _target_here(library: Library, device: torch.device | None) -> str:
     return build_target(library, device)
 
 
-def open_stages(
-    engine: Engine,
-    precision: str,
-    stages: tuple[str, ...],
-    lane: Lane,
-    micro_batch: int,
-    *,
-    library: str | None = None,
-    folder: Path | None = None,
-) -> Stages:
-    """Put one plan per stage on the GPU; plans that are missing are built.
+@dataclass(frozen=True)
+class TensorRt:
+    """The back end: one plan per stage; plans that are missing are built.
 
-    Args:
-        engine: a verified engine.
-        precision: which variant of the stages.
-        stages: which stages.
-        lane: where they run; its stream is the current one.
-        micro_batch: M, the most rows per run.
+    Attributes:
         library: "tensorrt" or "tensorrt_rtx"; None for the first that is installed.
         folder: where plans live; None for the user's cache.
-
-    Raises:
-        BackendUnavailable: no library, or a GPU that the plans do not run on or that lacks the memory.
-        EngineError: the library cannot build a graph.
     """
-    from fsfast.backends.device.stages import Stages
-    from fsfast.backends.tensorrt.execution import PlanStage
 
-    found = find_library(library)
-    run = {}
-    for stage in stages:
-        plan = prepare_plan(engine, stage, precision, micro_batch, found, folder=folder, device=lane.device)
-        tensors = stage_tensors(engine.manifest, stage, precision)
-        run[stage] = PlanStage(found, new_log(found), plan, tensors, micro_batch, lane)
-    hashes = {stage: opened.plan_sha256 for stage, opened in run.items()}
-    return Stages(run, identity(found, hashes), "float32", "nchw", capturable=True)
+    library: str | None = None
+    folder: Path | None = None
+
+    def problems(self) -> list[str]:
+        """As `GpuBackend.problems`."""
+        try:
+            find_library(self.library)
+        except BackendUnavailable as error:
+            return [str(error)]
+        return []
+
+    def precisions(self, manifest: Manifest) -> tuple[str, ...]:
+        """As `GpuBackend.precisions`."""
+        return manifest.precisions
+
+    def rows(self, manifest: Manifest, precision: str) -> tuple[int, int]:
+        """As `GpuBackend.rows`."""
+        return manifest.rows(precision)
+
+    def tested(self, engine: Engine, precision: str) -> Engine:
+        """As `GpuBackend.tested`."""
+        return engine
+
+    def open(self, engine: Engine, work: Work, lane: Lane) -> Stages:
+        """As `GpuBackend.open`; BackendUnavailable where plans do not run on the GPU, or lack memory there, too."""
+        from fsfast.backends.device.stages import Stages
+        from fsfast.backends.tensorrt.execution import PlanStage
+
+        found, m = find_library(self.library), work.micro_batch
+        run = {}
+        for stage in work.stages:
+            plan = prepare_plan(
+                engine, stage, work.precision, m, found, folder=self.folder, device=lane.device
+            )
+            tensors = stage_tensors(engine.manifest, stage, work.precision)
+            run[stage] = PlanStage(found, new_log(found), plan, tensors, m, lane)
+        hashes = {stage: opened.plan_sha256 for stage, opened in run.items()}
+        return Stages(run, identity(found, hashes), "float32", "nchw", capturable=True)
+
+
+def gpu_backend(name: str) -> GpuBackend:
+    """Return the back end of one of the two libraries."""
+    return TensorRt(name)
 
 
 def identity(library: Library, plans: Mapping[str, str]) -> str:
@@ -129,12 +139,3 @@ def identity(library: Library, plans: Mapping[str, str]) -> str:
     """
     text = "".join(f"{stage}={sha256}\n" for stage, sha256 in sorted(plans.items()))
     return f"{library}, plans {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def problems(library: str | None = None) -> list[str]:
-    """Return what keeps a library (None: any of them) from being used here, or nothing."""
-    try:
-        find_library(library)
-    except BackendUnavailable as error:
-        return [str(error)]
-    return []

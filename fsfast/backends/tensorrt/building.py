@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fsfast.backends import stage_shapes
+from fsfast.backends.base import stage_shapes
 from fsfast.backends.tensorrt.library import Library
 from fsfast.engine.manifest import Manifest
 from fsfast.engine.onnx_bytes import external_tensors

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import nn
 
+from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.place import version
-from fsfast.backends.device.stages import Stage, Stages
+from fsfast.backends.device.stages import GpuBackend, Stage, Stages
 from fsfast.backends.torch.attention import with_token_attention
 from fsfast.engine.engine import Engine
+from fsfast.engine.manifest import Manifest
+from fsfast.engine.profile import Work
 from fsfast.kernels.tensors import FLOATS
 from fsfast.kernels.types import Dtype
 from fsfast.models.folded import load_folded
@@ -21,21 +24,48 @@ from fsfast.models.folded import load_folded
 PRECISIONS: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 # All of them are made from these weights.
 STORED = "float32"
+MOST_ROWS = 1024
 # Of the golden outputs, relative to their largest magnitude. Rounding of the reduced ones: 8 and 11 bits, through up
 # to 100 layers; a wrong network is off by far more.
 _TOLERANCES = {"bfloat16": 1e-1, "float16": 1.5e-2}
 
 
-def open_stages(
-    engine: Engine, precision: Dtype, stages: tuple[str, ...], device: torch.device, *, compiled: bool = False
-) -> Stages:
-    """Build the networks of some stages from the engine's float32 weights.
+@dataclass(frozen=True)
+class TorchModules:
+    """The back end: modules from the engine's float32 weights, in a precision of its own.
 
-    Raises:
-        EngineError: its architecture is unknown, or does not fit its weights.
+    Attributes:
+        compiled: through torch.compile, which fuses their elementwise work; opening takes minutes the first time.
     """
-    modules = load_folded(engine, STORED)
-    return place_modules({stage: modules[stage] for stage in stages}, precision, device, compiled=compiled)
+
+    compiled: bool
+
+    def problems(self) -> list[str]:
+        """As `GpuBackend.problems`."""
+        return []
+
+    def precisions(self, manifest: Manifest) -> tuple[str, ...]:
+        """As `GpuBackend.precisions`."""
+        return PRECISIONS
+
+    def rows(self, manifest: Manifest, precision: str) -> tuple[int, int]:
+        """As `GpuBackend.rows`: modules take any number."""
+        return 1, MOST_ROWS
+
+    def tested(self, engine: Engine, precision: str) -> Engine:
+        """As `GpuBackend.tested`."""
+        return with_precision(engine, precision)
+
+    def open(self, engine: Engine, work: Work, lane: Lane) -> Stages:
+        """As `GpuBackend.open`; EngineError where the architecture is unknown or does not fit its weights, too."""
+        modules = load_folded(engine, STORED)
+        chosen = {stage: modules[stage] for stage in work.stages}
+        return place_modules(chosen, cast(Dtype, work.precision), lane.device, compiled=self.compiled)
+
+
+def gpu_backend(name: str) -> GpuBackend:
+    """Return the back end "torch" or "torch-compile"."""
+    return TorchModules(compiled=name == "torch-compile")
 
 
 def place_modules(

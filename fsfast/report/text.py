@@ -1,0 +1,39 @@
+"""Tables, bounds and radii as text; what a terminal and a page say in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+RANDOM_WEIGHTS = (
+    "This engine's networks have random weights: its features mean nothing, and its bounds are small.\n"
+    "It shows the machinery."
+)
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Return aligned columns: text to the left, numbers to the right."""
+    everything = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in everything) for i in range(len(header))]
+    right = [all(_number(row[i]) for row in rows) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in everything
+    ]
+    lines.insert(1, "  ".join("─" * w for w in widths))
+    return "\n".join(lines)
+
+
+def _number(cell: str) -> bool:
+    return cell in ("none", "—", "") or cell.replace(".", "").replace("-", "").replace(",", "").isdigit()
+
+
+def show_radius(radius: float) -> str:
+    """Return a radius for a table, rounded down: three digits, or "none"."""
+    return f"{int(radius * 1000) / 1000:.3f}" if radius > 0 else "none"
+
+
+def show_bound(bound: float | None) -> str:
+    """Return a bound for a table, rounded down: three digits, or "none"."""
+    return "none" if bound is None else f"{int(bound * 1000) / 1000:.3f}"

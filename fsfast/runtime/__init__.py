@@ -1,0 +1,1 @@
+"""The life of an image: options, an opened engine, the fixed function, rows, features."""

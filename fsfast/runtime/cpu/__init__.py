@@ -1,0 +1,1 @@
+"""Serving on a CPU: micro-batches side by side on threads."""

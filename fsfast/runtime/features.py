@@ -1,0 +1,148 @@
+"""What `encode` returns: smoothed features, and a file to keep them in."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fsfast.errors import FsfastError
+from fsfast.files import write_whole
+from fsfast.kernels.types import FeatureSums
+from fsfast.runtime.seeds import SeedOrigin
+
+_ARRAYS = ("features", "unit", "raw_mean", "seeds")
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothedFeatures:
+    """Smoothed features of B images.
+
+    Attributes:
+        features: [B, L, D] float32 ([B, D] when pooled): per token the mean raw norm times the certified
+            direction; what a language model receives.
+        unit: same shape, float32: the direction alone; every token has norm 1 (or is zero).
+        seeds: [B] uint64, the serving noise of each image.
+        seed_origins: per image "os", "secret" or "replay".
+        grid_sha256: per image, the hash of its pixels on the grid.
+        n0: samples per image.
+        sigma: noise level in [0,1] pixel units.
+        engine, engine_digest, function_id: which engine, and which fixed function of it.
+        random_weights: True when the engine's networks were never trained.
+        raw_mean: same shape as features, float32: mean of the raw features, without a certificate; or None.
+    """
+
+    features: np.ndarray
+    unit: np.ndarray
+    seeds: np.ndarray
+    seed_origins: tuple[SeedOrigin, ...]
+    grid_sha256: tuple[str, ...]
+    n0: int
+    sigma: float
+    engine: str
+    engine_digest: str
+    function_id: str
+    random_weights: bool
+    raw_mean: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        shape = list(self.features.shape)
+        return f"SmoothedFeatures({self.engine}: features {shape}, n0 = {self.n0}, σ = {self.sigma:g})"
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> SmoothedFeatures:
+        """Return the features of one image, as a batch of one."""
+        place = range(len(self))[index]
+        one = slice(place, place + 1)
+        return replace(
+            self,
+            features=self.features[one],
+            unit=self.unit[one],
+            seeds=self.seeds[one],
+            seed_origins=self.seed_origins[one],
+            grid_sha256=self.grid_sha256[one],
+            raw_mean=None if self.raw_mean is None else self.raw_mean[one],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a .safetensors or .npz file, whole or not at all; `load_features` reads it back.
+
+        Raises:
+            ValueError: the name ends otherwise.
+        """
+        arrays = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
+        record = {k: v for k, v in vars(self).items() if k not in _ARRAYS}
+        metadata = {"format": "fsfast-features", "schema": "1", "record": json.dumps(record)}
+        suffix = Path(path).suffix
+        if suffix == ".safetensors":
+            from safetensors.numpy import save
+
+            write_whole(path, save(arrays, metadata))
+        elif suffix == ".npz":
+            import io
+
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays, metadata=np.array(json.dumps(metadata)))
+            write_whole(path, buffer.getvalue())
+        else:
+            raise ValueError(f"wanted a name ending in .safetensors or .npz, got {os.fspath(path)!r}")
+
+
+def load_features(path: str | os.PathLike[str]) -> SmoothedFeatures:
+    """Read what `SmoothedFeatures.save` wrote.
+
+    Raises:
+        FsfastError: the file is missing or holds something else.
+    """
+    try:
+        arrays, metadata = _read(Path(path))
+        if metadata.get("format") != "fsfast-features" or metadata.get("schema") != "1":
+            raise ValueError("it was not written by SmoothedFeatures.save of this version")
+        record = json.loads(metadata["record"])
+        for name in ("seed_origins", "grid_sha256"):
+            record[name] = tuple(record[name])
+        fields: dict[str, Any] = {**arrays, **record}
+        return SmoothedFeatures(**fields)
+    except FileNotFoundError:
+        raise FsfastError(f"wanted a file of smoothed features, {os.fspath(path)} does not exist") from None
+    except Exception as error:  # two file formats, each with errors of its own
+        raise FsfastError(f"{os.fspath(path)} is not a file of smoothed features: {error}") from None
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files if name != "metadata"}
+            return arrays, json.loads(str(archive["metadata"]))
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def directions(unit_sums: np.ndarray) -> np.ndarray:
+    """Return the direction of each token, float32: [..., D] sums of unit tokens divided by their norms."""
+    return _normalised(unit_sums).astype(np.float32)
+
+
+def anchor_of(unit: np.ndarray) -> np.ndarray:
+    """Return [..., L, D] float64 unit directions, exactly those of `unit` float32 as it was handed out."""
+    return _normalised(unit.astype(np.float64))
+
+
+def _normalised(tokens: np.ndarray) -> np.ndarray:
+    """Divide [..., D] float64 tokens by their norms; a zero token stays zero."""
+    norm = np.linalg.norm(tokens, axis=-1, keepdims=True)
+    return np.divide(tokens, norm, out=np.zeros_like(tokens), where=norm > 0)
+
+
+def served_features(sums: FeatureSums, unit: np.ndarray) -> np.ndarray:
+    """Return [B, L, D] float32: mean raw norm of each token times its direction."""
+    mean_norm = sums.norm / sums.count[:, None]
+    return (unit * mean_norm[:, :, None]).astype(np.float32)
