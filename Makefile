@@ -78,8 +78,8 @@ gpu:
 
 # All studies of the certificates (half an hour on two cores): benchmarks/results/certificates/, docs/certificates.png.
 certificates: .venv-dev/installed
-	.venv-dev/bin/python -m benchmarks.certificates
-	.venv-dev/bin/python -m benchmarks.readme
+	.venv-dev/bin/python -m benchmarks.certified
+	.venv-dev/bin/python -m benchmarks.pages.readme
 
 # Trains the built-in engine (under 90 minutes on two cores) and builds it from the run.
 engine: .venv-dev/installed

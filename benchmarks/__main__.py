@@ -9,20 +9,20 @@ from itertools import chain
 from pathlib import Path
 
 try:
-    from benchmarks import (
+    from benchmarks.cpu import (
         bounds,
-        cpu,
-        gpu,
-        gpu_parts,
-        harness,
         instruction_sets,
         kernels,
         precisions,
         purified,
+        runtimes,
         serving,
         vit,
     )
-    from benchmarks.harness import Row, show, write_csv
+    from benchmarks.gpu import kernels as gpu
+    from benchmarks.gpu import parts
+    from benchmarks.measuring import harness
+    from benchmarks.measuring.harness import Row, show, write_csv
 except ImportError as error:
     sys.exit(
         f"python -m benchmarks: {error}; it needs the environment that `make test` makes: .venv-dev/bin/python"
@@ -35,12 +35,12 @@ REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "bounds": (bounds.curves, bounds.means),
     "serving": (serving.latency, serving.steps, serving.certification, serving.cold_start),
     "vit": (vit.threads, vit.latency, vit.steps),
-    "cpu": (cpu.techniques, cpu.certification, cpu.cold_start, cpu.sizes),
+    "cpu": (runtimes.techniques, runtimes.certification, runtimes.cold_start, runtimes.sizes),
     "purified": (purified.techniques, purified.steps),
     "precisions": (precisions.trade_off,),
     "adm256": (purified.adm_techniques, purified.adm_steps),
     "gpu": (gpu.noise, gpu.resize, gpu.reduction),
-    "gpu-parts": (gpu_parts.norms, gpu_parts.norm_convolutions, gpu_parts.residuals, gpu_parts.networks),
+    "gpu-parts": (parts.norms, parts.norm_convolutions, parts.residuals, parts.networks),
 }
 # adm256 needs 7 GB of disk, 12 GB of memory and many minutes; gpu-parts spends minutes in torch.compile.
 ON_DEMAND = {"adm256", "gpu-parts"}

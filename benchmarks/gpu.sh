@@ -45,7 +45,7 @@ run() {
     tests) wants pytest fastjsonschema safetensors && tests ;;
     kernels) timed "$1" -m benchmarks gpu "${out[@]}" ;;
     gpu-parts) timed "$1" -m benchmarks gpu-parts "${out[@]}" ;;
-    *) timed "$1" -m benchmarks.device "$1" "${options[@]}" "${out[@]}" ;;
+    *) timed "$1" -m benchmarks.gpu.device "$1" "${options[@]}" "${out[@]}" ;;
   esac
 }
 

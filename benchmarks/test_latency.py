@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import fsfast
-from benchmarks.device.encode import Study
-from benchmarks.device.llava import PURIFIERS, LanguageModel, encoded, paper_seconds
-from benchmarks.device.networks import case_of, function_of, random_modules
-from benchmarks.device.place import Place
+from benchmarks.cpu.serving import N0, picture
+from benchmarks.gpu.device.encode import Study
+from benchmarks.gpu.device.llava import PURIFIERS, LanguageModel, encoded, paper_seconds
+from benchmarks.gpu.device.networks import case_of, function_of, random_modules
+from benchmarks.gpu.device.place import Place
 from benchmarks.scale import chosen
-from benchmarks.serving import N0, picture
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engines, plots, readme
 from benchmarks.__main__ import ON_GPU, REGISTRY
+from benchmarks.cpu import engines
+from benchmarks.pages import plots, readme
 from fsfast.cli import _parser
 
 ROOT = Path(__file__).parent.parent

@@ -11,19 +11,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import __main__ as front
-from benchmarks import (
-    cpu,
-    engines,
-    harness,
-    kernels,
-    performance,
-    purified,
-    readme,
-    serving,
-    techniques,
-    workers,
-)
 from benchmarks.__main__ import main
+from benchmarks.cpu import engines, kernels, purified, runtimes, serving, techniques
+from benchmarks.measuring import harness, workers
+from benchmarks.pages import performance, readme
 from fsfast.engine.engine import load_engine
 
 
@@ -70,19 +61,19 @@ def test_techniques_compute_the_same_features(demo_path, pooled_path):
     demo = load_engine(demo_path)
     loop, batched = (techniques.open_technique(f"torch: {how}", demo)(3) for how in ("loop", "batched"))
     assert loop.shape == (64, 128)
-    assert cpu.cosine(loop, batched) == pytest.approx(1.0, abs=1e-6)
-    assert 0.99 < cpu.cosine(loop, techniques.open_technique("torch: batched, bf16", demo)(3)) < 1 - 1e-7
+    assert runtimes.cosine(loop, batched) == pytest.approx(1.0, abs=1e-6)
+    assert 0.99 < runtimes.cosine(loop, techniques.open_technique("torch: batched, bf16", demo)(3)) < 1 - 1e-7
     ours = techniques.open_technique("fsfast: onnxruntime, float32", demo)(3)
     # Other noise, the same picture.
-    assert cpu.cosine(ours, loop) > 0.9
+    assert runtimes.cosine(ours, loop) > 0.9
     pooled = load_engine(pooled_path)
     whole = techniques.open_technique("torch: batched", pooled)(64)
     for runtime in ("onnxruntime", "openvino"):
         by_hand = techniques.open_technique(f"{runtime} by hand: float32", pooled)
-        assert cpu.cosine(by_hand(64), whole) > 0.9
+        assert runtimes.cosine(by_hand(64), whole) > 0.9
         # Purifier, resize and mapper, too, and another number of samples.
         by_hand = techniques.open_technique(f"{runtime} by hand: float32", demo)
-        assert cpu.cosine(by_hand(3), loop) > 0.9
+        assert runtimes.cosine(by_hand(3), loop) > 0.9
         assert by_hand(1).shape == loop.shape
     with pytest.raises(ValueError, match="magic"):
         techniques.open_technique("magic: loop", demo)
@@ -96,7 +87,7 @@ def test_techniques_race_in_processes(demo_path, monkeypatch):
     assert all(
         outcome.memory_mb > 20 and outcome.features.shape == (64, 128) for outcome in outcomes.values()
     )
-    (row,) = cpu.rows_of("case", {names[0]: outcomes[names[0]]}, 2)
+    (row,) = runtimes.rows_of("case", {names[0]: outcomes[names[0]]}, 2)
     assert row.cosine == pytest.approx(1.0)
     with pytest.raises(RuntimeError, match="the technique 'magic: x' ended with exit code 1"):
         workers.race(["magic: x"], str(demo_path), 1, 1)
@@ -109,13 +100,13 @@ def test_techniques_run_one_after_the_other(demo_path):
     one, three = outcomes[1][name], outcomes[3][name]
     assert one.timing.p20 <= one.timing.p80
     assert three.timing.p20 == three.timing.p80
-    assert 0.9 < cpu.cosine(one.features, three.features) < 1 - 1e-6
+    assert 0.9 < runtimes.cosine(one.features, three.features) < 1 - 1e-6
     assert one.memory_mb <= three.memory_mb
 
 
 def test_tables_of_techniques(tmp_path):
     timing = harness.Timing(0.001, 0.002, 0.003)
-    more = {"share": 2.0, "of": cpu.BASELINE, "memory_mb": 100.0, "cosine": 0.9998771}
+    more = {"share": 2.0, "of": runtimes.BASELINE, "memory_mb": 100.0, "cosine": 0.9998771}
     rows = [
         harness.row("ViT", "fsfast: x", 2, timing, 4, "samples/s", **more),
         harness.row("cold start", "import", 2, timing, 1, "starts/s", disk_mb=3.25),
@@ -129,7 +120,7 @@ def test_tables_of_techniques(tmp_path):
 
 
 def test_the_table_of_numbers_of_samples(tmp_path):
-    more = {"share": 2.0, "of": cpu.BASELINE, "memory_mb": 100.0, "cosine": 0.9998771}
+    more = {"share": 2.0, "of": runtimes.BASELINE, "memory_mb": 100.0, "cosine": 0.9998771}
     timing = harness.Timing(0.001, 0.004, 0.005)
     rows = [harness.row(f"chain, n0={n}", "fsfast: x", 2, timing, n, "samples/s", **more) for n in (1, 2, 16)]
     path = harness.write_csv("purified", rows, tmp_path)
@@ -139,15 +130,15 @@ def test_the_table_of_numbers_of_samples(tmp_path):
 
 
 def test_a_cold_start_is_taken_apart(demo_path):
-    times = cpu._cold(str(demo_path), "onnxruntime", "float32", 1)
+    times = runtimes._cold(str(demo_path), "onnxruntime", "float32", 1)
     assert times.shape == (1, 3)
     assert (times > 0).all()
 
 
 def test_every_technique_has_a_name_that_is_known():
-    for name in (*cpu.TORCH, *cpu.BY_HAND, *cpu.FSFAST, *purified.ADM_TECHNIQUES):
-        assert cpu.family(name) in ("torch", "by hand", "fsfast")
-    assert cpu.BASELINE in cpu.TORCH
+    for name in (*runtimes.TORCH, *runtimes.BY_HAND, *runtimes.FSFAST, *purified.ADM_TECHNIQUES):
+        assert runtimes.family(name) in ("torch", "by hand", "fsfast")
+    assert runtimes.BASELINE in runtimes.TORCH
 
 
 def test_an_unknown_group_is_refused(capsys):

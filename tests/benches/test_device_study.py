@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness, scale
-from benchmarks.device import __main__ as study
-from benchmarks.device import encode, llava, networks
-from benchmarks.device.place import Place
+from benchmarks import scale
+from benchmarks.gpu.device import __main__ as study
+from benchmarks.gpu.device import encode, llava, networks
+from benchmarks.gpu.device.place import Place
+from benchmarks.measuring import harness
 
 ROOT = Path(__file__).parents[2]
 ON_CPU = Place(torch.device("cpu"))

@@ -8,8 +8,8 @@ pytest.importorskip("skimage", reason="test images need scikit-image (the train 
 
 import torch
 
-from benchmarks.files import write_table
-from benchmarks.soundness import SHARES, Setting, attack, broken, measure, run
+from benchmarks.certified.soundness import SHARES, Setting, attack, broken, measure, run
+from benchmarks.measuring.files import write_table
 from fsfast.engine.engine import load_engine
 from fsfast.models.torch_function import TorchFunction
 from train.data import study_set

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from benchmarks import coverage
-from benchmarks.coverage import beta
+from benchmarks.certified import coverage
+from benchmarks.certified.coverage import beta
 from fsfast.bounds.means import _log_wealth, _sum_of_logs, mean_lower_bound
 
 METHODS = ("mixture", "product", "hoeffding")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from benchmarks import coverage
+from benchmarks.certified import coverage
 from fsfast.bounds import perpendicular_upper_bound
 from fsfast.bounds.perpendicular import _TILTS, _hoeffding_exponent, _mixture_exponent
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import betainc
 
-from benchmarks import coverage
+from benchmarks.certified import coverage
 from fsfast.bounds import proportion_lower_bound, proportions
 
 

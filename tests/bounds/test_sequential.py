@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import coverage
+from benchmarks.certified import coverage
 from fsfast.bounds import SequentialMean, SequentialProportion, mean_lower_bound
 
 

@@ -8,8 +8,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmarks import __main__, gpu, gpu_parts, tune
-from benchmarks.harness import Timing
+from benchmarks import __main__
+from benchmarks.gpu import kernels as gpu
+from benchmarks.gpu import parts as gpu_parts
+from benchmarks.gpu import tune
+from benchmarks.measuring.harness import Timing
 from fsfast.kernels import cuda, reference
 from fsfast.kernels.cuda import settings
 from fsfast.models.unet import UNetConfig
@@ -108,7 +111,7 @@ def test_a_wrong_kernel_is_not_measured(once, device, monkeypatch):
 @pytest.mark.triton
 @pytest.mark.gpu
 def test_the_bare_kernel_draws_the_words(device):
-    from benchmarks.philox_store import philox_store
+    from benchmarks.gpu.philox_store import philox_store
 
     out = torch.empty(30, dtype=torch.int32, device=device)
     philox_store(out, torch.tensor([7], device=device))

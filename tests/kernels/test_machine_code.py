@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmarks import machine_code
+from benchmarks.cpu import machine_code
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter stands in for the compiler"

@@ -1,7 +1,7 @@
 """How much work a program takes: one table for every GPU, and one for each GPU that was measured.
 
-Nothing is tuned while serving. `python -m benchmarks.tune` measures the candidates on a GPU and writes its table. No
-choice changes a bit of any result.
+Nothing is tuned while serving. `python -m benchmarks.gpu.tune` measures the candidates on a GPU and writes its table.
+No choice changes a bit of any result.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Studies of the certificates: coverage, soundness, tightness, and what an engine certifies."""

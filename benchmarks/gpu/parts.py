@@ -1,0 +1,199 @@
+"""Parts of the networks in kernels of our own against torch, eager and compiled: whether they deserve their place.
+
+`python -m benchmarks gpu-parts`, on a GPU. A kernel stays out of the encoder until its rows, and those of whole
+networks, are faster than torch.compile's. The ceiling is a copy of as many bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.gpu.kernels import compiled, copy_time
+from benchmarks.measuring.harness import Row, measure_gpu, row
+from fsfast.backends.torch.fused import fuse
+from fsfast.models.mapper import SmoothnessMapper
+from fsfast.models.unet import UNET_LIGHT, UNet, UNetConfig
+
+SIGMA = 0.25
+GROUPS = 32
+# dtype → largest deviation from torch in float32, of the largest output: no speed is reported of a wrong kernel.
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+# Of whole networks in bfloat16, which differ from one another by the rounding of a hundred layers: of the root of the
+# mean square.
+_NETWORK_TOLERANCE = 5e-2
+
+# (M, C, side, dtype): adm256's first and last levels with and without a skip, unet-light's first.
+NORM_SHAPES = (
+    (16, 256, 256, torch.bfloat16),
+    (16, 512, 256, torch.bfloat16),
+    (16, 1024, 32, torch.bfloat16),
+    (16, 2048, 8, torch.bfloat16),
+    (16, 96, 256, torch.bfloat16),
+    (4, 256, 256, torch.bfloat16),
+    (4, 256, 256, torch.float32),
+)
+# (M, L, D, dtype): ViT-L/14 at 336, ViT-B/16 at 224, pooled features.
+TOKEN_SHAPES = (
+    (16, 577, 1024, torch.bfloat16),
+    (4, 577, 1024, torch.bfloat16),
+    (16, 577, 1024, torch.float32),
+    (16, 197, 768, torch.bfloat16),
+    (64, 1, 768, torch.bfloat16),
+)
+
+
+def norms(
+    device: str = "cuda",
+    shapes: Sequence[tuple[int, int, int, torch.dtype]] = NORM_SHAPES,
+    compile: Callable[[Any], Any] = compiled,
+) -> Iterator[Row]:
+    """group_norm_silu. x is read twice (once more for its moments) and the result written once."""
+    from fsfast.kernels import cuda
+
+    def with_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.silu(F.group_norm(x, GROUPS, weight, bias))
+
+    for m, channels, side, dtype in shapes:
+        x = torch.randn((m, channels, side, side), device=device).to(dtype, memory_format=torch.channels_last)
+        weight, bias = torch.randn((2, channels), device=device).to(dtype)
+        out = torch.empty_like(x)
+        call = partial(cuda.group_norm_silu, x, weight, bias, GROUPS, out=out)
+        _require_close("group_norm_silu", call(), with_torch(x.float(), weight.float(), bias.float()))
+        shape = f"{m}×{channels}×{side}×{side} {_name(dtype)}"
+        baseline = partial(with_torch, x, weight, bias), partial(compile(with_torch), x, weight, bias)
+        yield from _rows("group_norm_silu", shape, 3 * x.nbytes, device, *baseline, call)
+
+
+def norm_convolutions(
+    device: str = "cuda",
+    shapes: Sequence[tuple[int, int, int, torch.dtype]] = TOKEN_SHAPES,
+    compile: Callable[[Any], Any] = compiled,
+) -> Iterator[Row]:
+    """layer_norm_conv. z is read once, two results are written once."""
+    from fsfast.kernels import cuda
+
+    def with_torch(z: Tensor, weight: Tensor, bias: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+        f = F.layer_norm(z, z.shape[2:], weight, bias)
+        return f, F.conv1d(f.mT, taps, bias, padding=1, groups=z.shape[2]).mT
+
+    for m, tokens, dim, dtype in shapes:
+        z = torch.randn((m, tokens, dim), device=device).to(dtype)
+        weight, bias = torch.randn((2, dim), device=device).to(dtype)
+        taps = torch.randn((dim, 1, 3), device=device).to(dtype)
+        given = z, weight, bias, taps
+        call = partial(cuda.layer_norm_conv, *given, bias)
+        for got, wanted in zip(call(), with_torch(*(t.float() for t in given)), strict=True):
+            _require_close("layer_norm_conv", got, wanted)
+        shape = f"{m}×{tokens}×{dim} {_name(dtype)}"
+        baseline = partial(with_torch, *given), partial(compile(with_torch), *given)
+        yield from _rows("layer_norm_conv", shape, 3 * z.nbytes, device, *baseline, call)
+
+
+def residuals(
+    device: str = "cuda",
+    shapes: Sequence[tuple[int, int, int, torch.dtype]] = TOKEN_SHAPES,
+    compile: Callable[[Any], Any] = compiled,
+) -> Iterator[Row]:
+    """l2_norm_residual with attention. Four tensors are read once, the result is written once."""
+    from fsfast.kernels import cuda
+
+    def with_torch(
+        z: Tensor, mlp: Tensor, attn: Tensor, convolved: Tensor, gain: Tensor, shift: Tensor
+    ) -> Tensor:
+        h = mlp + attn + convolved
+        return z + (h / torch.linalg.vector_norm(h, dim=-1, keepdim=True).clamp_min(1e-6) * gain + shift)
+
+    for m, tokens, dim, dtype in shapes:
+        terms = torch.randn((4, m, tokens, dim), device=device).to(dtype)
+        given = (*terms, *torch.randn((2, dim), device=device).to(dtype))
+        call = partial(cuda.l2_norm_residual, *given)
+        _require_close("l2_norm_residual", call(), with_torch(*(t.float() for t in given)))
+        shape = f"{m}×{tokens}×{dim} {_name(dtype)}"
+        baseline = partial(with_torch, *given), partial(compile(with_torch), *given)
+        yield from _rows("l2_norm_residual", shape, 5 * terms[0].nbytes, device, *baseline, call)
+
+
+def networks(
+    device: str = "cuda",
+    sizes: Sequence[int] = (4, 16),
+    config: UNetConfig = UNET_LIGHT,
+    side: int = 256,
+    tokens: int = 577,
+    dim: int = 1024,
+    compile: Callable[[Any], Any] = compiled,
+) -> Iterator[Row]:
+    """Whole networks in bfloat16 with random weights: eager, compiled, and both with our kernels inside.
+
+    The decision: `fuse` is put into a back end where its row is faster than the same network's without it.
+    """
+    folded = {
+        "unet-light": (_randomised(UNet(config)).at_sigma(SIGMA), (3, side, side)),
+        "mapper": (_randomised(SmoothnessMapper(dim)).at_sigma(SIGMA), (tokens, dim)),
+    }
+    for name, (network, shape) in folded.items():
+        plain = network.to(device, torch.bfloat16, memory_format=torch.channels_last)
+        fused = fuse(plain)
+        variants = {
+            "eager": plain,
+            "fused": fused,
+            "torch.compile": compile(plain),
+            "fused, torch.compile": compile(fused),
+        }
+        for m in sizes:
+            x = torch.randn((m, *shape), device=device).to(torch.bfloat16)
+            x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+            with torch.no_grad():
+                _require_alike(name, fused(x), plain(x))
+                times = {variant: measure_gpu(partial(call, x)) for variant, call in variants.items()}
+            for variant, timing in times.items():
+                share = times["torch.compile"].p50 / timing.p50
+                yield row(
+                    f"network: {name}", f"{variant}, M={m}", 0, timing, m, "samples/s",
+                    share=share, of="torch.compile",
+                )  # fmt: skip
+
+
+def _rows(
+    case: str, shape: str, size: int, device: str, eager: Callable, compiled: Callable, call: Callable
+) -> Iterator[Row]:
+    """Time torch, torch.compile and the kernel on the same tensors, and a copy of as many bytes."""
+    copied = copy_time(size, device)
+    for name, baseline in (("torch, ", eager), ("torch.compile, ", compiled), ("", call)):
+        with torch.no_grad():
+            timing = measure_gpu(baseline)
+        share = copied.p50 / timing.p50
+        yield row(case, f"{name}{shape}", 0, timing, size / 1e9, "GB/s", share=share, of="copy bandwidth")
+
+
+def _randomised(module: nn.Module) -> Any:
+    """Give every weight a usual size: new networks hold zeros."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in module.named_parameters():
+        std = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.2
+        nn.init.normal_(weight, float(weight.ndim == 1 and name.endswith("weight")), std, generator)
+    return module
+
+
+def _require_alike(case: str, got: Tensor, wanted: Tensor) -> None:
+    """Raise AssertionError unless two networks differ by rounding alone."""
+    found = ((got.float() - wanted.float()).square().mean() / wanted.float().square().mean()).sqrt().item()
+    if not found <= _NETWORK_TOLERANCE:
+        raise AssertionError(f"{case}: the fused network deviates by {found:.2g}; run pytest -m gpu")
+
+
+def _require_close(case: str, got: Tensor, wanted: Tensor) -> None:
+    """Raise AssertionError unless the results are those of torch, up to rounding."""
+    allowed = _TOLERANCES[got.dtype]
+    found = ((got.float() - wanted.float()).abs().max() / wanted.float().abs().max()).item()
+    if not found <= allowed:
+        raise AssertionError(f"{case}: deviates from torch by {found:.2g} of its range; run pytest -m gpu")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,1 @@
+"""Timing, processes of their own, rows and tables, engines to measure."""

@@ -1,0 +1,1 @@
+"""README and docs quote the results files."""
