@@ -13,20 +13,24 @@ demo: .venv/installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,plot]"
 	touch $@
 
+# Files of tests side by side on the processors, four at most: each worker makes the engines that its tests share.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile
+
 # The second run executes the GPU kernels in Triton's interpreter; the first compiled them for every target.
 test: .venv-dev/installed lint
-	.venv-dev/bin/python -m pytest -m "not triton"
-	TRITON_INTERPRET=1 .venv-dev/bin/python -m pytest -m triton tests/kernels
+	.venv-dev/bin/python -m pytest $(SIDE_BY_SIDE) -m "not triton"
+	TRITON_INTERPRET=1 .venv-dev/bin/python -m pytest $(SIDE_BY_SIDE) -m triton tests/kernels
 
 test-fast: .venv-dev/installed
-	.venv-dev/bin/python -m pytest -m "not slow and not triton"
+	.venv-dev/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not triton"
 
 # The same tests on what most processors have: AVX2, without AVX-512, VNNI and BF16, which are hidden from all libraries.
 # Needs Linux on x86-64 and cpuid_fault in /proc/cpuinfo. What torch compiled for the whole processor must not be run.
 MASKED = FSFAST_CPU_MASK=avx2 TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/inductor-avx2 LD_PRELOAD=$(CURDIR)/build/cpu_mask.so
 
 test-avx2: .venv-dev/installed build/cpu_mask.so
-	$(MASKED) .venv-dev/bin/python -m pytest -m "not triton"
+	$(MASKED) .venv-dev/bin/python -m pytest $(SIDE_BY_SIDE) -m "not triton"
 
 build/cpu_mask.so: tests/processors/cpu_mask.c
 	mkdir -p build

@@ -52,9 +52,9 @@ run() {
 # Files without a test for GPUs may want packages that are not there.
 tests() {
   local files workers=()
-  mapfile -t files < <(grep -l 'mark\.gpu' tests/kernels/*.py)
+  mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
   "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8)
-  timed tests -m pytest -m "gpu and not slow" -q --tb=short -p no:cacheprovider "${workers[@]}" tests/gpu "${files[@]}"
+  timed tests -m pytest -m "gpu and not slow" -q --tb=short -p no:cacheprovider "${workers[@]}" tests/runtime/gpu "${files[@]}"
 }
 
 # Whether these packages are there; names the first that is not.

@@ -50,6 +50,22 @@ InstructionSet set_of(size_t place) {
   return static_cast<InstructionSet>(place);
 }
 
+// Memory order of images: [M, 3, H, W] or [M, H, W, 3].
+enum class Layout { NCHW, NHWC };
+
+Layout layout_of(const std::string& name) {
+  require(name == "nchw" || name == "nhwc", "layout");
+  return name == "nhwc" ? Layout::NHWC : Layout::NCHW;
+}
+
+// `out` is written from its first byte to its last: it must be as large as what is written.
+void require_images(const py::array& out, int64_t m, int64_t height, int64_t width, Layout layout) {
+  const std::array<int64_t, 4> planes{m, 3, height, width}, pixels{m, height, width, 3};
+  const auto& wanted = layout == Layout::NHWC ? pixels : planes;
+  require(out.ndim() == 4 && std::equal(wanted.begin(), wanted.end(), out.shape()), "out shape");
+  require((out.flags() & py::array::c_style) && out.writeable(), "out contiguity");
+}
+
 // The bits of bfloat16 are carried as uint16.
 Dtype dtype_of(const py::array& array) {
   if (py::isinstance<py::array_t<float>>(array)) return Dtype::FLOAT32;
@@ -91,8 +107,9 @@ Noise noise_of(const py::array& thresholds, const py::array& guide) {
 
 void noisy_batch_binding(const py::array& images, const py::array& row_image, const py::array& row_seed,
                          const py::array& row_sample, uint32_t stream, const py::array& thresholds,
-                         const py::array& guide, const py::array& values, const py::array& lines, bool channels_last,
-                         py::array& out, int threads, size_t set_place) {
+                         const py::array& guide, const py::array& values, const py::array& lines,
+                         const std::string& layout_name, py::array& out, int threads, size_t set_place) {
+  const Layout layout = layout_of(layout_name);
   const InstructionSet set = set_of(set_place);
   require(images.ndim() == 4 && images.shape(3) == 3 && py::isinstance<py::array_t<uint8_t>>(images), "images");
   const Images view{static_cast<const uint8_t*>(images.data()), images.shape(1),   images.shape(2),
@@ -103,8 +120,8 @@ void noisy_batch_binding(const py::array& images, const py::array& row_image, co
   for (int64_t i = 0; i < rows; ++i) require(row_view.image[i] < images.shape(0), "rows.image range");
   const Noise noise = noise_of(thresholds, guide);
   require(values.size() == 3 * (256 + noise.count) && values.dtype().equal(out.dtype()), "values");
-  require((values.flags() & py::array::c_style) && (out.flags() & py::array::c_style), "contiguity");
-  require(out.size() == rows * 3 * view.height * view.width, "out size");
+  require(values.flags() & py::array::c_style, "values");
+  require_images(out, rows, view.height, view.width, layout);
   require(lines.size() == 0 || lines.size() == 3 * sizeof(Line) / sizeof(float), "lines");
   const float* line = packed<float>(lines, lines.size(), "lines");
   const void* table = values.data();
@@ -116,16 +133,17 @@ void noisy_batch_binding(const py::array& images, const py::array& row_image, co
            lines.size() ? reinterpret_cast<const Line*>(line) : nullptr, static_cast<Word*>(to), threads, set);
   };
   const py::gil_scoped_release release;
-  if (wide && channels_last) run(noisy_batch<uint32_t, 3>, uint32_t{});
-  if (wide && !channels_last) run(noisy_batch<uint32_t, 1>, uint32_t{});
-  if (!wide && channels_last) run(noisy_batch<uint16_t, 3>, uint16_t{});
-  if (!wide && !channels_last) run(noisy_batch<uint16_t, 1>, uint16_t{});
+  const bool pixels = layout == Layout::NHWC;
+  if (wide && pixels) run(noisy_batch<uint32_t, 3>, uint32_t{});
+  if (wide && !pixels) run(noisy_batch<uint32_t, 1>, uint32_t{});
+  if (!wide && pixels) run(noisy_batch<uint16_t, 3>, uint16_t{});
+  if (!wide && !pixels) run(noisy_batch<uint16_t, 1>, uint16_t{});
 }
 
-// `array` is [M, C, H, W], or [M, H, W, C] if `channels_last`.
-Tensor4 tensor_of(const py::array& array, const void* data, bool channels_last) {
+Tensor4 tensor_of(const py::array& array, const void* data, Layout layout) {
   require(array.ndim() == 4, "wanted four axes");
-  const int channel = channels_last ? 3 : 1, y = channels_last ? 1 : 2, x = channels_last ? 2 : 3;
+  const bool last = layout == Layout::NHWC;
+  const int channel = last ? 3 : 1, y = last ? 1 : 2, x = last ? 2 : 3;
   return {static_cast<char*>(const_cast<void*>(data)), dtype_of(array), array.strides(0), array.strides(channel),
           array.strides(y), array.strides(x)};
 }
@@ -142,33 +160,34 @@ void denoise_resize_normalise_binding(const py::array& x_t, const py::object& ep
                                       const py::array& row_start, const py::array& row_weights,
                                       const py::array& column_start, const py::array& column_weights,
                                       const std::array<double, 3>& mean, const std::array<double, 3>& std,
-                                      bool channels_last, py::array& out, int threads, size_t set_place) {
-  const InstructionSet set = set_of(set_place);
+                                      const std::string& layout_name, py::array& out, int threads,
+                                      size_t set_place) {
+  const Layout layout = layout_of(layout_name);
   DenoiseArguments arguments{};
-  arguments.x_t = tensor_of(x_t, x_t.data(), false);
+  arguments.set = set_of(set_place);
+  arguments.x_t = tensor_of(x_t, x_t.data(), Layout::NCHW);
+  arguments.images = x_t.shape(0);
   require(x_t.shape(1) == 3, "x_t channels");
   arguments.rows = axis_of(row_start, row_weights, x_t.shape(2));
   arguments.columns = axis_of(column_start, column_weights, x_t.shape(3));
   if (!eps_hat.is_none()) {
     const py::array eps = py::cast<py::array>(eps_hat);
-    arguments.eps_hat = tensor_of(eps, eps.data(), false);
+    arguments.eps_hat = tensor_of(eps, eps.data(), Layout::NCHW);
     require(eps.shape(0) == x_t.shape(0) && eps.shape(1) >= 3 && eps.shape(2) == x_t.shape(2) &&
                 eps.shape(3) == x_t.shape(3),
             "eps_hat shape");
   }
-  arguments.out = tensor_of(out, out.mutable_data(), channels_last);
-  require((out.flags() & py::array::c_style) && out.shape(channels_last ? 3 : 1) == 3 &&
-              out.size() == x_t.shape(0) * 3 * arguments.rows.out * arguments.columns.out,
-          "out");
+  arguments.identity = arguments.rows.identity() && arguments.columns.identity();
+  require_images(out, arguments.images, arguments.rows.out, arguments.columns.out, layout);
+  arguments.out = tensor_of(out, out.mutable_data(), layout);
   arguments.a = static_cast<float>(a);
   arguments.b = static_cast<float>(b);
   for (int c = 0; c < 3; ++c) {
     arguments.mean[c] = static_cast<float>(mean[c]);
     arguments.inverse_std[c] = static_cast<float>(1.0 / std[c]);
   }
-  const int64_t images = x_t.shape(0);
   const py::gil_scoped_release release;
-  DenoiseResizeNormalise(arguments, set).run(images, threads);
+  denoise_resize_normalise(arguments, threads);
 }
 
 // Stable: the rows of an image stay in order.
@@ -216,7 +235,15 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("philox_blocks", &philox_blocks, py::arg("seed"), py::arg("first"), py::arg("sample"),
              py::arg("stream"), py::arg("count"), py::arg("instruction_set"));
   module.attr("INSTRUCTION_SETS") = py::tuple(py::cast(instruction_sets()));
-  module.def("noisy_batch", &noisy_batch_binding);
-  module.def("denoise_resize_normalise", &denoise_resize_normalise_binding);
-  module.def("cosine_mean", &cosine_mean_binding);
+  using py::arg;
+  const py::kw_only named;
+  module.def("noisy_batch", &noisy_batch_binding, named, arg("images"), arg("row_image"), arg("row_seed"),
+             arg("row_sample"), arg("stream"), arg("thresholds"), arg("guide"), arg("values"), arg("lines"),
+             arg("layout"), arg("out"), arg("threads"), arg("instruction_set"));
+  module.def("denoise_resize_normalise", &denoise_resize_normalise_binding, named, arg("x_t"), arg("eps_hat"),
+             arg("a"), arg("b"), arg("row_start"), arg("row_weights"), arg("column_start"), arg("column_weights"),
+             arg("mean"), arg("std"), arg("layout"), arg("out"), arg("threads"), arg("instruction_set"));
+  module.def("cosine_mean", &cosine_mean_binding, named, arg("features"), arg("row_image"), arg("images"),
+             arg("anchor"), arg("unit"), arg("norm"), arg("raw"), arg("dots"), arg("threads"),
+             arg("instruction_set"));
 }

@@ -22,7 +22,7 @@ from export.parity import Step, Steps, check_parity, measure
 from export.published import Published
 from export.recipe import Recipe
 from export.results import RESULTS, read_results
-from export.study import Study, load_study
+from export.study import load_study
 from export.thresholds import gaussian_thresholds
 from export.weights import WeightsFile, point_into
 from fsfast import __version__
@@ -76,34 +76,43 @@ def build_engine(
     study = load_study(recipe)
     source = study or (Drawn(recipe) if recipe.random else Published(recipe))
     check_networks(recipe)
-    side, grid = encoder_config(recipe).image_size, recipe.grid.size
-    denoise = Denoise.at_sigma(recipe.sigma) if recipe.purifier is not None else None
-    thresholds = gaussian_thresholds(recipe.sigma)
-    batches = sorted({1, 3, micro_batch})
-    chain = Chain.of(thresholds, denoise, (grid, (side, side)), recipe.mean, recipe.std)
-    steps = Steps(chain, grid, batches)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # Beside the engine: the weights may not fit where temporary files usually are.
     with tempfile.TemporaryDirectory(prefix=f".{Path(path).name}.", dir=Path(path).parent) as folder:
-        weights = WeightsFile(Path(folder))
-        built = {stage: _stage(recipe, source, stage, steps, weights, report) for stage in recipe.stages}
-        begin = weights.finish(Path(folder) / WEIGHTS)
-        files: dict[str, bytes | Path] = {WEIGHTS: Path(folder) / WEIGHTS}
-        for stage, result in built.items():
-            files[_file(stage)] = point_into(result.graph, result.offsets, begin, WEIGHTS)
-        files["golden.safetensors"] = _golden({stage: result.step for stage, result in built.items()})
-        files["noise.npy"] = _npy(thresholds)
-        record = _record(recipe, built, denoise, side, study)
-        results = None
+        record, files, parameters = _networks(recipe, source, Path(folder), micro_batch, report)
+        results = {**study.results, "other_seeds": others} if study else None
         if study:
-            results = {**study.results, "other_seeds": others}
+            record |= {
+                "classes": {"names": list(study.class_names), "file": CLASSES},
+                "results": RESULTS,
+            }
             files |= {CLASSES: study.class_file(), RESULTS: json.dumps(results, indent=1).encode() + b"\n"}
-        parameters = {stage: result.parameters for stage, result in built.items()}
         files["model-card.md"] = model_card(record, parameters, results).encode()
         digest = save_engine(path, record, files, force=force)
     size = sum(entry.stat().st_size for entry in Path(path).iterdir())
     report(f"{path}: {size / 1e6:.1f} MB, digest {digest[:16]}…")
     return digest
+
+
+def _networks(
+    recipe: Recipe, source: Source, folder: Path, micro_batch: int, report: Callable[[str], None]
+) -> tuple[dict[str, Any], dict[str, bytes | Path], dict[str, int]]:
+    """Export every stage, with the weights into `folder`; return manifest, files, and the numbers of parameters."""
+    side, grid = encoder_config(recipe).image_size, recipe.grid.size
+    denoise = Denoise.at_sigma(recipe.sigma) if recipe.purifier is not None else None
+    thresholds = gaussian_thresholds(recipe.sigma)
+    chain = Chain.of(thresholds, denoise, (grid, (side, side)), recipe.mean, recipe.std)
+    steps = Steps(chain, grid, sorted({1, 3, micro_batch}))
+    weights = WeightsFile(folder)
+    built = {stage: _stage(recipe, source, stage, steps, weights, report) for stage in recipe.stages}
+    begin = weights.finish(folder / WEIGHTS)
+    files: dict[str, bytes | Path] = {WEIGHTS: folder / WEIGHTS}
+    for stage, result in built.items():
+        files[_file(stage)] = point_into(result.graph, result.offsets, begin, WEIGHTS)
+    files["golden.safetensors"] = _golden({stage: result.step for stage, result in built.items()})
+    files["noise.npy"] = _npy(thresholds)
+    parameters = {stage: result.parameters for stage, result in built.items()}
+    return _record(recipe, built, denoise, side), files, parameters
 
 
 @dataclass(frozen=True)
@@ -172,12 +181,8 @@ def _record(
     built: dict[str, _Built],
     denoise: Denoise | None,
     side: int,
-    study: Study | None,
 ) -> dict[str, Any]:
     tokens, dim = built["encoder"].step[1].shape[1:]
-    trained = (
-        {"classes": {"names": list(study.class_names), "file": CLASSES}, "results": RESULTS} if study else {}
-    )
     return {
         "format": "fsfast-engine",
         "schema": SCHEMA_VERSION,
@@ -197,7 +202,6 @@ def _record(
         "golden": "golden.safetensors",
         "architecture": {stage: result.architecture for stage, result in built.items()},
         "provenance": [result.provenance for result in built.values()],
-        **trained,
     }
 
 

@@ -17,11 +17,10 @@ from fsfast.engine.engine import Engine
 from fsfast.images.grid import to_grid_image
 from fsfast.kernels.types import Rows
 from fsfast.machine import available_threads
+from fsfast.runtime.sampling import Stream
 
 Run = Callable[[np.ndarray], np.ndarray]
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-# A noise stream of its own: nothing that is served or certified uses it.
-_STREAM = 3
 
 
 def load_images(folder: Path, engine: Engine, count: int) -> list[np.ndarray]:
@@ -56,7 +55,8 @@ class Samples:
             for i in range(count)
         )
         self.inputs = [
-            self._chain.noisy(images[i % len(images)][None], row, _STREAM) for i, row in enumerate(rows)
+            self._chain.noisy(images[i % len(images)][None], row, Stream.CALIBRATION)
+            for i, row in enumerate(rows)
         ]
 
     def passed_on(self, stage: str, outputs: Sequence[np.ndarray]) -> None:

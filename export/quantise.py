@@ -22,7 +22,7 @@ import numpy as np
 from export.calibration import Samples, load_images
 from export.card import reduced_precisions
 from export.qdq import WEIGHT_LIMITS
-from export.reduce import PRECISIONS, Options, Reduced, reduce_stage
+from export.reduce import PRECISIONS, Options, Reduced, Settled, reduce_stage
 from export.variants import ARITHMETIC, backends_for, why_not
 from export.weights import WeightsFile, point_into
 from fsfast.engine.engine import Engine, load_engine
@@ -63,16 +63,16 @@ def add_precisions(
     for precision in PRECISIONS if options.precisions is None else ():
         if not backends_for(precision):
             report(f"{precision} is left out: {why_not(precision)}")
-    options = options.resolved()
+    settled = options.resolved()
     engine = load_engine(source)
-    _check(engine, options)
-    pictures = load_images(images, engine, options.samples)
+    _check(engine, settled)
+    pictures = load_images(images, engine, settled.samples)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the engine: the weights may not fit where temporary files usually are.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        reduced, files = _reduce(engine, pictures, options, Path(folder), report)
-        record = _record(engine, reduced, options)
-        record["quantisation"] = _provenance(engine, pictures, options, reduced)
+        reduced, files = _reduce(engine, pictures, settled, Path(folder), report)
+        record = _record(engine, reduced, settled)
+        record["quantisation"] = _provenance(engine, pictures, settled, reduced)
         card = engine.read(_CARD).decode("utf-8") if _CARD in engine.manifest.files else ""
         files[_CARD] = reduced_precisions(card, record).encode()
         kept = {name: engine.path / name for name in engine.manifest.files if name not in files}
@@ -82,9 +82,8 @@ def add_precisions(
     return digest
 
 
-def _check(engine: Engine, options: Options) -> None:
+def _check(engine: Engine, options: Settled) -> None:
     manifest = engine.manifest
-    assert options.precisions is not None
     if not options.precisions:
         raise ValueError("no back end here computes in a reduced precision; pip install 'fsfast[cpu]'")
     if options.weight_bits not in WEIGHT_LIMITS:
@@ -110,12 +109,11 @@ def _check(engine: Engine, options: Options) -> None:
 def _reduce(
     engine: Engine,
     pictures: Sequence[np.ndarray],
-    options: Options,
+    options: Settled,
     folder: Path,
     report: Callable[[str], None],
 ) -> tuple[dict[str, Reduced], dict[str, bytes | Path]]:
     """Return stage → result, and the new files; only one stage's weights are in memory at a time."""
-    assert options.precisions is not None
     calibration = Samples(engine, pictures, options.samples, seed=0)
     # Other noise, so that nothing is measured on what it was fitted to.
     check = Samples(engine, pictures, max(options.samples // 4, 1), seed=1)
@@ -142,10 +140,9 @@ def _reduce(
     return reduced, files
 
 
-def _record(engine: Engine, reduced: dict[str, Reduced], options: Options) -> dict[str, Any]:
+def _record(engine: Engine, reduced: dict[str, Reduced], options: Settled) -> dict[str, Any]:
     """Return the manifest with the new variants."""
     manifest = engine.manifest
-    assert options.precisions is not None
     float_weights = manifest.weights["float32"]
     stages = {}
     for stage, result in reduced.items():
@@ -166,7 +163,7 @@ def _record(engine: Engine, reduced: dict[str, Reduced], options: Options) -> di
 
 
 def _provenance(
-    engine: Engine, pictures: Sequence[np.ndarray], options: Options, reduced: dict[str, Reduced]
+    engine: Engine, pictures: Sequence[np.ndarray], options: Settled, reduced: dict[str, Reduced]
 ) -> dict[str, Any]:
     """Return how the variants were made, for the manifest."""
     pixels = hashlib.sha256()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -41,15 +41,33 @@ class Options:
     accept: float = 0.999
     weight_bits: int | None = None
 
-    def resolved(self) -> Options:
+    def resolved(self) -> Settled:
         """Return the options with what this processor decides written out."""
         able = tuple(p for p in PRECISIONS if backends_for(p))
         bits = 8 if sums_8_bit_products_exactly() else 7
-        return replace(
-            self,
-            precisions=able if self.precisions is None else self.precisions,
-            weight_bits=bits if self.weight_bits is None else self.weight_bits,
+        return Settled(
+            able if self.precisions is None else self.precisions,
+            self.stages,
+            self.samples,
+            self.accept,
+            bits if self.weight_bits is None else self.weight_bits,
         )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Options of which none is open; every field as in `Options`."""
+
+    precisions: tuple[str, ...]
+    stages: tuple[str, ...] | None
+    samples: int
+    accept: float
+    weight_bits: int
+
+    def eights(self, stage: str) -> tuple[str, ...]:
+        """Return the precisions for which a stage may become int8."""
+        may = self.stages is None or stage in self.stages
+        return tuple(p for p in self.precisions if p != "bfloat16") if may else ()
 
 
 @dataclass(frozen=True)
@@ -66,11 +84,41 @@ class Reduced:
     int8: ExportedGraph | None = None
     refused: float | None = None
 
+    @property
+    def worst(self) -> float:
+        """The smallest cosine to float32."""
+        return min(item.cosine for item in self.measured.values())
+
+
+@dataclass(frozen=True)
+class _Yardstick:
+    """Measures variants of a stage against its float32 graph.
+
+    Attributes:
+        stage: its name.
+        inputs, wanted: what goes in, and what float32 makes of it.
+        report: receives one line per variant.
+    """
+
+    stage: str
+    inputs: list[np.ndarray]
+    wanted: list[np.ndarray]
+    report: Callable[[str], None]
+
+    def measured(self, of: tuple[bytes, bytearray], precision: str, what: str) -> Measured:
+        """Return how far a graph with its weights lies from float32."""
+        found = measure_variant(*of, precision, self.inputs, self.wanted)
+        self.report(
+            f"{self.stage}, {precision} ({what}; {', '.join(found.backends)}): deviation {found.deviation:.1e}, "
+            f"cosine {found.cosine:.6f}"
+        )
+        return found
+
 
 def reduce_stage(
     engine: Engine,
     stage: str,
-    options: Options,
+    options: Settled,
     calibration: Samples,
     check: Samples,
     report: Callable[[str], None],
@@ -80,56 +128,56 @@ def reduce_stage(
     Args:
         engine: the float32 engine.
         stage: of its stages.
-        options: what to make, resolved.
+        options: what to make.
         calibration: samples that decide the scales.
         check: samples that the variants are measured on.
         report: receives one line per precision.
     """
-    assert options.precisions is not None
-    assert options.weight_bits is not None
     graph = engine.graph(stage, "float32")
     weights = engine.buffer(engine.manifest.stages[stage]["float32"].weights)
     model = onnx.load_from_string(graph)
-    may = options.stages is None or stage in options.stages
-    eights = [p for p in options.precisions if p != "bfloat16"] if may else []
-    names = sorted({product.activation for product in products(model)}) if eights else []
     _, outputs = activation_ranges(model, weights, [], calibration.inputs)
     _, wanted = activation_ranges(model, weights, [], check.inputs)
+    # The stored input counts, since its deviation is what a self-test sees.
     x, y = load_golden(engine, [stage], "float32")[stage]
-
-    def measured(of: tuple[bytes, bytearray], precision: str, what: str) -> Measured:
-        # The stored input counts, since its deviation is what a self-test sees.
-        found = measure_variant(*of, precision, [*check.inputs, x], [*wanted, y])
-        report(
-            f"{stage}, {precision} ({what}; {', '.join(found.backends)}): deviation {found.deviation:.1e}, "
-            f"cosine {found.cosine:.6f}"
-        )
-        return found
-
-    int8: ExportedGraph | None = None
-    refused = None
-    kept: dict[str, Measured] = {}
-    if names:
-        for how, candidate in _int8(model, weights, names, calibration, options.weight_bits):
-            packed = in_memory(candidate)
-            found = {p: measured(packed, p, f"{options.weight_bits}-bit weights, {how}") for p in eights}
-            if int8 is None or _worst(found) > _worst(kept):
-                int8, kept = candidate, found
-        if (worst := _worst(kept)) < options.accept:
-            report(
-                f"{stage}: its float32 graph stays, since a cosine of {worst:.6f} is below {options.accept}"
-            )
-            int8, refused, kept = None, worst, {}
+    yardstick = _Yardstick(stage, [*check.inputs, x], [*wanted, y], report)
+    reduced = _taken(_best_int8(model, weights, calibration, options, yardstick), options, yardstick)
     for precision in options.precisions:
-        if precision not in kept:
-            kept[precision] = measured((graph, weights), precision, "float32 graph")
+        if precision not in reduced.measured:
+            found = yardstick.measured((graph, weights), precision, "float32 graph")
+            reduced.measured[precision] = found
     calibration.passed_on(stage, outputs)
     check.passed_on(stage, wanted)
-    return Reduced(kept, int8, refused)
+    return reduced
 
 
-def _worst(found: dict[str, Measured]) -> float:
-    return min(item.cosine for item in found.values())
+def _best_int8(
+    model: onnx.ModelProto, weights: bytearray, calibration: Samples, options: Settled, yardstick: _Yardstick
+) -> Reduced | None:
+    """Return the 8-bit graph that lies nearest to float32; None where there is nothing to make."""
+    best = None
+    eights = options.eights(yardstick.stage)
+    names = sorted({product.activation for product in products(model)}) if eights else []
+    if not names:
+        return None
+    for how, graph in _int8(model, weights, names, calibration, options.weight_bits):
+        packed, what = in_memory(graph), f"{options.weight_bits}-bit weights, {how}"
+        found = Reduced({p: yardstick.measured(packed, p, what) for p in eights}, graph)
+        if best is None or found.worst > best.worst:
+            best = found
+    return best
+
+
+def _taken(best: Reduced | None, options: Settled, yardstick: _Yardstick) -> Reduced:
+    """Return the 8-bit graph if it is near enough, else nothing, and say so."""
+    if best is None:
+        return Reduced({})
+    if best.worst >= options.accept:
+        return best
+    yardstick.report(
+        f"{yardstick.stage}: its float32 graph stays, since a cosine of {best.worst:.6f} is below {options.accept}"
+    )
+    return Reduced({}, refused=best.worst)
 
 
 def _int8(

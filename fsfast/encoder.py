@@ -103,7 +103,7 @@ class SmoothedEncoder:
         self.close()
 
     def close(self) -> None:
-        """End the threads; the encoder cannot be used afterwards."""
+        """End the threads, and give a GPU's memory back; the encoder cannot be used afterwards."""
         self._function.pipeline.close()
 
     @property

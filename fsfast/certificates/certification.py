@@ -18,7 +18,8 @@ from fsfast.certificates.statement import Anchor, Stopping, round_scores
 from fsfast.images.grid import GridImage
 from fsfast.kernels.types import FeatureSums
 from fsfast.runtime.features import anchor_of
-from fsfast.runtime.function import Advance, Function
+from fsfast.runtime.function import Function
+from fsfast.runtime.pipeline import Advance
 from fsfast.runtime.sampling import Stream, check_samples
 from fsfast.runtime.seeds import SeedOrigin
 
@@ -76,6 +77,8 @@ def plan_of(
     """
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0.0 < alpha < 1.0:
         raise ValueError(f"wanted alpha in (0, 1), the probability of a wrong certificate, got {alpha!r}")
+    # A float of NumPy's is written otherwise, and seeds under a secret depend on how a plan is written.
+    alpha = float(alpha)
     if method not in get_args(MeanMethod):
         raise ValueError(f"wanted method to be one of {', '.join(get_args(MeanMethod))}; got {method!r}")
     if epsilon is None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import zlib
 from typing import Any
 
-import numpy as np
-
 from fsfast.certificates.certificate import Certificate
-from fsfast.certificates.evidence import SCORE_UNIT
-from fsfast.certificates.statement import Anchor, Stopping
-from fsfast.certificates.writing import SCHEMA_VERSION, to_record
-from fsfast.engine.profile import Profile
+from fsfast.certificates.fields import FIELDS, SCHEMA_VERSION
+from fsfast.certificates.writing import to_record
 from fsfast.errors import CertificateAltered, CertificateError
 from fsfast.strict_json import check_schema, parse_json
 
@@ -94,9 +89,6 @@ def _follows(record: dict[str, Any], again: dict[str, Any]) -> bool:
 
 def _from_record(record: dict[str, Any]) -> Certificate:
     anchor, certification = record["anchor"], record["certification"]
-    served = anchor["kind"] == "served"
-    if served != all(key in anchor for key in ("n0", "seed", "seed_origin")):
-        raise ValueError("a served anchor has n0, seed and seed_origin, a clean one has none of them")
     stopping = certification["stopping"]
     numbers = [certification["n"], record["grid"]["height"], record["grid"]["width"], anchor.get("n0", 1)]
     numbers += [
@@ -111,53 +103,4 @@ def _from_record(record: dict[str, Any]) -> Certificate:
         raise ValueError("the method hoeffding needs a fixed n")
     if (stopping is None) != (record["perp_norm"] is not None):
         raise ValueError("perp_norm belongs to certificates with a fixed n, and to them alone")
-    n = certification["n"]
-    return Certificate(
-        engine=record["engine"]["name"],
-        engine_digest=record["engine"]["digest"],
-        random_weights=record["engine"]["random_weights"],
-        function_id=record["function_id"],
-        profile=Profile(**{**record["profile"], "stages": tuple(record["profile"]["stages"])}),
-        image_name=record["image"]["name"],
-        grid_sha256=record["image"]["grid_sha256"],
-        source=record["image"]["source"],
-        grid=(record["grid"]["height"], record["grid"]["width"]),
-        sigma=record["sigma"],
-        total_variation=record["noise"]["total_variation"],
-        anchor=Anchor(
-            kind=anchor["kind"],
-            sha256=anchor["sha256"],
-            n0=anchor.get("n0"),
-            seed=int(anchor["seed"], 16) if "seed" in anchor else None,
-            seed_origin=anchor.get("seed_origin"),
-        ),
-        alpha=certification["alpha"],
-        method=certification["method"],
-        seed=int(certification["seed"], 16),
-        seed_origin=certification["seed_origin"],
-        scores=_unpack(record["scores"], n, 1)[:, 0],
-        thresholds=_thresholds(record["thresholds"]),
-        perp_norm=record["perp_norm"],
-        stopping=Stopping(**stopping) if stopping else None,
-        token_scores=_unpack(record["token_scores"], n) if "token_scores" in record else None,
-        versions=record["versions"],
-    )
-
-
-def _thresholds(values: list[float]) -> tuple[float, ...]:
-    if any(v % SCORE_UNIT or not 0.5 < v <= 1.0 for v in values) or sorted(values, reverse=True) != values:
-        raise ValueError("thresholds must be falling multiples of 2^-20 above 0.5")
-    return tuple(float(v) for v in values)
-
-
-def _unpack(text: str, n: int, columns: int | None = None) -> np.ndarray:
-    """Return [n, k] float64; where k is not given, it is what the bytes make of it."""
-    inflater = zlib.decompressobj()
-    content = inflater.decompress(base64.b64decode(text, validate=True), MAX_FILE_BYTES)
-    found, rest = divmod(len(content), 4 * n)
-    if not found or rest or columns not in (None, found) or not inflater.eof:
-        raise ValueError(f"wanted the scores of n = {n} samples, got {len(content)} bytes")
-    scores = np.frombuffer(content, "<u4").astype(np.float64) * SCORE_UNIT
-    if scores.max() > 1.0:
-        raise ValueError("a score exceeds 1")
-    return scores.reshape(n, -1)
+    return Certificate(**{f.name: f.get(record) for f in FIELDS if f.name is not None and f.given(record)})

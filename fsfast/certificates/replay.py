@@ -20,7 +20,8 @@ from fsfast.certificates.certification import (
 )
 from fsfast.certificates.statement import Stopping
 from fsfast.images.grid import GridImage
-from fsfast.runtime.function import Advance, Function
+from fsfast.runtime.function import Function
+from fsfast.runtime.pipeline import Advance
 
 # Scores of one precision agree to about 1e-6 across back ends and processors.
 ROUNDING_DEVIATION = 1e-3

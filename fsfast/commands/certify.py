@@ -25,6 +25,7 @@ from fsfast.commands.common import (
     open_encoder,
     parse_seed,
     readable,
+    shown_radii,
 )
 from fsfast.commands.journal import append, resume
 from fsfast.errors import BackendUnavailable
@@ -82,7 +83,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--epsilon",
         type=float,
         nargs="+",
-        help="ℓ2 radii to show and to state in the file ([0,1] pixel units; default σ/2, σ, 2σ)",
+        help="ℓ2 radii to show and to state in the file, [0,1] pixel units (default: shows σ/2, σ, 2σ, states five)",
     )
     parser.add_argument(
         "--plot", metavar="FILE.svg", help="draw the curves of all methods and the scores of the first image"
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         # Those of an earlier run come first.
         certificates = [o.certificate for o in sorted(outcomes, key=lambda o: o.new) if o.certificate]
         if certificates and not args.json:
-            radii = args.epsilon or [factor * encoder.sigma for factor in (0.5, 1.0, 2.0)]
+            radii = args.epsilon or shown_radii(encoder.sigma)
             _print_table(certificates, radii, encoder.manifest.random_weights, encoder.classes)
         if args.plot is not None:
             _plot(args.plot, next((o.certificate for o in outcomes if o.new), None))
@@ -138,6 +139,9 @@ def _outcomes(
         else:
             certificate = _certify(encoder, image, args, served)
             _emit(certificate, args)
+            if args.output is not None:
+                # The same picture may be named twice.
+                done[image.grid_sha256] = certificate
             yield Outcome(certificate, new=True)
 
 
@@ -160,6 +164,8 @@ def load_served(path: str) -> dict[str, SmoothedFeatures]:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from fsfast.certificates.certification import plan_of
+
     if not 0.0 < args.alpha < 1.0:
         raise ValueError(f"wanted --alpha in (0, 1), got {args.alpha}")
     for epsilon in args.epsilon or ():
@@ -177,6 +183,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--until takes --n-max instead of --n, and no --per-token")
     if args.served is not None and (args.anchor == "clean" or args.n0 is not None):
         raise ValueError("--served gives the direction and its n0; leave out --anchor clean and --n0")
+    # What else contradicts itself, before the networks are loaded.
+    plan_of(args.n, args.alpha, args.method, args.until, args.cosine, args.n_max, per_token=args.per_token)
     if args.output is not None:
         check_target(args.output, append=True)
 

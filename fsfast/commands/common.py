@@ -145,3 +145,8 @@ def complain(command: str, path: str, error: Exception | str) -> None:
     """Name an input that failed."""
     text = str(error) if path in str(error) else f"{path}: {error}"
     print(f"fsfast {command}: {text}", file=sys.stderr)
+
+
+def shown_radii(sigma: float) -> list[float]:
+    """Return the ℓ2 radii of a table of bounds where none are asked for."""
+    return [factor * sigma for factor in (0.5, 1.0, 2.0)]

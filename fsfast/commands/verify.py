@@ -14,7 +14,7 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from fsfast.commands.common import complain, engine_arguments, open_encoder
+from fsfast.commands.common import complain, engine_arguments, open_encoder, shown_radii
 from fsfast.errors import CertificateAltered, CertificateError
 from fsfast.report.text import show_bound, table
 
@@ -78,7 +78,7 @@ def _fresh(encoder: SmoothedEncoder, certificate: Certificate, image: GridImage,
 
     fresh = encoder.certify_anew(certificate, image)
     refuted = contradictions(certificate, fresh)
-    radii = [factor * certificate.sigma for factor in (0.5, 1.0, 2.0)]
+    radii = shown_radii(certificate.sigma)
     pairs = [(radius, certificate.cosine(radius), fresh.cosine(radius)) for radius in radii]
     if as_json:
         bounds = [{"epsilon": r, "stated": a, "fresh": b} for r, a, b in pairs]

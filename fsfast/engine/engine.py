@@ -75,7 +75,7 @@ class Engine:
         """Return the ONNX bytes of a stage, after checking that it is a fixed function of this engine's own weights.
 
         Raises:
-            EngineError: the file changed since the engine was loaded, or `onnxfile.check_graph` refuses it.
+            EngineError: the file changed since the engine was loaded, or `onnx_bytes.check_graph` refuses it.
         """
         variant = self.manifest.stages[stage][precision]
         graph = self.read(variant.file)

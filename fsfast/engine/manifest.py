@@ -98,6 +98,13 @@ class Manifest:
         common = [set(variants) for variants in self.stages.values()]
         return tuple(p for p in self.weights if all(p in names for names in common))
 
+    @property
+    def computed_in_float32(self) -> tuple[str, ...]:
+        """Those of `precisions` whose floating-point operations are all float32's."""
+        return tuple(
+            p for p in self.precisions if all(v[p].arithmetic == "float32" for v in self.stages.values())
+        )
+
     def rows(self, precision: str) -> tuple[int, int]:
         """Return the smallest and the largest number of rows that all graphs of a precision take."""
         ranges = [variants[precision].batch for variants in self.stages.values()]

@@ -15,6 +15,8 @@ def stored_arrays(graph: bytes, weights: bytes | bytearray | np.ndarray) -> dict
 
 
 def array_of(tensor: ExternalTensor, weights: bytes | bytearray | np.ndarray) -> np.ndarray:
-    """Return the values of one initialiser."""
+    """Return the values of one initialiser; raises ValueError for a type that NumPy lacks."""
+    if tensor.dtype == "bfloat16":
+        raise ValueError(f"initialiser {tensor.name!r} is stored in bfloat16, which engines do not have")
     values = np.frombuffer(weights, tensor.dtype, prod(tensor.shape), tensor.offset)
     return values.reshape(tensor.shape)

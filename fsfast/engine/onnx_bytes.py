@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from fsfast.engine.protobuf import BYTES, FIXED32, FIXED64, VARINT, fields, varint
+
 MAX_GRAPH_BYTES = (1 << 31) - 1
 # Their outputs are random, so the network would not be a fixed function and no certificate would hold.
 RANDOM_OPS = frozenset(
@@ -45,15 +47,14 @@ _DTYPES = {
 DATA_TYPES = {name: number for number, (name, _) in _DTYPES.items()}
 _PLAIN_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # How a field is written: wire types, and whether it may come more than once (protobuf would merge it silently).
-_NUMBER = ({_VARINT}, False)
-_NUMBERS = ({_VARINT, _BYTES}, True)
-_FLOAT = ({_FIXED32}, False)
-_FLOATS = ({_FIXED32, _BYTES}, True)
-_DOUBLES = ({_FIXED64, _BYTES}, True)
-_ONE = ({_BYTES}, False)
-_MANY = ({_BYTES}, True)
+_NUMBER = ({VARINT}, False)
+_NUMBERS = ({VARINT, BYTES}, True)
+_FLOAT = ({FIXED32}, False)
+_FLOATS = ({FIXED32, BYTES}, True)
+_DOUBLES = ({FIXED64, BYTES}, True)
+_ONE = ({BYTES}, False)
+_MANY = ({BYTES}, True)
 _Message = dict[int, tuple[str, tuple[set[int], bool]]]
 
 # Left out on purpose: training_info and functions (code beside the graph).
@@ -259,42 +260,15 @@ def _numbers(values: list[int | memoryview]) -> list[int]:
 
 def _read(message: memoryview, known: _Message, what: str) -> dict[str, list[Any]]:
     """Return a message's fields, name → values: int for a varint, memoryview for everything else."""
-    fields: dict[str, list[Any]] = {}
-    position = 0
-    while position < len(message):
-        key, position = varint(message, position)
-        number, wire = key >> 3, key & 7
-        if number not in known:
-            raise ValueError(f"field {number} of {what} is not allowed in an engine's graph")
-        name, (wires, repeated) = known[number]
-        if wire not in wires or (name in fields and not repeated):
+    found: dict[str, list[Any]] = {}
+
+    def allow(index: int, wire: int) -> None:
+        if index not in known:
+            raise ValueError(f"field {index} of {what} is not allowed in an engine's graph")
+        name, (wires, repeated) = known[index]
+        if wire not in wires or (name in found and not repeated):
             raise ValueError(f"{name} of {what} is malformed")
-        value: int | memoryview
-        if wire == _VARINT:
-            value, position = varint(message, position)
-        else:
-            length = {_FIXED64: 8, _FIXED32: 4}.get(wire)
-            if length is None:
-                length, position = varint(message, position)
-            if length > len(message) - position:
-                raise ValueError(f"{name} of {what} ends beyond the file")
-            value = message[position : position + length]
-            position += length
-        fields.setdefault(name, []).append(value)
-    return fields
 
-
-def varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Return the number at `position` and the position after it; at most 64 bits."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(message):
-            break
-        byte = message[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            if value >= 1 << 64:
-                break
-            return value, position
-    raise ValueError("a number in the graph is malformed")
+    for field in fields(message, allow):
+        found.setdefault(known[field.index][0], []).append(field.value)
+    return found

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fsfast.engine.onnx_bytes import DATA_TYPES, external_tensors
-from fsfast.engine.onnx_inputs import fields, message, number
+from fsfast.engine.protobuf import fields, message, number
 
 # Weights up to here are safe as they are: 2 · 255 · 64 = 32,640.
 SAFE_WEIGHT = 64
@@ -24,7 +24,7 @@ _TENSOR_TYPE, _TENSOR_NAME = 2, 8
 
 
 def has_8_bit_products(graph: bytes) -> bool:
-    """Return whether a graph stores weights in 8 bits.
+    """Return whether a graph stores weights in 8 bits with a sign, in its file of weights.
 
     Raises:
         ValueError: as `fsfast.engine.onnx_bytes.external_tensors`.
@@ -59,29 +59,30 @@ def with_unsigned_weights(
     """
     signed = {name for name, array in arrays.items() if array.dtype == np.int8}
     parts = []
-    for index, content, whole in fields(memoryview(graph)):
-        parts.append(message(index, _unsigned(content, signed)) if index == _MODEL_GRAPH else bytes(whole))
+    for field in fields(memoryview(graph)):
+        inner = field.index == _MODEL_GRAPH
+        parts.append(message(field.index, _unsigned(field.content, signed)) if inner else bytes(field.whole))
     shifted = {name: (arrays[name].astype(np.int16) + _SHIFT).astype(np.uint8) for name in signed}
     return b"".join(parts), {**arrays, **shifted}
 
 
 def _unsigned(graph: memoryview, signed: set[str]) -> bytes:
     parts = []
-    for index, content, whole in fields(graph):
-        if index == _GRAPH_NODE:
-            _check_node(content, signed)
-        if index == _GRAPH_INITIALISER and _name(content) in signed:
-            parts.append(message(index, _retyped(content)))
+    for field in fields(graph):
+        if field.index == _GRAPH_NODE:
+            _check_node(field.content, signed)
+        if field.index == _GRAPH_INITIALISER and _name(field.content) in signed:
+            parts.append(message(field.index, _retyped(field.content)))
         else:
-            parts.append(bytes(whole))
+            parts.append(bytes(field.whole))
     return b"".join(parts)
 
 
 def _check_node(node: memoryview, signed: set[str]) -> None:
     """Raise unless the node reads int8 initialisers as DequantizeLinear does: weight and zero point, or neither."""
-    inputs = [str(content, "utf-8") for index, content, _ in fields(node) if index == _NODE_INPUT]
+    inputs = _texts(node, _NODE_INPUT)
     read = [place for place, name in enumerate(inputs) if name in signed]
-    op = next((str(content, "utf-8") for index, content, _ in fields(node) if index == _NODE_OP), "")
+    op = "".join(_texts(node, _NODE_OP)[:1])
     if read and (op, read) != ("DequantizeLinear", [0, 2]):
         raise ValueError(
             f"{op} reads the 8-bit initialiser {inputs[read[0]]!r}; wanted weight and zero point of "
@@ -90,11 +91,15 @@ def _check_node(node: memoryview, signed: set[str]) -> None:
 
 
 def _name(tensor: memoryview) -> str:
-    return next((str(content, "utf-8") for index, content, _ in fields(tensor) if index == _TENSOR_NAME), "")
+    return "".join(_texts(tensor, _TENSOR_NAME)[:1])
+
+
+def _texts(content: memoryview, index: int) -> list[str]:
+    return [str(field.content, "utf-8") for field in fields(content) if field.index == index]
 
 
 def _retyped(tensor: memoryview) -> bytes:
     return b"".join(
-        number(index, DATA_TYPES["uint8"]) if index == _TENSOR_TYPE else bytes(whole)
-        for index, _, whole in fields(tensor)
+        number(field.index, DATA_TYPES["uint8"]) if field.index == _TENSOR_TYPE else bytes(field.whole)
+        for field in fields(tensor)
     )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 STEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 0.02
-# NumPy's or torch's: the ground knows no torch.
-Array = TypeVar("Array", bound=Any)
 
 
 def alpha_bars() -> np.ndarray:
@@ -86,12 +84,12 @@ class Denoise:
         """√(1/ᾱ − 1), without cancellation where ᾱ is near 1."""
         return math.sqrt((1.0 - self.alpha_bar) / self.alpha_bar)
 
-    def noisy(self, levels: Array) -> Array:
-        """Return x_t of noisy grid values; arrays and tensors alike."""
+    def noisy(self, levels: Any) -> Any:
+        """Return x_t of noisy grid values; NumPy's arrays and torch's tensors alike."""
         return self.scale * levels + self.offset
 
-    def purified(self, x_t: Array, eps_hat: Array) -> Array:
-        """Return the purified image in [0, 1]; arrays and tensors alike."""
+    def purified(self, x_t: Any, eps_hat: Any) -> Any:
+        """Return the purified image in [0, 1]; NumPy's arrays and torch's tensors alike."""
         return ((self.a * x_t - self.b * eps_hat).clip(-1.0, 1.0) + 1.0) / 2.0
 
 

@@ -61,7 +61,7 @@ def noisy_batch(
     Args:
         images: [B, H, W, 3] uint8, any strides.
         rows: M rows; image −1 marks padding, which becomes zeros.
-        stream: 0 … 2^32 − 1, see docs/certificates.md: serving, certification, pilot, internal.
+        stream: 0 … 2^32 − 1, see docs/certificates.md: serving, certification, pilot, calibration.
         noise: tables of `noise_tables`; their dtype is the output's.
         layout: memory order of the output. The noise is the same.
         out: contiguous array to write to, or None for a new one.
@@ -85,19 +85,19 @@ def noisy_batch(
     shape = (3, height, width) if layout == "nchw" else (height, width, 3)
     out = checks.new_or_given(out, noise.values.dtype, (len(rows), *shape))
     _cpu.noisy_batch(
-        images,
-        rows.image,
-        rows.seed,
-        rows.sample,
-        stream,
-        noise.thresholds,
-        noise.guide,
-        noise.values,
-        noise.lines,
-        layout == "nhwc",
-        out,
-        threads,
-        _SET,
+        images=images,
+        row_image=rows.image,
+        row_seed=rows.seed,
+        row_sample=rows.sample,
+        stream=stream,
+        thresholds=noise.thresholds,
+        guide=noise.guide,
+        values=noise.values,
+        lines=noise.lines,
+        layout=layout,
+        out=out,
+        threads=threads,
+        instruction_set=_SET,
     )
     return out
 
@@ -156,19 +156,20 @@ def denoise_resize_normalise(
     shape = (m, 3, *size) if layout == "nchw" else (m, *size, 3)
     out = checks.new_or_given(out, STORAGE[dtype], shape)
     _cpu.denoise_resize_normalise(
-        x_t,
-        eps_hat,
-        *denoise,
-        resize.rows.start,
-        resize.rows.weights,
-        resize.columns.start,
-        resize.columns.weights,
-        mean.tolist(),
-        std.tolist(),
-        layout == "nhwc",
-        out,
-        threads,
-        _SET,
+        x_t=x_t,
+        eps_hat=eps_hat,
+        a=denoise[0],
+        b=denoise[1],
+        row_start=resize.rows.start,
+        row_weights=resize.rows.weights,
+        column_start=resize.columns.start,
+        column_weights=resize.columns.weights,
+        mean=mean.tolist(),
+        std=std.tolist(),
+        layout=layout,
+        out=out,
+        threads=threads,
+        instruction_set=_SET,
     )
     return out
 
@@ -221,7 +222,18 @@ def cosine_mean(
     checks.check_rows(rows, images)
     dots = None if anchor is None else np.empty((m, tokens))
     unit, norm, raw = (None, None, None) if sums is None else (sums.unit, sums.norm, sums.raw)
-    _cpu.cosine_mean(features, rows.image, images, anchor, unit, norm, raw, dots, threads, _SET)
+    _cpu.cosine_mean(
+        features=features,
+        row_image=rows.image,
+        images=images,
+        anchor=anchor,
+        unit=unit,
+        norm=norm,
+        raw=raw,
+        dots=dots,
+        threads=threads,
+        instruction_set=_SET,
+    )
     if sums is not None:
         np.add.at(sums.count, rows.image[rows.image >= 0], 1)
     return None if dots is None else _scores(dots, rows.image < 0, dim, per_token)

@@ -33,24 +33,6 @@ __all__ = [
 
 _LIBRARY = torch.library.Library("fsfast", "DEF")
 
-_LIBRARY.define(
-    "noisy_batch(Tensor images, Tensor row_image, Tensor row_seed, Tensor row_sample, int stream, "
-    "Tensor thresholds, Tensor guide, Tensor values, str layout) -> Tensor",
-    tags=TAGS,
-)
-_LIBRARY.define(
-    "denoise_resize_normalise(Tensor x_t, Tensor? eps_hat, float a, float b, Tensor row_start, Tensor row_weights, "
-    "Tensor column_start, Tensor column_weights, int[] tiles, Tensor mean, Tensor std, str dtype, str layout) "
-    "-> Tensor",
-    tags=TAGS,
-)
-# Without an anchor the result is empty: operators cannot return None.
-_LIBRARY.define(
-    "cosine_mean(Tensor features, Tensor row_image, Tensor(a!)? unit, Tensor(b!)? norm, Tensor(c!)? count, "
-    "Tensor(d!)? raw, Tensor? anchor, bool per_token) -> Tensor",
-    tags=TAGS,
-)
-
 
 def noisy_batch(
     images: Tensor, rows: RowTensors, stream: int, noise: NoiseTensors, *, layout: Layout = "nchw"
@@ -122,47 +104,49 @@ def _written(out: Tensor, layout: str) -> np.ndarray:
     return _array(out if layout == "nchw" else out.permute(0, 2, 3, 1))
 
 
-# Operators take tensors and numbers one by one: the next three functions put them together again.
+# Operators take tensors and numbers one by one: these put them together again, as the functions above have them.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def _noise_arguments(
+def _noise_call(
     images: Tensor, image: Tensor, seed: Tensor, sample: Tensor, stream: int, thresholds: Tensor, guide: Tensor,
     values: Tensor, layout: Layout,
-) -> tuple[Tensor, RowTensors, int, NoiseTensors, Layout]:  # fmt: skip
-    rows = RowTensors(image, seed, sample)
-    return images, rows, stream, NoiseTensors(thresholds, guide, values), layout
+) -> Call:  # fmt: skip
+    noise = NoiseTensors(thresholds, guide, values)
+    return (images, RowTensors(image, seed, sample), stream, noise), {"layout": layout}
 
 
-def _denoise_arguments(
+def _denoise_call(
     x_t: Tensor, eps_hat: Tensor | None, a: float, b: float, row_start: Tensor, row_weights: Tensor,
     column_start: Tensor, column_weights: Tensor, tiles: Sequence[int], mean: Tensor, std: Tensor, dtype: Dtype,
     layout: Layout,
-) -> tuple[Tensor, Tensor | None, tuple[float, float], ResizeTensors, Tensor, Tensor, Dtype, Layout]:  # fmt: skip
-    height, width, span, outputs = tiles
-    resize = ResizeTensors(row_start, row_weights, column_start, column_weights, height, width, span, outputs)
-    return x_t, eps_hat, (a, b), resize, mean, std, dtype, layout
+) -> Call:  # fmt: skip
+    resize = ResizeTensors(row_start, row_weights, column_start, column_weights, *tiles)
+    return (x_t, eps_hat, (a, b), resize, mean, std), {"dtype": dtype, "layout": layout}
 
 
-def _cosine_arguments(
+def _cosine_call(
     features: Tensor, row_image: Tensor, unit: Tensor | None, norm: Tensor | None, count: Tensor | None,
     raw: Tensor | None, anchor: Tensor | None, per_token: bool,
-) -> tuple[Tensor, RowTensors, SumTensors | None, Tensor | None, bool]:  # fmt: skip
+) -> Call:  # fmt: skip
     # Seeds and samples are not read.
     rows = RowTensors(row_image, row_image, row_image)
     sums = None
     if unit is not None and norm is not None and count is not None:
         sums = SumTensors(unit, norm, count, raw)
-    return features, rows, sums, anchor, per_token
+    return (features, rows, sums), {"anchor": anchor, "per_token": per_token}
 
 
-def _noisy_batch_fake(*arguments: Any) -> Tensor:
-    images, rows, _, noise, layout = _noise_arguments(*arguments)
+def _noisy_batch_fake(
+    images: Tensor, rows: RowTensors, stream: int, noise: NoiseTensors, *, layout: Layout
+) -> Tensor:
     return _new(noise.values.dtype, (rows.image.shape[0], 3, *images.shape[1:3]), layout, images)
 
 
-def _noisy_batch_cpu(*arguments: Any) -> Tensor:
-    images, rows, stream, noise, layout = _noise_arguments(*arguments)
-    out = _noisy_batch_fake(*arguments)
+def _noisy_batch_cpu(
+    images: Tensor, rows: RowTensors, stream: int, noise: NoiseTensors, *, layout: Layout
+) -> Tensor:
+    out = _noisy_batch_fake(images, rows, stream, noise, layout=layout)
     cpu.noisy_batch(
         _array(images),
         Rows(_array(rows.image), _array(rows.seed, np.uint64), _array(rows.sample, np.uint32)),
@@ -177,22 +161,19 @@ def _noisy_batch_cpu(*arguments: Any) -> Tensor:
     return out
 
 
-def _noisy_batch_cuda(*arguments: Any) -> Tensor:
-    from fsfast.kernels import cuda
-
-    images, rows, stream, noise, layout = _noise_arguments(*arguments)
-    return cuda.noisy_batch(images, rows, stream, noise, layout=layout)
-
-
-def _denoise_resize_normalise_fake(*arguments: Any) -> Tensor:
-    x_t, _, _, resize, _, _, dtype, layout = _denoise_arguments(*arguments)
+def _denoise_resize_normalise_fake(
+    x_t: Tensor, eps_hat: Tensor | None, denoise: tuple[float, float], resize: ResizeTensors, mean: Tensor,
+    std: Tensor, *, dtype: Dtype, layout: Layout,
+) -> Tensor:  # fmt: skip
     size = (resize.row_start.shape[0], resize.column_start.shape[0])
     return _new(FLOATS[dtype], (x_t.shape[0], 3, *size), layout, x_t)
 
 
-def _denoise_resize_normalise_cpu(*arguments: Any) -> Tensor:
-    x_t, eps_hat, denoise, resize, mean, std, dtype, layout = _denoise_arguments(*arguments)
-    out = _denoise_resize_normalise_fake(*arguments)
+def _denoise_resize_normalise_cpu(
+    x_t: Tensor, eps_hat: Tensor | None, denoise: tuple[float, float], resize: ResizeTensors, mean: Tensor,
+    std: Tensor, *, dtype: Dtype, layout: Layout,
+) -> Tensor:  # fmt: skip
+    out = _denoise_resize_normalise_fake(x_t, eps_hat, denoise, resize, mean, std, dtype=dtype, layout=layout)
     cpu.denoise_resize_normalise(
         _array(x_t),
         None if eps_hat is None else _array(eps_hat),
@@ -211,21 +192,17 @@ def _denoise_resize_normalise_cpu(*arguments: Any) -> Tensor:
     return out
 
 
-def _denoise_resize_normalise_cuda(*arguments: Any) -> Tensor:
-    from fsfast.kernels import cuda
-
-    x_t, eps_hat, denoise, resize, mean, std, dtype, layout = _denoise_arguments(*arguments)
-    return cuda.denoise_resize_normalise(x_t, eps_hat, denoise, resize, mean, std, dtype=dtype, layout=layout)
-
-
-def _cosine_mean_fake(*arguments: Any) -> Tensor:
-    features, _, _, anchor, per_token = _cosine_arguments(*arguments)
+def _cosine_mean_fake(
+    features: Tensor, rows: RowTensors, sums: SumTensors | None, *, anchor: Tensor | None, per_token: bool
+) -> Tensor:
+    # Without an anchor the result is empty: operators cannot return None.
     shape = (0,) if anchor is None else features.shape[: 2 if per_token else 1]
     return features.new_empty(shape, dtype=torch.float64)
 
 
-def _cosine_mean_cpu(*arguments: Any) -> Tensor:
-    features, rows, sums, anchor, per_token = _cosine_arguments(*arguments)
+def _cosine_mean_cpu(
+    features: Tensor, rows: RowTensors, sums: SumTensors | None, *, anchor: Tensor | None, per_token: bool
+) -> Tensor:
     image = _array(rows.image)
     scores = cpu.cosine_mean(
         _array(features),
@@ -239,24 +216,80 @@ def _cosine_mean_cpu(*arguments: Any) -> Tensor:
     return torch.from_numpy(np.empty(0) if scores is None else scores)
 
 
-def _cosine_mean_cuda(*arguments: Any) -> Tensor:
+def _cosine_mean_cuda(
+    features: Tensor, rows: RowTensors, sums: SumTensors | None, *, anchor: Tensor | None, per_token: bool
+) -> Tensor:
     from fsfast.kernels import cuda
 
-    features, rows, sums, anchor, per_token = _cosine_arguments(*arguments)
     scores = cuda.cosine_mean(features, rows, sums, anchor=anchor, per_token=per_token)
-    return _cosine_mean_fake(*arguments) if scores is None else scores
+    return features.new_empty(0, dtype=torch.float64) if scores is None else scores
 
 
-_IMPLEMENTATIONS: dict[str, tuple[Callable[..., Tensor], ...]] = {
-    "noisy_batch": (_noisy_batch_cpu, _noisy_batch_cuda, _noisy_batch_fake),
-    "denoise_resize_normalise": (
-        _denoise_resize_normalise_cpu,
-        _denoise_resize_normalise_cuda,
-        _denoise_resize_normalise_fake,
-    ),
-    "cosine_mean": (_cosine_mean_cpu, _cosine_mean_cuda, _cosine_mean_fake),
-}
-for _name, (_cpu, _cuda, _fake) in _IMPLEMENTATIONS.items():
-    _LIBRARY.impl(_name, _cpu, "CPU")
-    _LIBRARY.impl(_name, _cuda, "CUDA")
-    torch.library.register_fake(f"fsfast::{_name}", _fake, lib=_LIBRARY)
+def _on_cuda(name: str) -> Callable[..., Tensor]:
+    """Return a kernel of `fsfast.kernels.cuda`, which is imported when it is first called: it needs Triton."""
+
+    def launch(*arguments: Any, **options: Any) -> Tensor:
+        from fsfast.kernels import cuda
+
+        out: Tensor = getattr(cuda, name)(*arguments, **options)
+        return out
+
+    return launch
+
+
+def _operator(
+    schema: str,
+    call: Callable[..., Call],
+    *,
+    fake: Callable[..., Tensor],
+    cpu: Callable[..., Tensor],
+    cuda: Callable[..., Tensor],
+) -> None:
+    """Define an operator.
+
+    Args:
+        schema: as torch writes it.
+        call: makes the arguments of the other three of the operator's.
+        fake: tells the result's shape and type.
+        cpu, cuda: compute it.
+    """
+
+    def taking_tensors(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def taken(*arguments: Any) -> Tensor:
+            given, options = call(*arguments)
+            return function(*given, **options)
+
+        return taken
+
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=TAGS)
+    _LIBRARY.impl(name, taking_tensors(cpu), "CPU")
+    _LIBRARY.impl(name, taking_tensors(cuda), "CUDA")
+    torch.library.register_fake(f"fsfast::{name}", taking_tensors(fake), lib=_LIBRARY)
+
+
+_operator(
+    "noisy_batch(Tensor images, Tensor row_image, Tensor row_seed, Tensor row_sample, int stream, "
+    "Tensor thresholds, Tensor guide, Tensor values, str layout) -> Tensor",
+    _noise_call,
+    fake=_noisy_batch_fake,
+    cpu=_noisy_batch_cpu,
+    cuda=_on_cuda("noisy_batch"),
+)
+_operator(
+    "denoise_resize_normalise(Tensor x_t, Tensor? eps_hat, float a, float b, Tensor row_start, Tensor row_weights, "
+    "Tensor column_start, Tensor column_weights, int[] tiles, Tensor mean, Tensor std, str dtype, str layout) "
+    "-> Tensor",
+    _denoise_call,
+    fake=_denoise_resize_normalise_fake,
+    cpu=_denoise_resize_normalise_cpu,
+    cuda=_on_cuda("denoise_resize_normalise"),
+)
+_operator(
+    "cosine_mean(Tensor features, Tensor row_image, Tensor(a!)? unit, Tensor(b!)? norm, Tensor(c!)? count, "
+    "Tensor(d!)? raw, Tensor? anchor, bool per_token) -> Tensor",
+    _cosine_call,
+    fake=_cosine_mean_fake,
+    cpu=_cosine_mean_cpu,
+    cuda=_cosine_mean_cuda,
+)

@@ -34,8 +34,8 @@ class Resize(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return [M, 3, h, w] float32, the encoder's input, of [M, 3, H, W] in [0, 1]."""
-        # Weights of the resize are not for bfloat16.
+        """Return [M, 3, h, w], the encoder's input in the module's dtype, of [M, 3, H, W] in [0, 1]."""
+        # The module's own precision, whatever surrounds it: weights of the resize are not for autocast.
         with torch.autocast(pixels.device.type, enabled=False):
-            fitted = self.rows @ pixels.float() @ self.columns.T
+            fitted = self.rows @ pixels.to(self.rows.dtype) @ self.columns.T
         return (fitted - self.mean) / self.std

@@ -50,9 +50,7 @@ class Choice:
 
     def __str__(self) -> str:
         times = ", ".join(f"{name} {ms:.1f}" for name, ms in self.milliseconds.items())
-        return f"{self.backend}, {self.reason}" + (
-            f" (ms per sample on one thread: {times})" if times else ""
-        )
+        return f"{self.backend}, {self.reason}" + (f" (ms per sample: {times})" if times else "")
 
 
 def choose_backend(engine: Engine, wanted: str, work: Work) -> Choice:
@@ -113,7 +111,7 @@ def remembered(engine: Engine, work: Work) -> Choice | None:
     try:
         record = parse_json(_place(engine, work).read_bytes())
         times = {str(name): float(ms) for name, ms in record["milliseconds"].items()}
-        backend = record["backend"]
+        backend = str(record["backend"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     if backend not in installed():
@@ -144,7 +142,7 @@ def _fastest(engine: Engine, names: Iterable[str], work: Work) -> Choice:
     for name in names:
         try:
             times[name] = measure(engine, name, work)
-        except EngineError as error:
+        except (EngineError, BackendUnavailable) as error:
             logger.warning("back end %s is left out: %s", name, error)
             failures.append(error)
     if not times:

@@ -37,7 +37,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Function:
-    """An engine, a profile, and the pipeline that computes both.
+    """An engine, a profile, and the pipeline that computes them.
 
     Attributes:
         manifest: what the engine says of itself.

@@ -18,7 +18,7 @@ class Stream(IntEnum):
     SERVING = 0
     CERTIFICATION = 1
     PILOT = 2
-    INTERNAL = 3
+    CALIBRATION = 3
 
 
 def check_samples(count: int, name: str) -> int:

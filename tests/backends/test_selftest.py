@@ -154,3 +154,18 @@ def test_marks_of_older_self_tests_do_not_count(demo_path, tmp_path, monkeypatch
     assert (tmp_path / "self-tests" / f"id.{VERSION}").is_file()
     # Passed: not run again.
     check_golden_once(engine, {"mapper": Broken()}, profile, "id")
+
+
+def test_a_row_in_the_middle_that_differs(engine):
+    """A library may split rows among threads, so that one row is computed in two parts: first and last are right."""
+    profile = Profile("onnxruntime", "1", "float32", 5, "cpu", ("mapper",))
+    loaded = load_engine(engine)
+    graph = open_graphs(loaded, "onnxruntime", Work("float32", ("mapper",)), threads=1)["mapper"]
+
+    class Split:
+        def run(self, x, out):
+            graph.run(x, out)
+            out[2] *= 1 + 1e-6
+
+    with pytest.raises(EngineError, match="row 2 of 5 equal ones has other bits"):
+        check_golden(loaded, {"mapper": Split()}, profile)

@@ -102,8 +102,7 @@ def test_samples_are_what_the_stages_see(demo_path):
         noisy = samples.inputs[1].copy()
         samples.passed_on("purifier", eps)
         context = pipeline._new_context()
-        denoise = engine.manifest.denoise
-        pipeline._to_pixels(noisy, eps[1], (denoise.a, denoise.b), context.pixels)
+        pipeline._chain.pixels(noisy, eps[1], context.pixels)
     np.testing.assert_array_equal(samples.inputs[1], context.pixels)
     assert not np.array_equal(samples.inputs[0], samples.inputs[1])
 

@@ -66,6 +66,27 @@ def test_equals_the_reference_for_every_sigma(sigma):
     np.testing.assert_array_equal(noisy_batch(pictures, ROWS, 0, noise), wanted)
 
 
+def unchecked(pictures, noise, **options):
+    """The arguments of the compiled function."""
+    tables_ = {name: getattr(noise, name) for name in ("thresholds", "guide", "values", "lines")}
+    rows = {"row_image": ROWS.image, "row_seed": ROWS.seed, "row_sample": ROWS.sample}
+    fixed = {"images": pictures, "stream": 1, "threads": 1, "instruction_set": 0, "layout": "nchw"}
+    return {**fixed, **rows, **tables_, **options}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (5, 3, 4, 5), (5, 4, 5), (5, 3, 5, 4), (5, 60), (300,), (1, 5, 3, 20)]
+)
+def test_the_compiled_function_writes_nowhere_else(shape, layout):
+    """It is private, and still checks the shape that it writes to."""
+    pictures = images(2, 4, 5)
+    if shape == ((len(ROWS), 3, 4, 5) if layout == "nchw" else (len(ROWS), 4, 5, 3)):
+        pytest.skip("the right shape")
+    with pytest.raises(ValueError, match="out shape"):
+        _cpu.noisy_batch(**unchecked(pictures, tables(), layout=layout, out=np.empty(shape, np.float32)))
+
+
 @pytest.mark.parametrize("place", range(len(_cpu.INSTRUCTION_SETS)))
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -73,10 +94,7 @@ def test_every_instruction_set_gives_the_same_bits(place, dtype, layout):
     noise, pictures = tables(dtype=dtype), images(2, 65, 67)
     wanted = noisy_batch(pictures, ROWS, 1, noise, layout=layout)
     got = np.empty_like(wanted)
-    _cpu.noisy_batch(
-        pictures, ROWS.image, ROWS.seed, ROWS.sample, 1, noise.thresholds, noise.guide,
-        noise.values, noise.lines, layout == "nhwc", got, 1, place,
-    )  # fmt: skip
+    _cpu.noisy_batch(**unchecked(pictures, noise, layout=layout, out=got, instruction_set=place))
     np.testing.assert_array_equal(bits(got), bits(wanted))
 
 

@@ -71,7 +71,8 @@ void resize_case(const std::vector<int64_t>& p) {
   const auto column_start = array<int32_t>();
   const auto column_weights = array<float>();
   std::vector<char> out(images * 3 * out_height * out_width * (p[7] == 0 ? 4 : 2));
-  DenoiseArguments arguments{packed(x_t, dtype, 3, height, width),
+  DenoiseArguments arguments{images,
+                             packed(x_t, dtype, 3, height, width),
                              packed(eps_hat, dtype, 3, height, width),
                              packed(out, p[7], 3, out_height, out_width),
                              numbers[0],
@@ -79,8 +80,11 @@ void resize_case(const std::vector<int64_t>& p) {
                              {row_start.data(), row_weights.data(), out_height, p[8], height},
                              {column_start.data(), column_weights.data(), out_width, p[9], width},
                              {numbers[2], numbers[3], numbers[4]},
-                             {numbers[5], numbers[6], numbers[7]}};
-  DenoiseResizeNormalise(arguments, SET).run(images, 2);
+                             {numbers[5], numbers[6], numbers[7]},
+                             SET,
+                             false};
+  arguments.identity = arguments.rows.identity() && arguments.columns.identity();
+  denoise_resize_normalise(arguments, 2);
   write(out);
 }
 

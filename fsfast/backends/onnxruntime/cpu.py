@@ -36,13 +36,25 @@ def version() -> str:
 class OnnxGraph:
     """One stage; `run` computes in place and may be called from several threads."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, input_name: str, output_name: str):
+    def __init__(
+        self, session: onnxruntime.InferenceSession, input_name: str, output_name: str, threads: int = 1
+    ):
+        # With one thread a run uses the caller's; more are the session's own, and do not survive a fork.
+        self._process = os.getpid() if threads > 1 else None
         self._session = session
         self._input = input_name
         self._output = output_name
 
     def run(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Compute the graph on `x` [M, …] float32 into `out` [M, …] float32; no copy is made."""
+        """Compute the graph on `x` [M, …] float32 into `out` [M, …] float32; no copy is made.
+
+        Raises:
+            BackendUnavailable: a run has threads of its own, and the process was forked since the graph was opened.
+        """
+        if self._process not in (None, os.getpid()):
+            raise BackendUnavailable(
+                "graph_threads do not survive a fork; open the encoder after forking, or leave graph_threads at 1"
+            )
         binding = self._session.io_binding()
         binding.bind_input(self._input, "cpu", 0, x.dtype, x.shape, x.ctypes.data)
         binding.bind_output(self._output, "cpu", 0, out.dtype, out.shape, out.ctypes.data)
@@ -83,7 +95,7 @@ class OnnxRuntime:
             except RuntimeError as error:
                 raise EngineError(f"{engine.path}: {variant.file}: {error}") from error
             check_tensors(engine, stage, variant, session)
-            graphs[stage] = OnnxGraph(session, variant.input, variant.output)
+            graphs[stage] = OnnxGraph(session, variant.input, variant.output, work.graph_threads)
         return graphs
 
 

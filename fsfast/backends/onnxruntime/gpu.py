@@ -93,7 +93,7 @@ class OnnxRuntime:
 
     def precisions(self, manifest: Manifest) -> tuple[str, ...]:
         """As `GpuBackend.precisions`."""
-        return manifest.precisions
+        return manifest.computed_in_float32
 
     def rows(self, manifest: Manifest, precision: str) -> tuple[int, int]:
         """As `GpuBackend.rows`."""

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fsfast.kernels.cuda import checks
-from fsfast.kernels.cuda.launch import Launch, blocks
+from fsfast.kernels.cuda.launch import Geometry, Launch, blocks
 from fsfast.kernels.cuda.settings import Setting, setting
 from fsfast.kernels.tensors import ResizeTensors
 from fsfast.kernels.types import Dtype, Layout
@@ -189,11 +189,10 @@ def denoise_resize_normalise(
     height, width = len(resize.row_start), len(resize.column_start)
     out = checks.new_or_given(out, checks.FLOATS[dtype], (m, 3, height, width), layout, device)
     tuning = tuning or setting("denoise_resize_normalise", device)
-    bands, tiles = blocks(height, tuning.block), blocks(width, resize.outputs)
-    eps_strides = (0, 0, 0, 0) if eps_hat is None else eps_hat.stride()
+    geometry = _geometry(x_t, eps_hat, resize, layout, tuning)
     Launch(
         kernel=denoise_resize_normalise_kernel,
-        programs=m * 3 * bands * tiles,
+        programs=geometry.programs,
         arguments={
             "out_ptr": out,
             "x_ptr": x_t,
@@ -206,26 +205,40 @@ def denoise_resize_normalise(
             "std_ptr": std,
             "a": float(denoise[0]),
             "b": float(denoise[1]),
-            "height": resize.height,
-            "width": resize.width,
-            "out_height": height,
-            "out_width": width,
-            **dict(zip(("stride_xm", "stride_xc", "stride_xy", "stride_xx"), x_t.stride(), strict=True)),
-            **dict(zip(("stride_em", "stride_ec", "stride_ey", "stride_ex"), eps_strides, strict=True)),
-            "stride_oc": 1 if layout == "nhwc" else height * width,
-            "stride_op": 3 if layout == "nhwc" else 1,
-            "bands": bands,
-            "tiles": tiles,
-            "outputs": resize.outputs,
-            "ROW_TAPS": resize.row_weights.shape[1],
-            "COLUMN_TAPS": resize.column_weights.shape[1],
-            "ROWS": tuning.block,
-            "SPAN": resize.span,
-            "OUTPUTS": triton.next_power_of_2(resize.outputs),
+            **geometry.numbers,
         },
         num_warps=tuning.num_warps,
     ).run()
     return out
+
+
+def _geometry(
+    x_t: Tensor, eps_hat: Tensor | None, resize: ResizeTensors, layout: Layout, tuning: Setting
+) -> Geometry:
+    """Divide every channel of the output into bands of rows and tiles of columns."""
+    height, width = len(resize.row_start), len(resize.column_start)
+    bands, tiles = blocks(height, tuning.block), blocks(width, resize.outputs)
+    strides = dict(zip(("stride_xm", "stride_xc", "stride_xy", "stride_xx"), x_t.stride(), strict=True))
+    given = (0, 0, 0, 0) if eps_hat is None else eps_hat.stride()
+    strides |= zip(("stride_em", "stride_ec", "stride_ey", "stride_ex"), given, strict=True)
+    numbers = {
+        "height": resize.height,
+        "width": resize.width,
+        "out_height": height,
+        "out_width": width,
+        **strides,
+        "stride_oc": 1 if layout == "nhwc" else height * width,
+        "stride_op": 3 if layout == "nhwc" else 1,
+        "bands": bands,
+        "tiles": tiles,
+        "outputs": resize.outputs,
+        "ROW_TAPS": resize.row_weights.shape[1],
+        "COLUMN_TAPS": resize.column_weights.shape[1],
+        "ROWS": tuning.block,
+        "SPAN": resize.span,
+        "OUTPUTS": triton.next_power_of_2(resize.outputs),
+    }
+    return Geometry(len(x_t) * 3 * bands * tiles, numbers)
 
 
 def _check(

@@ -49,6 +49,19 @@ class Launch:
             self.kernel[(self.programs,)](**self.arguments, num_warps=self.num_warps, **OPTIONS)  # type: ignore[index]
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """How the work of a launch is divided, and where it lies.
+
+    Attributes:
+        programs: how many.
+        numbers: sizes, strides and compile-time constants of the kernel, by name.
+    """
+
+    programs: int
+    numbers: dict[str, int | bool]
+
+
 def blocks(count: int, block: int) -> int:
     """Return how many blocks cover `count` items."""
     return -(-count // block)

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fsfast.kernels.cuda import checks
-from fsfast.kernels.cuda.launch import Launch, blocks
+from fsfast.kernels.cuda.launch import Geometry, Launch, blocks
 from fsfast.kernels.cuda.settings import Setting, setting
 from fsfast.kernels.float_guide import dropped_bits, field_bits, fraction_bits
 from fsfast.kernels.tensors import NoiseTensors, RowTensors
@@ -258,24 +258,17 @@ def noisy_batch(
     checks.check_noise(noise, device)
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream: wanted 0 to 2^32 − 1, got {stream}")
-    batch, height, width, _ = images.shape
-    pixels, count, m = height * width, len(noise.thresholds), len(rows.image)
-    if 3 * pixels > checks.MAX_ELEMENTS:
+    _, height, width, _ = images.shape
+    if 3 * height * width > checks.MAX_ELEMENTS:
         raise ValueError(f"images: wanted at most 2^30 values per image, got {height} × {width} × 3")
-    out = checks.new_or_given(out, noise.values.dtype, (m, 3, height, width), layout, device)
+    shape = (len(rows.image), 3, height, width)
+    out = checks.new_or_given(out, noise.values.dtype, shape, layout, device)
     tuning = tuning or setting("noisy_batch", device)
     words = _WORDS[out.element_size()]
-    packed = images.stride(1) == width * images.stride(2)
-    # Masks, and the addresses of pixels that do not follow one another, take as many registers as elements.
-    block = tuning.block if packed and pixels % 4 == 0 and pixels >= tuning.block else tuning.block // 4
-    whole = pixels % 4 == 0 and pixels >= block
-    # Three more: where the channel begins inside of a Philox block.
-    channel_blocks = blocks(pixels if whole else pixels + 3, block) if pixels else 0
-    fraction = fraction_bits(len(noise.guide)) if len(noise.guide) else 0
-    field = field_bits(count)
+    geometry = _geometry(images, len(rows.image), noise, layout, tuning)
     Launch(
         kernel=noisy_batch_kernel,
-        programs=m * 3 * channel_blocks,
+        programs=geometry.programs,
         arguments={
             "out_ptr": out.view(words),
             "images_ptr": images,
@@ -287,27 +280,45 @@ def noisy_batch(
             "values_ptr": noise.values.view(words),
             # The signed number of the same bits.
             "stream": stream - (stream >> 31 << 32),
-            "images": batch,
-            "width": width,
-            "pixels": pixels,
-            "stride_ib": images.stride(0),
-            "stride_iy": images.stride(1),
-            "stride_ic": images.stride(3),
-            "stride_oc": 1 if layout == "nhwc" else pixels,
-            "count": count,
-            "channel_blocks": channel_blocks,
-            "STEPS": count.bit_length(),
-            "GUIDED": len(noise.guide) > 0,
-            "FRACTION_BITS": fraction,
-            "FIELD_BITS": field,
-            "DROPPED_BITS": dropped_bits(fraction, field),
-            "STRIDE_IX": images.stride(2),
-            "STRIDE_OP": 3 if layout == "nhwc" else 1,
-            "PACKED": packed,
-            "WHOLE": whole,
-            "THREADS": min(32 * tuning.num_warps, block // 4),
-            "BLOCK": block,
+            **geometry.numbers,
         },
         num_warps=tuning.num_warps,
     ).run()
     return out
+
+
+def _geometry(images: Tensor, m: int, noise: NoiseTensors, layout: Layout, tuning: Setting) -> Geometry:
+    """Divide every channel of m rows into blocks of elements."""
+    batch, height, width, _ = images.shape
+    pixels, count = height * width, len(noise.thresholds)
+    packed = images.stride(1) == width * images.stride(2)
+    # Masks, and the addresses of pixels that do not follow one another, take as many registers as elements.
+    block = tuning.block if packed and pixels % 4 == 0 and pixels >= tuning.block else tuning.block // 4
+    whole = pixels % 4 == 0 and pixels >= block
+    # Three more: where the channel begins inside of a Philox block.
+    channel_blocks = blocks(pixels if whole else pixels + 3, block) if pixels else 0
+    fraction = fraction_bits(len(noise.guide)) if len(noise.guide) else 0
+    field = field_bits(count)
+    numbers = {
+        "images": batch,
+        "width": width,
+        "pixels": pixels,
+        "stride_ib": images.stride(0),
+        "stride_iy": images.stride(1),
+        "stride_ic": images.stride(3),
+        "stride_oc": 1 if layout == "nhwc" else pixels,
+        "count": count,
+        "channel_blocks": channel_blocks,
+        "STEPS": count.bit_length(),
+        "GUIDED": len(noise.guide) > 0,
+        "FRACTION_BITS": fraction,
+        "FIELD_BITS": field,
+        "DROPPED_BITS": dropped_bits(fraction, field),
+        "STRIDE_IX": images.stride(2),
+        "STRIDE_OP": 3 if layout == "nhwc" else 1,
+        "PACKED": packed,
+        "WHOLE": whole,
+        "THREADS": min(32 * tuning.num_warps, block // 4),
+        "BLOCK": block,
+    }
+    return Geometry(m * 3 * channel_blocks, numbers)

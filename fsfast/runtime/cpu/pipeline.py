@@ -63,12 +63,13 @@ class CpuPipeline:
 
     def _start(self) -> None:
         """Make the team and the buffers."""
-        self._process = os.getpid()
         self._team = ThreadPoolExecutor(self.threads, thread_name_prefix="fsfast")
         self._contexts: queue.SimpleQueue[Context] = queue.SimpleQueue()
         # One more than threads: the caller reduces one micro-batch while the team works on the others.
         for _ in range(self.threads + 1):
             self._contexts.put(self._new_context())
+        # Last: other threads take it as a sign that all is there.
+        self._process = os.getpid()
 
     def close(self) -> None:
         """End the team of threads; whoever computes still is told so."""

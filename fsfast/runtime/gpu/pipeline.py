@@ -203,10 +203,11 @@ class GpuPipeline:
         """As `fsfast.runtime.pipeline.Pipeline.run`; scores are read back many at a time, sums once at the end."""
         refuse_seconds(seconds)
         self.check_open()
-        place = self.lane.upload(images)
         anchor, per_token = (None, False) if scores is None else (scores.anchor, scores.per_token)
-        against = None if anchor is None else self.lane.upload(anchor)
-        device_sums = self.empty_sums(len(images), raw=sums.raw is not None)
+        with self._memory():
+            place = self.lane.upload(images)
+            against = None if anchor is None else self.lane.upload(anchor)
+            device_sums = self.empty_sums(len(images), raw=sums.raw is not None)
         waiting: list[Tensor] = []
         done = 0
         for found in self.accumulate(place, rows, stream, device_sums, anchor=against, per_token=per_token):

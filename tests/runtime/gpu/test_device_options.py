@@ -118,7 +118,7 @@ def test_a_damaged_network_fails_the_self_test(opened, monkeypatch):
     monkeypatch.setattr(modules_of, "load_folded", damaged)
     # No other test has this micro-batch: a passed test is remembered.
     with pytest.raises(EngineError, match=r"mapper .* deviates"):
-        opened(micro_batch=3, precision="float16")
+        opened(micro_batch=6, precision="float16")
 
 
 def _settings():

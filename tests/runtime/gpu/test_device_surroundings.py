@@ -116,7 +116,7 @@ def test_the_self_test_runs_one_micro_batch_at_a_time(opened, monkeypatch):
         real(self, counted, *rest)
 
     monkeypatch.setattr(stages.StageGraph, "__init__", watched)
-    opened(micro_batch=5)
+    opened(micro_batch=6)
     assert max(most) == 1
 
 
