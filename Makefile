@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 parity lint docs bench bench-avx2 gpu certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity lint docs bench bench-avx2 gpu certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -39,6 +39,16 @@ build/cpu_mask.so: tests/processors/cpu_mask.c
 # The kernels for 64-bit ARM under an emulator; Debian's g++-aarch64-linux-gnu and qemu-user.
 aarch64: .venv-dev/installed
 	.venv-dev/bin/python -m pytest tests/processors/test_aarch64.py
+
+# Mutated engines, images and certificates in guarded processes; CASES of each kind, after those that the committed table
+# has (benchmarks/results/fuzz/outcomes.csv, quoted in docs/SECURITY.md).
+CASES ?= 700
+fuzz: .venv-dev/installed
+	.venv-dev/bin/python -m tests.fuzz --cases $(CASES)
+
+# The C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with random and hostile arguments.
+sanitize: .venv-dev/installed
+	.venv-dev/bin/python -m tests.sanitize
 
 # Networks against open_clip and transformers; installs 6 GB, since torchvision needs torch's CUDA build.
 parity: .venv-parity/installed

@@ -37,11 +37,22 @@ T* packed_out(py::array& array, int64_t count, const char* what) {
   return static_cast<T*>(array.mutable_data());
 }
 
+// More threads, images or blocks than that are a mistake, and products of sizes stay within 64 bits.
+constexpr int64_t MOST_THREADS = 1 << 12, MOST_IMAGES = 1 << 30, MOST_BLOCKS = 1 << 26;
+
+void require_threads(int threads) { require(threads >= 1 && threads <= MOST_THREADS, "threads"); }
+
+// An array itself: a conversion would be gone before the kernel runs.
+py::array array_of(const py::object& object, const char* what) {
+  require(py::isinstance<py::array>(object), what);
+  return py::reinterpret_borrow<py::array>(object);
+}
+
 // Either a null pointer for None, or the elements.
 template <typename T>
 T* optional_out(const py::object& object, int64_t count, const char* what) {
   if (object.is_none()) return nullptr;
-  py::array array = py::cast<py::array>(object);
+  py::array array = array_of(object, what);
   return packed_out<T>(array, count, what);
 }
 
@@ -88,6 +99,7 @@ py::array philox(uint64_t seed, const py::array& counters) {
 
 // Words of half 0: [count, 4].
 py::array philox_blocks(uint64_t seed, uint32_t first, uint32_t sample, uint32_t stream, int count, size_t set) {
+  require(count >= 0 && count <= MOST_BLOCKS, "count");
   // Whole vectors are written.
   std::vector<uint32_t> buffer(4 * count + 128);
   FSFAST_FUNCTION(set_of(set), philox_blocks)(PhiloxStream(seed, sample, stream), first, count, buffer.data());
@@ -111,6 +123,7 @@ void noisy_batch_binding(const py::array& images, const py::array& row_image, co
                          const std::string& layout_name, py::array& out, int threads, size_t set_place) {
   const Layout layout = layout_of(layout_name);
   const InstructionSet set = set_of(set_place);
+  require_threads(threads);
   require(images.ndim() == 4 && images.shape(3) == 3 && py::isinstance<py::array_t<uint8_t>>(images), "images");
   const Images view{static_cast<const uint8_t*>(images.data()), images.shape(1),   images.shape(2),
                     images.strides(0),  images.strides(1), images.strides(2), images.strides(3)};
@@ -164,6 +177,7 @@ void denoise_resize_normalise_binding(const py::array& x_t, const py::object& ep
                                       size_t set_place) {
   const Layout layout = layout_of(layout_name);
   DenoiseArguments arguments{};
+  require_threads(threads);
   arguments.set = set_of(set_place);
   arguments.x_t = tensor_of(x_t, x_t.data(), Layout::NCHW);
   arguments.images = x_t.shape(0);
@@ -171,7 +185,7 @@ void denoise_resize_normalise_binding(const py::array& x_t, const py::object& ep
   arguments.rows = axis_of(row_start, row_weights, x_t.shape(2));
   arguments.columns = axis_of(column_start, column_weights, x_t.shape(3));
   if (!eps_hat.is_none()) {
-    const py::array eps = py::cast<py::array>(eps_hat);
+    const py::array eps = array_of(eps_hat, "eps_hat");
     arguments.eps_hat = tensor_of(eps, eps.data(), Layout::NCHW);
     require(eps.shape(0) == x_t.shape(0) && eps.shape(1) >= 3 && eps.shape(2) == x_t.shape(2) &&
                 eps.shape(3) == x_t.shape(3),
@@ -207,6 +221,8 @@ void cosine_mean_binding(const py::array& features, const py::array& row_image, 
                          const py::object& anchor, const py::object& unit, const py::object& norm,
                          const py::object& raw, const py::object& dots, int threads, size_t set_place) {
   const InstructionSet set = set_of(set_place);
+  require_threads(threads);
+  require(images >= 0 && images <= MOST_IMAGES, "images");
   require(features.ndim() == 3 && (features.flags() & py::array::c_style), "features");
   const int64_t rows = features.shape(0);
   CosineArguments a{};
@@ -215,7 +231,7 @@ void cosine_mean_binding(const py::array& features, const py::array& row_image, 
   a.tokens = features.shape(1);
   a.dim = features.shape(2);
   const int64_t size = images * a.tokens * a.dim;
-  if (!anchor.is_none()) a.anchor = packed<double>(py::cast<py::array>(anchor), size, "anchor");
+  if (!anchor.is_none()) a.anchor = packed<double>(array_of(anchor, "anchor"), size, "anchor");
   a.unit = optional_out<double>(unit, size, "sums.unit");
   a.norm = optional_out<double>(norm, images * a.tokens, "sums.norm");
   a.raw = optional_out<double>(raw, size, "sums.raw");

@@ -27,9 +27,11 @@ from export.thresholds import gaussian_thresholds
 from export.weights import WeightsFile, point_into
 from fsfast import __version__
 from fsfast.engine.chain import Chain
+from fsfast.engine.graph_check import check_graph
 from fsfast.engine.manifest import SCHEMA_VERSION
 from fsfast.engine.schedule import Denoise
 from fsfast.engine.writer import check_target, save_engine
+from fsfast.errors import EngineError
 
 # fp32 Attention of opset 23 fails in TensorRT-RTX; 21 keeps GroupNormalization whole.
 OPSET = 21
@@ -108,7 +110,12 @@ def _networks(
     begin = weights.finish(folder / WEIGHTS)
     files: dict[str, bytes | Path] = {WEIGHTS: folder / WEIGHTS}
     for stage, result in built.items():
-        files[_file(stage)] = point_into(result.graph, result.offsets, begin, WEIGHTS)
+        graph = point_into(result.graph, result.offsets, begin, WEIGHTS)
+        try:
+            check_graph(graph, WEIGHTS)
+        except ValueError as error:
+            raise EngineError(f"the exported {stage} would not be opened: {error}") from None
+        files[_file(stage)] = graph
     files["golden.safetensors"] = _golden({stage: result.step for stage, result in built.items()})
     files["noise.npy"] = _npy(thresholds)
     parameters = {stage: result.parameters for stage, result in built.items()}

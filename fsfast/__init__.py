@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ __all__ = [
     "load_certificates",
     "load_features",
 ]
+
+# Also for code that imports ONNX Runtime after fsfast, but not through it: see fsfast.backends.quiet.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Imported on first use: a server that only encodes never pays for SciPy.
 _HOME = {

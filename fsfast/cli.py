@@ -11,10 +11,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from typing import Any, TextIO, cast
 
 from fsfast._version import __version__
 from fsfast.commands import bench, certify, demo, doctor, encode, info, verify
-from fsfast.errors import FsfastError
+from fsfast.errors import FsfastError, printable
 
 _ENVIRONMENT = """environment:
   FSFAST_BACKEND what --backend auto means: onnxruntime or openvino (default: the faster one by measurement)
@@ -53,20 +55,38 @@ def _run(argv: Sequence[str] | None) -> int:
         logging.getLogger("fsfast").setLevel(logging.INFO)
     command: Callable[[argparse.Namespace], int] = args.command
     try:
-        code = command(args)
+        with redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
+            code = command(args)
         _flush()
         return code
     except BrokenPipeError:
         raise
     except MemoryError as error:
-        print(f"fsfast {args.name}: not enough memory: {error}", file=sys.stderr)
+        _say(args.name, f"not enough memory: {error}")
         return 2
     except (FsfastError, ValueError, OSError) as error:
-        print(f"fsfast {args.name}: {error}", file=sys.stderr)
+        _say(args.name, str(error))
         return 2
     except KeyboardInterrupt:
-        print(f"fsfast {args.name}: interrupted", file=sys.stderr)
+        _say(args.name, "interrupted")
         return 130
+
+
+def _say(command: str, text: str) -> None:
+    print(f"fsfast {command}: {printable(text)}", file=sys.stderr)
+
+
+class _Printable:
+    """A stream on which names from files cannot steer the terminal; everything else as the stream itself."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _flush() -> None:

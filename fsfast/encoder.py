@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from fsfast.engine.classes import load_classes
-from fsfast.errors import BackendUnavailable, CertificateError
+from fsfast.engine.engine import built_in_name
+from fsfast.errors import BackendUnavailable, CertificateError, EngineError
 from fsfast.images.grid import GridImage, to_grid
-from fsfast.progress import progress_bar
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.function import stack
 from fsfast.runtime.opening import open_engine
 from fsfast.runtime.options import Options, check_secret
 from fsfast.runtime.pipeline import Sample
+from fsfast.runtime.progress import progress_bar
 from fsfast.runtime.sampling import MAX_SAMPLES, check_samples
 from fsfast.runtime.seeds import Seeds, seed_from_system
 
@@ -78,8 +80,10 @@ class SmoothedEncoder:
         secret: bytes | str | None = None,
     ):
         secret = check_secret(secret)
+        stages = None if stages is None else tuple(stages)
         options = Options(device, backend, precision, threads, micro_batch, graph_threads, stages)
         opened = open_engine(engine, options)
+        self._opened_as = (built_in_name(engine) or os.path.abspath(engine), options, secret is not None)
         self.threads = opened.threads
         self.manifest = opened.engine.manifest
         self.engine_path = opened.engine.path
@@ -93,6 +97,16 @@ class SmoothedEncoder:
 
     def __repr__(self) -> str:
         return f"SmoothedEncoder({str(self.engine_path)!r}, σ = {self.sigma:g}, {self.profile.precision})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as "open this engine again with these options"; raises TypeError where there is a secret."""
+        engine, options, has_secret = self._opened_as
+        if has_secret:
+            raise TypeError(
+                "an encoder with a secret does not pickle, since the secret would travel with it; open it where it "
+                "is needed: fsfast.SmoothedEncoder(…, secret=…)"
+            )
+        return _reopened, (engine, self.engine_digest, asdict(options))
 
     def __enter__(self) -> SmoothedEncoder:
         return self
@@ -392,3 +406,15 @@ class SmoothedEncoder:
         """Join groups of images; drop the token axis of pooled features."""
         whole = np.concatenate([part for part in parts if part is not None])
         return whole[:, 0] if self.manifest.pooled else whole
+
+
+def _reopened(engine: str, digest: str, options: dict[str, Any]) -> SmoothedEncoder:
+    """Open an engine again, in another process or on another machine; raises EngineError where it is another one."""
+    encoder = SmoothedEncoder(engine, **options)
+    if encoder.engine_digest != digest:
+        encoder.close()
+        raise EngineError(
+            f"{engine} is another engine than the pickled encoder's: wanted digest {digest[:16]}…, got "
+            f"{encoder.engine_digest[:16]}…; copy that engine here"
+        )
+    return encoder

@@ -1,5 +1,10 @@
 """The errors that fsfast raises on purpose; each message says what was wanted, what came, and the remedy."""
 
+from __future__ import annotations
+
+# Of what other libraries say: enough to search for.
+_BRIEF = 400
+
 
 class FsfastError(Exception):
     """Base class of all errors below."""
@@ -27,6 +32,25 @@ class CertificateAltered(CertificateError):
 
 class CheckpointError(FsfastError, ValueError):
     """Weights cannot be loaded: missing, damaged, not weights alone, or not those of the network at hand."""
+
+
+def printable(text: str) -> str:
+    """Return text without characters that steer a terminal or turn its direction; they become \\uXXXX.
+
+    Names in files and of files are other people's.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+def brief(error: object) -> str:
+    """Return what another library says, in one line of sensible length."""
+    text = printable(" ".join(str(error).split()))
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
 
 
 def extension_missing(error: ImportError) -> BackendUnavailable:

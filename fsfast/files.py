@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import os
 import secrets
@@ -11,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CHUNK = 1 << 20
+# Of Linux: names are relative to the current folder; RENAME_EXCHANGE.
+_HERE, _EXCHANGE = -100, 2
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -47,6 +51,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def exchange(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
+    """Let two names change places in one step, so that neither is ever missing; False where the system cannot.
+
+    Raises:
+        OSError: one of them is missing, or may not be renamed.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    if rename(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), os.fspath(b))
+
+
 def check_target(path: str | os.PathLike[str], *, append: bool = False) -> None:
     """Refuse an output file that could not be written, before the work that it is to hold.
 
@@ -74,11 +96,34 @@ def check_target(path: str | os.PathLike[str], *, append: bool = False) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder for fsfast: $FSFAST_CACHE, or fsfast/ in $XDG_CACHE_HOME or ~/.cache."""
+    """Return the user's cache folder for fsfast: $FSFAST_CACHE, or fsfast/ in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        OSError: this user has no home folder, as in a container with a number for a user.
+    """
     if folder := os.environ.get("FSFAST_CACHE"):
         return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fsfast"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "fsfast"
+    try:
+        return Path.home() / ".cache" / "fsfast"
+    except RuntimeError:
+        raise OSError("this user has no home folder; name a folder in FSFAST_CACHE") from None
+
+
+def read_cached(*names: str) -> bytes | None:
+    """Return a file of the cache folder, or None where it cannot be read."""
+    try:
+        return cache_folder().joinpath(*names).read_bytes()
+    except OSError:
+        return None
+
+
+def write_cached(content: bytes, *names: str) -> None:
+    """Write a file of the cache folder, whole or not at all; raises OSError."""
+    place = cache_folder().joinpath(*names)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(place, content)
 
 
 def file_sha256(file: Path) -> str:

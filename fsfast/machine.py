@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from functools import cache
+from math import ceil
 from types import ModuleType
 
 from fsfast.errors import BackendUnavailable, extension_missing
@@ -87,7 +88,41 @@ def _asked() -> ModuleType:
 
 
 def available_threads() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of processors that this process may use, a container's share of them included."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return allowed if quota is None else max(1, min(allowed, ceil(quota)))
+
+
+def _quota() -> float | None:
+    """Return how many processors' time the control group of this process gets; None for no limit.
+
+    In a container the group's files stand at the mount's root; elsewhere in the folder that /proc/self/cgroup names.
+    """
+    found = []
+    try:
+        groups = [
+            line.split(":", 2)[2]
+            for line in _text("/proc/self/cgroup").splitlines()
+            if line.startswith("0::")
+        ]
+    except (OSError, IndexError):
+        groups = []
+    for group in ["/", *groups]:
+        try:
+            quota, period = _text(f"/sys/fs/cgroup{group.rstrip('/')}/cpu.max").split()
+            found.append(float(quota) / float(period))
+        # "max" for no limit; no such file in older systems.
+        except (OSError, ValueError):
+            continue
+    try:
+        granted, whole = (float(_text(f"/sys/fs/cgroup/cpu/cpu.cfs_{n}_us")) for n in ("quota", "period"))
+        found += [granted / whole] if granted > 0 else []
+    except (OSError, ValueError):
+        pass
+    return min(found) if found else None
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="ascii") as handle:
+        return handle.read()

@@ -9,6 +9,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from fsfast.errors import brief
+
 
 def parse_json(content: str | bytes) -> Any:
     """Return a JSON document.
@@ -62,4 +64,4 @@ def check_schema(record: Any, schema: str) -> None:
     try:
         _validator(schema)(record)
     except fastjsonschema.JsonSchemaValueException as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(brief(error)) from None

@@ -130,7 +130,7 @@ def test_commands_exist():
             continue
         name, *arguments = shlex.split(line)
         if name == "make":
-            assert set(arguments) <= targets, line
+            assert {word for word in arguments if "=" not in word} <= targets, line
         elif name in ("fsfast", "python"):
             module = (
                 "fsfast"

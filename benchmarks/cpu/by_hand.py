@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fsfast.backends.quiet import silenced
 from fsfast.engine.engine import Engine
 from fsfast.kernels import resize_tables
 
@@ -41,14 +42,16 @@ class Runtime:
 
 
 def _onnxruntime(path: str, name: str, arithmetic: str, batch: int) -> Run:
-    import onnxruntime
+    with silenced():
+        import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda x: session.run(None, {name: x})[0]
 
 
 def _openvino(path: str, name: str, arithmetic: str, batch: int) -> Run:
-    import openvino
+    with silenced():
+        import openvino
 
     hint = {"float32": "f32", "bfloat16": "bf16"}[arithmetic]
     model = openvino.Core().read_model(path)

@@ -22,7 +22,10 @@ from fsfast.files import write_whole
 README = Path(__file__).parents[2] / "README.md"
 PAGES = (
     README,
-    *(README.parent / "docs" / f"{name}.md" for name in ("performance", "certificates", "training")),
+    *(
+        README.parent / "docs" / f"{name}.md"
+        for name in ("performance", "certificates", "training", "SECURITY")
+    ),
 )
 TITLES = {
     "kernels": "Kernels, one core",
@@ -40,6 +43,7 @@ def shown(row: dict[str, str]) -> bool:
 
 _PLACE = re.compile(r"(<!-- results: (?P<folder>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 _CERTIFICATES = re.compile(r"(<!-- certificates -->\n).*?(<!-- end of certificates -->)", re.DOTALL)
+_FUZZ = re.compile(r"(<!-- fuzz -->\n).*?(<!-- end of fuzz -->)", re.DOTALL)
 _STUDY = re.compile(r"(<!-- study: (?P<engine>\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
@@ -84,6 +88,7 @@ def updated(text: str) -> str:
     """Return a document with its tables made anew from the folders and the engine that it names."""
     text = _CERTIFICATES.sub(lambda m: m[1] + render_certificates(RESULTS / "certificates") + m[2], text)
     text = _STUDY.sub(lambda m: m[1] + render_study(engine_path(m["engine"]) / "results.json") + m[3], text)
+    text = _FUZZ.sub(lambda m: m[1] + render_fuzz(RESULTS / "fuzz" / "outcomes.csv") + m[2], text)
     text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
     return performance.updated(text)
 
@@ -124,6 +129,14 @@ def render_certificates(folder: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def render_fuzz(path: Path) -> str:
+    """Return what became of mutated files."""
+    if not path.exists():
+        return ""
+    rows = read(path)
+    return markdown(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _none(share: str) -> str:

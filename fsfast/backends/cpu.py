@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec
 
 from fsfast.backends.base import CpuBackend, Graph
 from fsfast.engine.engine import Engine
 from fsfast.engine.profile import Work
 from fsfast.errors import BackendUnavailable
 
-# Name → the module whose BACKEND it is, and the packages of which one brings the library.
-_HOME = {
-    "onnxruntime": ("fsfast.backends.onnxruntime.cpu", ("onnxruntime", "onnxruntime-gpu")),
-    "openvino": ("fsfast.backends.openvino", ("openvino",)),
-}
+# Name → the module whose BACKEND it is; the library's module has the same name.
+_HOME = {"onnxruntime": "fsfast.backends.onnxruntime.cpu", "openvino": "fsfast.backends.openvino"}
 BACKENDS = tuple(_HOME)
 
 
@@ -26,7 +24,7 @@ def load_backend(name: str) -> CpuBackend:
     """
     if name not in _HOME:
         raise BackendUnavailable(f"wanted a back end of {', '.join(BACKENDS)}, got {name!r}")
-    backend: CpuBackend = import_module(_HOME[name][0]).BACKEND
+    backend: CpuBackend = import_module(_HOME[name]).BACKEND
     return backend
 
 
@@ -36,13 +34,19 @@ def open_graphs(engine: Engine, backend: str, work: Work, *, threads: int) -> di
 
 
 def installed() -> dict[str, str]:
-    """Return back end → version of those whose package is installed; nothing is imported."""
-    found = {}
-    for name, (_, packages) in _HOME.items():
-        for package in packages:
-            try:
-                found[name] = version(package)
-                break
-            except PackageNotFoundError:
-                continue
-    return found
+    """Return back end → version of those whose library is installed, by whatever package; nothing is imported."""
+    return {name: _version(name) for name in _HOME if find_spec(name) is not None}
+
+
+def _version(module: str) -> str:
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        pass
+    # onnxruntime-gpu, onnxruntime-openvino, ort-nightly, …
+    for package in packages_distributions().get(module, []):
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return "of unknown version"

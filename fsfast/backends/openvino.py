@@ -19,17 +19,19 @@ from fsfast.backends.base import (
     side_by_side,
     stage_shapes,
 )
+from fsfast.backends.quiet import silenced
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import StageVariant
 from fsfast.engine.onnx_arrays import array_of
 from fsfast.engine.onnx_inputs import weights_as_inputs
 from fsfast.engine.profile import Work
-from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.errors import BackendUnavailable, EngineError, brief
 from fsfast.machine import sums_8_bit_products_exactly
 
 try:
-    import openvino
-    from openvino import op
+    with silenced():
+        import openvino
+        from openvino import op
 except ImportError as error:
     raise BackendUnavailable(
         f"the back end openvino needs the package openvino ({error}); pip install 'fsfast[openvino]'"
@@ -106,7 +108,7 @@ class OpenVino:
         check_products("openvino", self.exact_8_bit_products(), engine, work.precision, work.stages)
         runs = side_by_side(threads, work.graph_threads)
         graphs: dict[str, Graph] = {}
-        for stage, variant, graph, weights in engine.stages(work.precision, work.stages):
+        for stage, variant, graph, weights in engine.stages(work.precision, work.stages, work.micro_batch):
             try:
                 model = read_model(graph, weights)
                 _check_tensors(engine, stage, variant, model)
@@ -200,7 +202,7 @@ def _brief(error: Exception) -> str:
     """Return OpenVINO's message without the places in its own sources, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
-    return " ".join(said or lines)
+    return brief(" ".join(said or lines))
 
 
 BACKEND: CpuBackend = OpenVino()

@@ -11,8 +11,8 @@ from safetensors.numpy import load
 from fsfast.backends.base import Graph
 from fsfast.engine.engine import Engine
 from fsfast.engine.profile import Profile
-from fsfast.errors import EngineError
-from fsfast.files import cache_folder, write_whole
+from fsfast.errors import EngineError, brief
+from fsfast.files import read_cached, write_cached
 
 # Part of a mark's name: a function that passed an older test is tested again.
 VERSION = 4
@@ -92,7 +92,9 @@ def load_golden(
         tensors = load(content)
     # The reader raises its own errors and, for dtypes that NumPy lacks, KeyError or AttributeError.
     except Exception as error:
-        raise EngineError(f"{where} is not a safetensors file: {error}; export the engine again") from None
+        raise EngineError(
+            f"{where} is not a safetensors file: {brief(error)}; export the engine again"
+        ) from None
     for stage in stages:
         for end in ("input", "output"):
             shape = engine.manifest.record["stages"][stage][precision][end]["shape"]
@@ -115,7 +117,7 @@ def _run(graph: Graph, rows: np.ndarray, wanted: np.ndarray, where: str) -> np.n
         graph.run(np.ascontiguousarray(rows), got)
     # Back ends' exceptions share no base class.
     except Exception as error:
-        raise EngineError(f"{where} cannot run: {' '.join(str(error).split())}") from error
+        raise EngineError(f"{where} cannot run: {brief(error)}") from error
     return got
 
 
@@ -156,14 +158,13 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 def check_golden_once(engine: Engine, graphs: dict[str, Graph], profile: Profile, function_id: str) -> None:
     """Run `check_golden` unless this function has passed it on this machine before."""
-    mark = cache_folder() / "self-tests" / f"{function_id}.{VERSION}"
-    if mark.is_file():
+    mark = ("self-tests", f"{function_id}.{VERSION}")
+    if read_cached(*mark) is not None:
         return
     deviations = check_golden(engine, graphs, profile)
     text = ", ".join(f"{stage} {deviation:.1e}" for stage, deviation in deviations.items())
     logger.info("self-test of %s passed: %s", engine.manifest.name, text)
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(mark, text.encode())
+        write_cached(text.encode(), *mark)
     except OSError as error:
         logger.warning("the self-test's result cannot be cached (%s); it will run at every load", error)

@@ -112,8 +112,12 @@ def _unpack(text: str, record: Record, columns: int | None = None) -> np.ndarray
     inflater = zlib.decompressobj()
     content = inflater.decompress(base64.b64decode(text, validate=True), MAX_SCORE_BYTES)
     found, rest = divmod(len(content), 4 * n)
-    if not found or rest or columns not in (None, found) or not inflater.eof:
-        raise ValueError(f"wanted the scores of n = {n} samples, got {len(content)} bytes")
+    whole = inflater.eof and not inflater.unused_data
+    if not found or rest or columns not in (None, found) or not whole:
+        after = len(inflater.unused_data)
+        raise ValueError(
+            f"wanted the scores of n = {n} samples, got {len(content)} bytes and {after} behind them"
+        )
     scores = np.frombuffer(content, "<u4").astype(np.float64) * SCORE_UNIT
     if scores.max() > 1.0:
         raise ValueError("a score exceeds 1")

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fsfast.budgets import Budget
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.reading import parse_certificate
 from fsfast.errors import CertificateError
 from fsfast.strict_json import parse_json
 
+FILE = Budget("FSFAST_MAX_CERTIFICATES_MB", 1024, "MB of memory")
 # Every line starts like this; a line cut off by an interruption is told from another file's text by it.
 _HEAD = b'{"format": "fsfast-certificate"'
 
@@ -49,7 +51,10 @@ def read_file(path: str) -> tuple[list[Any], bytes]:
         CertificateError: the file cannot be read, or something else is in it.
     """
     try:
+        FILE.check(os.stat(path).st_size / 1e6, f"reading {path}")
         content = Path(path).read_bytes()
+    except ValueError as error:
+        raise CertificateError(str(error)) from None
     except OSError as error:
         raise CertificateError(f"wanted a file of certificates, {path}: {error.strerror}") from None
     try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.fields import FIELDS, SCHEMA_VERSION
 from fsfast.certificates.writing import to_record
-from fsfast.errors import CertificateAltered, CertificateError
+from fsfast.errors import CertificateAltered, CertificateError, brief, printable
 from fsfast.strict_json import check_schema, parse_json
 
 # Numbers derived elsewhere may differ by rounding, never by more than this.
@@ -17,6 +20,9 @@ _ROUNDING = 1e-9
 # Bounds at stated radii come from a search that other versions of SciPy may end elsewhere.
 _SEARCH = 1e-4
 MAX_FILE_BYTES = 64 << 20
+# What follows from other fields, and may differ a little.
+_DERIVED = ("constants", "bounds", "scores", "token_scores")
+_REMEDY = "get the file again from who made it"
 
 
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:
@@ -34,7 +40,7 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     except FileNotFoundError:
         raise CertificateError(f"wanted a certificate file, {os.fspath(path)} does not exist") from None
     except (ValueError, OSError) as error:
-        raise CertificateError(f"{os.fspath(path)} is not a certificate: {error}") from None
+        raise CertificateError(f"{os.fspath(path)} is not a certificate: {brief(error)}") from None
     return parse_certificate(record, os.fspath(path))
 
 
@@ -53,38 +59,60 @@ def parse_certificate(record: Any, name: str = "certificate") -> Certificate:
         certificate = _from_record(record)
         again = to_record(certificate, [bound["epsilon"] for bound in record["bounds"]])
     except (ValueError, TypeError, KeyError, OverflowError, zlib.error) as error:
-        raise CertificateError(f"{name} is malformed: {error}") from None
+        raise CertificateError(f"{name} is malformed: {brief(error)}; {_REMEDY}") from None
     if certificate.profile.function_id(certificate.engine_digest) != certificate.function_id:
-        raise CertificateAltered(f"{name} was altered: its function_id is not that of its engine and profile")
-    if not _follows(record, again):
-        raise CertificateAltered(f"{name} was altered: its stated bounds do not follow from its scores")
+        raise CertificateAltered(
+            f"{name} was altered: function_id is not that of its engine and profile; {_REMEDY}"
+        )
+    if wrong := next(_wrong(record, again), None):
+        raise CertificateAltered(f"{name} was altered: {printable(wrong)}; {_REMEDY}")
     return certificate
 
 
-def _follows(record: dict[str, Any], again: dict[str, Any]) -> bool:
-    """Whether a record says what was computed from it again, and its bounds no more than that.
+def _wrong(record: dict[str, Any], again: dict[str, Any]) -> Iterator[str]:
+    """Yield which fields of a record are not what was computed from it again, or say more than that.
 
     Other processors and versions of NumPy round the last bits of logarithms differently, and the same scores
     may compress to other bytes; both are honest. A later version may find better bounds.
     """
-    derived = ("constants", "bounds", "scores", "token_scores")
-    if record.keys() != again.keys() or any(record[key] != again[key] for key in again if key not in derived):
-        return False
-    stated, found = record["constants"], again["constants"]
-    if len(stated["caps"]) != len(found["caps"]) or (stated["perp"] is None) != (found["perp"] is None):
-        return False
-    pairs = [(stated["mean"], found["mean"]), *zip(stated["caps"], found["caps"], strict=True)]
-    if found["perp"] is not None:
-        pairs.append((stated["perp"], found["perp"]))
-    if not all(abs(s - f) <= _ROUNDING for s, f in pairs):
-        return False
-    if any(bound["method"] != "joint" for bound in record["bounds"]):
-        return False
-    cosines = zip(record["bounds"], again["bounds"], strict=True)
-    return all(
-        s["cosine"] is None or (f["cosine"] is not None and s["cosine"] <= f["cosine"] + _SEARCH)
-        for s, f in cosines
-    )
+    for key in sorted(record.keys() ^ again.keys()):
+        yield f"{key} does not belong to such a certificate" if key in record else f"{key} is missing"
+    for key in again:
+        if key not in _DERIVED and key in record:
+            yield from _differences(record[key], again[key], key)
+    for place, stated, found in _numbers(record["constants"], again["constants"], "constants"):
+        if stated is None or found is None or not abs(stated - found) <= _ROUNDING:
+            yield _said(place, stated, found)
+    for i, (bound, computed) in enumerate(zip(record["bounds"], again["bounds"], strict=True)):
+        yield from _differences(bound["method"], computed["method"], f"bounds[{i}].method")
+        stated, found = bound["cosine"], computed["cosine"]
+        if stated is not None and (found is None or not stated <= found + _SEARCH):
+            yield _said(f"bounds[{i}].cosine", stated, found)
+
+
+def _differences(stated: Any, found: Any, place: str) -> Iterator[str]:
+    """Yield the places where two documents differ."""
+    if isinstance(stated, dict) and isinstance(found, dict) and stated.keys() == found.keys():
+        for key in found:
+            yield from _differences(stated[key], found[key], f"{place}.{key}")
+    elif stated != found:
+        yield _said(place, stated, found)
+
+
+def _numbers(stated: Any, found: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the numbers of two documents side by side, None for one that the other one has alone."""
+    if isinstance(found, dict):
+        for key in found:
+            yield from _numbers(stated[key], found[key], f"{place}.{key}")
+    elif isinstance(found, list):
+        for i, (one, other) in enumerate(zip_longest(stated, found)):
+            yield from _numbers(one, other, f"{place}[{i}]")
+    elif not stated is found is None:
+        yield place, stated, found
+
+
+def _said(place: str, stated: Any, found: Any) -> str:
+    return f"{place} is {brief(json.dumps(stated))}, from its scores follows {brief(json.dumps(found))}"
 
 
 def _from_record(record: dict[str, Any]) -> Certificate:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
+from fsfast.budgets import Budget
 from fsfast.certificates.anchors import clean_anchor, served_anchor
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.certification import (
@@ -18,11 +19,15 @@ from fsfast.certificates.certification import (
     looks,
     plan_behind,
 )
+from fsfast.certificates.evidence import PILOT
 from fsfast.certificates.statement import Stopping
+from fsfast.errors import CertificateError
 from fsfast.images.grid import GridImage
 from fsfast.runtime.function import Function
 from fsfast.runtime.pipeline import Advance
 
+# A replay may take so many: an hour or so with a network of the size of ViT-B/16.
+SAMPLES = Budget("FSFAST_MAX_REPLAY_SAMPLES", 100_000, "samples")
 # Scores of one precision agree to about 1e-6 across back ends and processors.
 ROUNDING_DEVIATION = 1e-3
 
@@ -54,6 +59,7 @@ def replay(function: Function, certificate: Certificate, item: GridImage) -> Ver
     if details := _other_constants(function, certificate):
         return Verification("different", tuple(details))
     notes = _other_file(certificate, item)
+    _check_work(certificate)
     # H. Replay
     task = _task(function, certificate, item)
     drawn = draw(function, task, certificate.n, certificate.token_scores is not None)
@@ -68,10 +74,25 @@ def replay(function: Function, certificate: Certificate, item: GridImage) -> Ver
     return Verification("different" if details else "same", tuple(details), deviation, notes)
 
 
+def _check_work(certificate: Certificate) -> None:
+    """Refuse a certificate whose replay would take days: its file may be small.
+
+    Raises:
+        CertificateError: it names the budget.
+    """
+    # A certification anew may go on to the most that was planned.
+    samples = PILOT + max(certificate.n, plan_behind(certificate).n) + (certificate.anchor.n0 or 1)
+    try:
+        SAMPLES.check(samples, "a replay of this certificate")
+    except ValueError as error:
+        raise CertificateError(str(error)) from None
+
+
 def certify_anew(
     function: Function, certificate: Certificate, item: GridImage, seed: int, advance: Advance | None = None
 ) -> Certificate:
     """Certify the same direction again with noise that nobody could choose: what a replay cannot show."""
+    _check_work(certificate)
     task = replace(_task(function, certificate, item), seed=seed, origin="os")
     return certify(function, [task], plan_behind(certificate), advance)[0]
 

@@ -27,7 +27,7 @@ from fsfast.commands.common import (
     readable,
     shown_radii,
 )
-from fsfast.commands.journal import append, resume
+from fsfast.commands.journal import append, locked, resume
 from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target, write_whole
 from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     """Certify image after image; one that fails does not stop the rest."""
     _check(args)
     served = load_served(args.served) if args.served is not None else None
-    with open_encoder(args) as encoder:
+    with open_encoder(args) as encoder, locked(args.output):
         outcomes = list(_outcomes(args, encoder, served))
         # Those of an earlier run come first.
         certificates = [o.certificate for o in sorted(outcomes, key=lambda o: o.new) if o.certificate]

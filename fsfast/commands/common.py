@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fsfast.errors import BackendUnavailable, FsfastError
+from fsfast.errors import BackendUnavailable, FsfastError, printable
 from fsfast.images.grid import GridImage, to_grid_image
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
     from fsfast.engine.profile import Profile
 
+# Of a micro-batch that a certificate says, and that is believed.
+MOST_ROWS = 64
 # Images differ by at most √(3·H·W) in ℓ2; no grid comes near this.
 MAX_EPSILON = 1e6
 
@@ -75,7 +77,9 @@ def as_certified(chosen: dict[str, Any], profile: Profile) -> dict[str, Any]:
     on_gpu = certified_on_gpu and _usable_on_gpu(profile.backend) if device == "auto" else device != "cpu"
     like: dict[str, Any] = {"stages": profile.stages}
     if on_gpu == certified_on_gpu:
-        like |= {"precision": profile.precision, "micro_batch": profile.micro_batch}
+        like |= {"precision": profile.precision}
+        # More rows than anybody certifies with would cost the memory that a forged certificate asks for.
+        like |= {"micro_batch": profile.micro_batch} if profile.micro_batch <= MOST_ROWS else {}
         like |= {"device": "cuda"} if on_gpu else {"graph_threads": profile.graph_threads}
         if on_gpu or profile.backend in installed():
             like["backend"] = profile.backend
@@ -144,7 +148,7 @@ def as_text(path: str) -> str:
 def complain(command: str, path: str, error: Exception | str) -> None:
     """Name an input that failed."""
     text = str(error) if path in str(error) else f"{path}: {error}"
-    print(f"fsfast {command}: {text}", file=sys.stderr)
+    print(f"fsfast {command}: {printable(text)}", file=sys.stderr)
 
 
 def shown_radii(sigma: float) -> list[float]:

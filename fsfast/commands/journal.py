@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,34 @@ def resume(
     elif content and not content.endswith(b"\n"):
         _write(path, b"\n")
     return done
+
+
+@contextmanager
+def locked(path: str | None) -> Iterator[None]:
+    """Keep other commands from writing to the same file meanwhile; a file that stays empty goes again.
+
+    Raises:
+        CertificateError: another command writes to it.
+    """
+    if path is None:
+        yield
+        return
+    existed = os.path.exists(path)
+    with open(path, "ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CertificateError(
+                f"another fsfast certify writes to {path}; wait for it, or choose another file for --output"
+            ) from None
+        except OSError:
+            # Not every file system has locks.
+            pass
+        try:
+            yield
+        finally:
+            if not existed and os.fstat(handle.fileno()).st_size == 0:
+                os.unlink(path)
 
 
 def append(path: str, line: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fsfast.engine.graph_check import check_graph
 from fsfast.engine.manifest import SCHEMA_VERSION, FileEntry, Manifest, StageVariant, parse_manifest
-from fsfast.engine.onnx_bytes import check_graph
 from fsfast.errors import EngineError
 from fsfast.files import file_sha256
 from fsfast.kernels.tables import check_thresholds, noise_reach
@@ -71,22 +71,27 @@ class Engine:
             raise EngineError(f"{self.path}: wanted a file of the engine, got {name!r}")
         return self.manifest.files[name]
 
-    def graph(self, stage: str, precision: str) -> bytes:
+    def graph(self, stage: str, precision: str, rows: int = 1) -> bytes:
         """Return the ONNX bytes of a stage, after checking that it is a fixed function of this engine's own weights.
 
+        Args:
+            stage, precision: which graph.
+            rows: M, as it will be run: budgets, and that rows do not enter each other, are checked for it.
+
         Raises:
-            EngineError: the file changed since the engine was loaded, or `onnx_bytes.check_graph` refuses it.
+            EngineError: the file changed since the engine was loaded, or `graph_check.check_graph` refuses it.
         """
         variant = self.manifest.stages[stage][precision]
         graph = self.read(variant.file)
         try:
-            check_graph(graph, variant.weights)
+            size = self.manifest.files[variant.weights].bytes
+            check_graph(graph, variant.weights, rows=rows, weights_bytes=size)
         except ValueError as error:
             raise EngineError(f"{self.path}: {variant.file}: {error}; do not use this engine") from None
         return graph
 
     def stages(
-        self, precision: str, names: Sequence[str]
+        self, precision: str, names: Sequence[str], rows: int = 1
     ) -> Iterator[tuple[str, StageVariant, bytes, bytearray]]:
         """Yield name, variant, ONNX bytes and weights of stages; one file of weights is in memory at a time.
 
@@ -99,7 +104,7 @@ class Engine:
             if variant.weights != held:
                 # Stages come in order: the file of an earlier one is no longer needed.
                 held, weights = variant.weights, self.buffer(variant.weights)
-            yield name, variant, self.graph(name, precision), weights
+            yield name, variant, self.graph(name, precision, rows), weights
 
 
 def engine_path(name_or_path: str | os.PathLike[str]) -> Path:
@@ -115,8 +120,7 @@ def engine_path(name_or_path: str | os.PathLike[str]) -> Path:
             "wanted an engine as the name of a built-in one or the path of its directory (str or os.PathLike), "
             f'got {type(name_or_path).__name__}; write "demo" or "./my-engine"'
         )
-    built_in = [entry for entry in sorted(os.listdir(_BUILT_IN)) if not entry.startswith(".")]
-    if name in built_in:
+    if name in (built_in := _built_in()):
         return _BUILT_IN / name
     # An empty path would mean the current folder.
     if not name or not os.path.exists(name):
@@ -125,6 +129,16 @@ def engine_path(name_or_path: str | os.PathLike[str]) -> Path:
             "which does not exist"
         )
     return Path(name)
+
+
+def built_in_name(name_or_path: str | os.PathLike[str]) -> str | None:
+    """Return the name of a built-in engine if that is what is meant, else None."""
+    name = os.fspath(name_or_path)
+    return name if name in _built_in() else None
+
+
+def _built_in() -> list[str]:
+    return [entry for entry in sorted(os.listdir(_BUILT_IN)) if not entry.startswith(".")]
 
 
 def load_engine(name_or_path: str | os.PathLike[str]) -> Engine:

@@ -28,7 +28,7 @@ RANDOM_OPS = frozenset(
 )
 _DOMAINS = ("", "ai.onnx")
 # TensorProto.DataType → name and bytes per element.
-_DTYPES = {
+DTYPES = {
     1: ("float32", 4),
     2: ("uint8", 1),
     3: ("int8", 1),
@@ -44,85 +44,87 @@ _DTYPES = {
     16: ("bfloat16", 2),
 }
 # The other way round.
-DATA_TYPES = {name: number for number, (name, _) in _DTYPES.items()}
+DATA_TYPES = {name: number for number, (name, _) in DTYPES.items()}
+# More no network has, and products of sizes would take long.
+MOST_AXES = 8
 _PLAIN_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 # How a field is written: wire types, and whether it may come more than once (protobuf would merge it silently).
-_NUMBER = ({VARINT}, False)
-_NUMBERS = ({VARINT, BYTES}, True)
-_FLOAT = ({FIXED32}, False)
-_FLOATS = ({FIXED32, BYTES}, True)
-_DOUBLES = ({FIXED64, BYTES}, True)
-_ONE = ({BYTES}, False)
-_MANY = ({BYTES}, True)
-_Message = dict[int, tuple[str, tuple[set[int], bool]]]
+NUMBER = ({VARINT}, False)
+NUMBERS = ({VARINT, BYTES}, True)
+FLOAT = ({FIXED32}, False)
+FLOATS = ({FIXED32, BYTES}, True)
+DOUBLES = ({FIXED64, BYTES}, True)
+ONE = ({BYTES}, False)
+MANY = ({BYTES}, True)
+Message = dict[int, tuple[str, tuple[set[int], bool]]]
 
 # Left out on purpose: training_info and functions (code beside the graph).
-_MODEL: _Message = {
-    1: ("ir_version", _NUMBER),
-    2: ("producer_name", _ONE),
-    3: ("producer_version", _ONE),
-    4: ("domain", _ONE),
-    5: ("model_version", _NUMBER),
-    6: ("doc_string", _ONE),
-    7: ("graph", _ONE),
-    8: ("opset_import", _MANY),
-    14: ("metadata_props", _MANY),
+MODEL: Message = {
+    1: ("ir_version", NUMBER),
+    2: ("producer_name", ONE),
+    3: ("producer_version", ONE),
+    4: ("domain", ONE),
+    5: ("model_version", NUMBER),
+    6: ("doc_string", ONE),
+    7: ("graph", ONE),
+    8: ("opset_import", MANY),
+    14: ("metadata_props", MANY),
 }
-_OPSET: _Message = {1: ("domain", _ONE), 2: ("version", _NUMBER)}
+OPSET: Message = {1: ("domain", ONE), 2: ("version", NUMBER)}
 # Left out on purpose: sparse_initializer.
-_GRAPH: _Message = {
-    1: ("node", _MANY),
-    2: ("name", _ONE),
-    5: ("initializer", _MANY),
-    10: ("doc_string", _ONE),
-    11: ("input", _MANY),
-    12: ("output", _MANY),
-    13: ("value_info", _MANY),
-    14: ("quantization_annotation", _MANY),
-    16: ("metadata_props", _MANY),
+GRAPH: Message = {
+    1: ("node", MANY),
+    2: ("name", ONE),
+    5: ("initializer", MANY),
+    10: ("doc_string", ONE),
+    11: ("input", MANY),
+    12: ("output", MANY),
+    13: ("value_info", MANY),
+    14: ("quantization_annotation", MANY),
+    16: ("metadata_props", MANY),
 }
-_NODE: _Message = {
-    1: ("input", _MANY),
-    2: ("output", _MANY),
-    3: ("name", _ONE),
-    4: ("op_type", _ONE),
-    5: ("attribute", _MANY),
-    6: ("doc_string", _ONE),
-    7: ("domain", _ONE),
-    9: ("metadata_props", _MANY),
+NODE: Message = {
+    1: ("input", MANY),
+    2: ("output", MANY),
+    3: ("name", ONE),
+    4: ("op_type", ONE),
+    5: ("attribute", MANY),
+    6: ("doc_string", ONE),
+    7: ("domain", ONE),
+    9: ("metadata_props", MANY),
 }
 # Left out on purpose: g and graphs (subgraphs), ref_attr_name (of functions), sparse tensors.
-_ATTRIBUTE: _Message = {
-    1: ("name", _ONE),
-    2: ("f", _FLOAT),
-    3: ("i", _NUMBER),
-    4: ("s", _ONE),
-    5: ("t", _ONE),
-    7: ("floats", _FLOATS),
-    8: ("ints", _NUMBERS),
-    9: ("strings", _MANY),
-    10: ("tensors", _MANY),
-    13: ("doc_string", _ONE),
-    20: ("type", _NUMBER),
+ATTRIBUTE: Message = {
+    1: ("name", ONE),
+    2: ("f", FLOAT),
+    3: ("i", NUMBER),
+    4: ("s", ONE),
+    5: ("t", ONE),
+    7: ("floats", FLOATS),
+    8: ("ints", NUMBERS),
+    9: ("strings", MANY),
+    10: ("tensors", MANY),
+    13: ("doc_string", ONE),
+    20: ("type", NUMBER),
 }
-_TENSOR: _Message = {
-    1: ("dims", _NUMBERS),
-    2: ("data_type", _NUMBER),
-    4: ("float_data", _FLOATS),
-    5: ("int32_data", _NUMBERS),
-    7: ("int64_data", _NUMBERS),
-    8: ("name", _ONE),
-    9: ("raw_data", _ONE),
-    10: ("double_data", _DOUBLES),
-    11: ("uint64_data", _NUMBERS),
-    12: ("doc_string", _ONE),
-    13: ("external_data", _MANY),
-    14: ("data_location", _NUMBER),
-    16: ("metadata_props", _MANY),
+TENSOR: Message = {
+    1: ("dims", NUMBERS),
+    2: ("data_type", NUMBER),
+    4: ("float_data", FLOATS),
+    5: ("int32_data", NUMBERS),
+    7: ("int64_data", NUMBERS),
+    8: ("name", ONE),
+    9: ("raw_data", ONE),
+    10: ("double_data", DOUBLES),
+    11: ("uint64_data", NUMBERS),
+    12: ("doc_string", ONE),
+    13: ("external_data", MANY),
+    14: ("data_location", NUMBER),
+    16: ("metadata_props", MANY),
 }
-_ENTRY: _Message = {1: ("key", _ONE), 2: ("value", _ONE)}
-_INLINE_DATA = ("float_data", "int32_data", "int64_data", "raw_data", "double_data", "uint64_data")
+_ENTRY: Message = {1: ("key", ONE), 2: ("value", ONE)}
+INLINE_DATA = ("float_data", "int32_data", "int64_data", "raw_data", "double_data", "uint64_data")
 
 
 @dataclass(frozen=True)
@@ -145,23 +147,6 @@ class ExternalTensor:
     location: str
 
 
-def check_graph(graph: bytes, weights_file: str) -> None:
-    """Refuse a graph that is more than a fixed function of its input and of one weights file.
-
-    Args:
-        graph: serialised ModelProto.
-        weights_file: the only file that external initialisers may name.
-
-    Raises:
-        ValueError: as `external_tensors`, or an initialiser lies in another file.
-    """
-    for tensor in external_tensors(graph):
-        if tensor.location != weights_file:
-            raise ValueError(
-                f"initialiser {tensor.name!r} points to weights outside {weights_file}: {tensor.location!r}"
-            )
-
-
 def external_tensors(graph: bytes) -> list[ExternalTensor]:
     """Return the initialisers of a graph whose values lie in another file, in the graph's order.
 
@@ -175,19 +160,19 @@ def external_tensors(graph: bytes) -> list[ExternalTensor]:
     """
     if len(graph) > MAX_GRAPH_BYTES:
         raise ValueError(f"wanted at most {MAX_GRAPH_BYTES} bytes, got {len(graph)}")
-    model = _read(memoryview(graph), _MODEL, "model")
+    model = read(memoryview(graph), MODEL, "model")
     for opset in model.get("opset_import", []):
-        _check_domain(_text(_read(opset, _OPSET, "opset_import"), "domain"))
+        _check_domain(text(read(opset, OPSET, "opset_import"), "domain"))
     if "graph" not in model:
         raise ValueError("the model has no graph")
-    fields = _read(model["graph"][0], _GRAPH, "graph")
+    fields = read(model["graph"][0], GRAPH, "graph")
     for node in fields.get("node", []):
-        _check_node(_read(node, _NODE, "node"))
-    tensors = [_read(tensor, _TENSOR, "initialiser") for tensor in fields.get("initializer", [])]
-    names = [_text(tensor, "name") for tensor in tensors]
+        _check_node(read(node, NODE, "node"))
+    tensors = [read(tensor, TENSOR, "initialiser") for tensor in fields.get("initializer", [])]
+    names = [text(tensor, "name") for tensor in tensors]
     if len(set(names)) != len(names):
         raise ValueError("two initialisers have the same name")
-    return [_external(tensor) for tensor in tensors if _is_external(tensor)]
+    return [_external(tensor) for tensor in tensors if is_external(tensor)]
 
 
 def _check_domain(domain: str) -> None:
@@ -196,18 +181,19 @@ def _check_domain(domain: str) -> None:
 
 
 def _check_node(node: dict[str, list[Any]]) -> None:
-    op = _text(node, "op_type")
-    _check_domain(_text(node, "domain"))
+    op = text(node, "op_type")
+    _check_domain(text(node, "domain"))
     if op in RANDOM_OPS:
         raise ValueError(f"the op {op} is random; an engine must be a fixed function")
     for attribute in node.get("attribute", []):
-        fields = _read(attribute, _ATTRIBUTE, f"attribute of {op!r}")
+        fields = read(attribute, ATTRIBUTE, f"attribute of {op!r}")
         for tensor in fields.get("t", []) + fields.get("tensors", []):
-            if _is_external(_read(tensor, _TENSOR, f"tensor of {op!r}")):
+            if is_external(read(tensor, TENSOR, f"tensor of {op!r}")):
                 raise ValueError(f"an attribute of {op!r} holds external data; only initialisers may")
 
 
-def _is_external(tensor: dict[str, list[Any]]) -> bool:
+def is_external(tensor: dict[str, list[Any]]) -> bool:
+    """Whether a tensor's values lie in another file; raises ValueError."""
     location = tensor.get("data_location", [0])[0]
     if location not in (0, 1):
         raise ValueError(f"wanted data_location 0 or 1, got {location}")
@@ -215,11 +201,11 @@ def _is_external(tensor: dict[str, list[Any]]) -> bool:
 
 
 def _external(tensor: dict[str, list[Any]]) -> ExternalTensor:
-    name = _text(tensor, "name")
-    if tensor.get("data_location") != [1] or any(field in tensor for field in _INLINE_DATA):
+    name = text(tensor, "name")
+    if tensor.get("data_location") != [1] or any(field in tensor for field in INLINE_DATA):
         raise ValueError(f"initialiser {name!r} is half external, half inside the graph")
-    entries = [_read(entry, _ENTRY, "external_data") for entry in tensor.get("external_data", [])]
-    pairs = sorted((_text(entry, "key"), _text(entry, "value")) for entry in entries)
+    entries = [read(entry, _ENTRY, "external_data") for entry in tensor.get("external_data", [])]
+    pairs = sorted((text(entry, "key"), text(entry, "value")) for entry in entries)
     if [key for key, _ in pairs] != ["length", "location", "offset"]:
         raise ValueError(
             f"initialiser {name!r}: wanted location, offset and length once each, got {[key for key, _ in pairs]}"
@@ -230,35 +216,38 @@ def _external(tensor: dict[str, list[Any]]) -> ExternalTensor:
             f"initialiser {name!r}: wanted integers, got offset {offset!r} and length {length!r}"
         )
     data_type = tensor.get("data_type", [0])[0]
-    if data_type not in _DTYPES:
+    if data_type not in DTYPES:
         raise ValueError(f"initialiser {name!r} has the unknown data type {data_type}")
-    dtype, size = _DTYPES[data_type]
-    shape = tuple(_numbers(tensor.get("dims", [])))
+    dtype, size = DTYPES[data_type]
+    shape = tuple(numbers(tensor.get("dims", [])))
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"initialiser {name!r} has {len(shape)} axes")
     if max(shape, default=0) >= 1 << 48 or int(length) != prod(shape) * size:
         raise ValueError(f"initialiser {name!r}: {length} bytes do not hold {dtype} {list(shape)}")
     return ExternalTensor(name, dtype, shape, int(offset), int(length), location)
 
 
-def _text(fields: dict[str, list[Any]], name: str) -> str:
+def text(fields: dict[str, list[Any]], name: str) -> str:
+    """Return a field that holds text, "" where it is left out; raises ValueError."""
     # UnicodeDecodeError is a ValueError.
     return str(fields[name][0], "utf-8") if name in fields else ""
 
 
-def _numbers(values: list[int | memoryview]) -> list[int]:
+def numbers(values: list[int | memoryview]) -> list[int]:
     """Return repeated numbers, whether they were written one by one or packed."""
-    numbers = []
+    found = []
     for value in values:
         if isinstance(value, int):
-            numbers.append(value)
+            found.append(value)
             continue
         position = 0
         while position < len(value):
             number, position = varint(value, position)
-            numbers.append(number)
-    return numbers
+            found.append(number)
+    return found
 
 
-def _read(message: memoryview, known: _Message, what: str) -> dict[str, list[Any]]:
+def read(message: memoryview, known: Message, what: str) -> dict[str, list[Any]]:
     """Return a message's fields, name → values: int for a varint, memoryview for everything else."""
     found: dict[str, list[Any]] = {}
 

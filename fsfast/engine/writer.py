@@ -13,7 +13,7 @@ from typing import Any
 
 from fsfast.engine.engine import MANIFEST, SEAL, load_engine, seal
 from fsfast.errors import EngineError
-from fsfast.files import file_sha256
+from fsfast.files import exchange, file_sha256
 
 
 def save_engine(
@@ -104,6 +104,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _swap_in(building: Path, path: Path) -> None:
     """Put `building` at `path`; an engine that stands there survives until the new one is in place."""
+    if path.exists() and exchange(building, path):
+        # The caller removes what stands at `building` now: the old engine, once the new one's name is on the disk.
+        _sync_folder(path.parent)
+        return
     old = building.with_suffix(".old")
     if path.exists():
         path.rename(old)

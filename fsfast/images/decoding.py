@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from fsfast.errors import ImageError
+from fsfast.budgets import Budget
+from fsfast.errors import ImageError, brief
 
-# Larger images are refused by their header, before a pixel is decoded. Pillow refuses at the same size.
-MAX_PIXELS = 178_956_970
+# Larger images are refused by their header, before a pixel is decoded; Pillow itself refuses beyond 178,956,970.
+PIXELS = Budget("FSFAST_MAX_PIXELS", 1 << 26, "pixels")
 # Files are read at once, so that the recorded sha256 is that of the bytes that were decoded.
 MAX_FILE_BYTES = 1 << 30
 # Raster formats only: others (EPS, WMF) would be rendered by outside programs.
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
 _ORIENTATION = 0x0112
 _GREY16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -35,9 +36,9 @@ def decode_file(path: str) -> tuple[np.ndarray, dict[str, Any]]:
     """
     data = _read(path)
     with _translated(path):
-        image = Image.open(io.BytesIO(data))
-    if image.format not in FORMATS:
-        raise refusal(f"one of {', '.join(FORMATS)}", f"{path}: {image.format}", "convert it to PNG")
+        # Headers of other formats are not even looked at: their readers are not ours to answer for.
+        Image.init()
+        image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
     pixels, source = decode_pil(image, path)
     return pixels, source | {"kind": "file", "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -51,8 +52,8 @@ def decode_pil(image: Image.Image, label: str) -> tuple[np.ndarray, dict[str, An
     width, height = image.size
     if width < 1 or height < 1:
         raise refusal("an image with pixels", f"{label}: {height}×{width}", "check how it was made")
-    if width * height > MAX_PIXELS:
-        raise refusal(f"at most {MAX_PIXELS} pixels", f"{label}: {height}×{width}", "scale it down first")
+    if width * height > PIXELS.limit:
+        raise _too_large(f"{label}: {height}×{width}")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         remedy = "set it to False: damaged files would be filled up with grey"
         raise refusal("PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False", "True", remedy)
@@ -70,6 +71,11 @@ def decode_pil(image: Image.Image, label: str) -> tuple[np.ndarray, dict[str, An
 def refusal(wanted: str, got: str, remedy: str) -> ImageError:
     """Return an error that says what was wanted, what came, and the remedy."""
     return ImageError(f"wanted {wanted}, got {got}; {remedy}")
+
+
+def _too_large(what: str) -> ImageError:
+    wanted = f"at most {PIXELS.limit:.0f} pixels"
+    return refusal(wanted, what, f"scale it down first, or raise {PIXELS.variable} where you trust its maker")
 
 
 def _read(path: str) -> bytes:
@@ -102,12 +108,14 @@ def _translated(label: str) -> Iterator[None]:
     except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise refusal(f"at most {MAX_PIXELS} pixels", f"{label}: {error}", "scale it down first") from error
+        raise _too_large(f"{label}: {brief(error)}") from error
     except UnidentifiedImageError as error:
         wanted = f"an image ({', '.join(FORMATS)})"
-        raise refusal(wanted, f"{label}: Pillow cannot identify it", "convert it to PNG") from error
+        raise refusal(
+            wanted, f"{label}: Pillow cannot identify it as one of these", "convert it to PNG"
+        ) from error
     except Exception as error:
-        what = f"{label}: truncated or damaged ({type(error).__name__}: {error})"
+        what = f"{label}: truncated or damaged ({type(error).__name__}: {brief(error)})"
         raise refusal("a complete image", what, "fetch or export it again") from error
 
 

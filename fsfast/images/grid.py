@@ -19,7 +19,7 @@ from PIL import Image
 
 from fsfast.errors import ImageError
 from fsfast.images.arrays import decode_array, shape_remedy
-from fsfast.images.decoding import MAX_PIXELS, decode_file, decode_pil, refusal
+from fsfast.images.decoding import decode_file, decode_pil, refusal
 
 Fit = Literal["squash", "crop", "pad"]
 
@@ -29,6 +29,10 @@ FILTERS = {
 }
 # Middle grey is nearly 0 after the normalisation of CLIP and on the purifier's scale of [−1, 1].
 PAD_VALUE = 128
+
+
+# Pixels; no network comes near it.
+MAX_GRID = 178_956_970
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ class Grid:
     filter: str = "bicubic"
 
     def __post_init__(self) -> None:
-        if not (self.height >= 1 and self.width >= 1 and self.height * self.width <= MAX_PIXELS):
+        if not (self.height >= 1 and self.width >= 1 and self.height * self.width <= MAX_GRID):
             raise ValueError(
-                f"wanted a grid of 1 to {MAX_PIXELS} pixels, got {self.height}×{self.width} (height×width)"
+                f"wanted a grid of 1 to {MAX_GRID} pixels, got {self.height}×{self.width} (height×width)"
             )
         if self.fit not in get_args(Fit):
             raise ValueError(f"wanted fit to be one of {', '.join(get_args(Fit))}; got {self.fit!r}")

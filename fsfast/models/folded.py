@@ -9,7 +9,7 @@ from safetensors.torch import load
 from torch import nn
 
 from fsfast.engine.engine import Engine
-from fsfast.errors import EngineError
+from fsfast.errors import EngineError, brief
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import FoldedUNet, UNetConfig
 from fsfast.models.vit import ViTConfig, ViTFeatures
@@ -25,7 +25,12 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
     Raises:
         EngineError: its architecture is unknown, or does not fit its weights.
     """
-    weights = load(engine.read(engine.manifest.weights[precision]))
+    content = engine.read(engine.manifest.weights[precision])
+    try:
+        weights = load(content)
+    # The reader raises its own errors and, for dtypes that it lacks, KeyError or AttributeError.
+    except Exception as error:
+        raise EngineError(f"{engine.path}: its weights are not a safetensors file: {brief(error)}") from None
     modules = {}
     for stage in engine.manifest.stages:
         own = {
@@ -35,10 +40,10 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
         }
         try:
             with torch.device("meta"):
-                module = _module(engine.manifest.record["architecture"][stage])
+                module = _module(engine.manifest.record["architecture"][stage], len(own))
             module.load_state_dict(own, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            reason = brief(error)
             raise EngineError(
                 f"{engine.path}: the {stage} cannot be built from its architecture: {reason}"
             ) from None
@@ -46,11 +51,15 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
     return modules
 
 
-def _module(architecture: dict[str, Any]) -> nn.Module:
+def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
     # JSON has lists where the configurations have tuples.
     config: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in architecture["config"].items()
     }
+    # Each block has weights; a number without them would only cost time.
+    blocks = max(int(config.get(name, 1)) for name in ("layers", "blocks", "res_blocks"))
+    if blocks * len(config.get("multipliers", [0])) > tensors:
+        raise ValueError(f"it has {blocks} blocks, its weights are {tensors} tensors")
     kind = architecture["type"]
     if kind == "unet":
         return FoldedUNet(UNetConfig(**config))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from string import Template
 
 from fsfast.report import sections
 from fsfast.report.data import DemoResult
-from fsfast.report.markup import section
+from fsfast.report.markup import escape, section
 from fsfast.report.summary import only_these_classes
 from fsfast.report.text import RANDOM_WEIGHTS
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from html import escape
 from pathlib import Path
 
 from fsfast.certificates.certificate import Certificate
 from fsfast.report.charts import score_histograms
 from fsfast.report.curves import method_curves
+from fsfast.report.markup import escape
 from fsfast.report.svg import INK
 
 _MARGIN, _CAPTION = 14.0, 22.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 
 from fsfast.certificates.certificate import Certificate
@@ -11,7 +9,7 @@ from fsfast.report import charts
 from fsfast.report.curves import certificate_curves, method_curves, swatch
 from fsfast.report.data import COSINE, RADII, Attack, Case, DemoResult, Seen
 from fsfast.report.gather import LATENCY_RUNS
-from fsfast.report.markup import figure, image, picture, section, table
+from fsfast.report.markup import escape, figure, image, picture, section, table
 from fsfast.report.summary import attack_sizes
 from fsfast.report.text import show_bound, show_radius
 from fsfast.runtime.pipeline import STEPS

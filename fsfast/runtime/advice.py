@@ -11,12 +11,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 from fsfast import machine
 from fsfast.backends.cpu import installed
 from fsfast.engine.engine import Engine
-from fsfast.files import cache_folder, write_whole
+from fsfast.files import read_cached, write_cached
 from fsfast.machine import device_class, processor
 from fsfast.strict_json import parse_json
 
@@ -81,17 +80,16 @@ def faster_precision(engine: Engine, precision: str, cosine: float = 0.999) -> s
 
 def remember(engine: Engine, speeds: Mapping[str, Speed]) -> None:
     """Keep what was measured of an engine's precisions on this machine, in the user's cache."""
-    place = _place(engine)
+    content = json.dumps({name: vars(speed) for name, speed in speeds.items()}).encode()
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place, json.dumps({name: vars(speed) for name, speed in speeds.items()}).encode())
+        write_cached(content, *_place(engine))
     except OSError as error:
         logger.warning("what was measured cannot be cached: %s", error)
 
 
 def _remembered(engine: Engine) -> dict[str, Speed]:
     try:
-        record = parse_json(_place(engine).read_bytes())
+        record = parse_json(read_cached(*_place(engine)) or b"")
         return {
             str(name): Speed(str(s["backend"]), float(s["milliseconds"]), float(s["cosine"]))
             for name, s in record.items()
@@ -100,6 +98,6 @@ def _remembered(engine: Engine) -> dict[str, Speed]:
         return {}
 
 
-def _place(engine: Engine) -> Path:
+def _place(engine: Engine) -> tuple[str, str]:
     about = (engine.digest, device_class(), sorted(installed().items()))
-    return cache_folder() / "speeds" / sha256(repr(about).encode()).hexdigest()
+    return "speeds", sha256(repr(about).encode()).hexdigest()

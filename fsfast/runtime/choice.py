@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from fsfast.backends.selftest import check_golden, golden_rows
 from fsfast.engine.engine import Engine
 from fsfast.engine.profile import Work
 from fsfast.errors import BackendUnavailable, EngineError
-from fsfast.files import cache_folder, write_whole
+from fsfast.files import read_cached, write_cached
 from fsfast.machine import device_class
 from fsfast.strict_json import parse_json
 
@@ -109,7 +108,7 @@ def _without_measuring(engine: Engine, work: Work) -> tuple[Choice | None, list[
 def remembered(engine: Engine, work: Work) -> Choice | None:
     """Return what was measured before on this machine, or None."""
     try:
-        record = parse_json(_place(engine, work).read_bytes())
+        record = parse_json(read_cached(*_place(engine, work)) or b"")
         times = {str(name): float(ms) for name, ms in record["milliseconds"].items()}
         backend = str(record["backend"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -177,16 +176,15 @@ def measure(engine: Engine, name: str, work: Work) -> float:
     return float(np.median(times)) * 1e3 / work.micro_batch
 
 
-def _place(engine: Engine, work: Work) -> Path:
-    """Return the file of a measurement; its name stands for everything that could change the result."""
+def _place(engine: Engine, work: Work) -> tuple[str, str]:
+    """Return the file of a measurement in the cache; its name stands for everything that could change the result."""
     about = (engine.digest, work, device_class(), sorted(installed().items()))
-    return cache_folder() / "choices" / sha256(repr(about).encode()).hexdigest()
+    return "choices", sha256(repr(about).encode()).hexdigest()
 
 
-def _remember(place: Path, choice: Choice) -> None:
+def _remember(place: tuple[str, str], choice: Choice) -> None:
     record = {"backend": choice.backend, "milliseconds": dict(choice.milliseconds)}
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place, json.dumps(record).encode())
+        write_cached(json.dumps(record).encode(), *place)
     except OSError as error:
         logger.warning("the choice of a back end cannot be cached (%s); it is made at every load", error)

@@ -21,9 +21,15 @@ def replace_mapper(path: Path, nodes: list[NodeProto]) -> None:
                 "tokens", TensorProto.FLOAT, ["M", *golden["mapper.input"].shape[1:]]
             )
         ],
-        [helper.make_tensor_value_info("mapped", TensorProto.FLOAT, None)],
+        [
+            helper.make_tensor_value_info(
+                "mapped", TensorProto.FLOAT, ["M", *golden["mapper.input"].shape[1:]]
+            )
+        ],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10, producer_name="fsfast"
+    )
     golden["mapper.output"] = golden["mapper.input"]
     replace_file(path, "golden.safetensors", save(golden))
     replace_file(path, "mapper.float32.onnx", model.SerializeToString())

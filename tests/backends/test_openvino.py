@@ -149,7 +149,9 @@ def test_bfloat16_is_less_exact_than_float32_and_repeats(engine, picture):
     assert 1e-4 < deviation < 0.05
 
 
-def test_a_graph_that_openvino_cannot_read(engine):
+def test_a_graph_that_openvino_cannot_read(engine, monkeypatch):
+    """Our own list of operators would refuse it before."""
+    monkeypatch.setattr("fsfast.engine.engine.check_graph", lambda *_, **__: None)
     replace_mapper(engine, [helper.make_node("NoSuchOperator", ["tokens"], ["mapped"])])
     with pytest.raises(EngineError, match=r"mapper\.float32\.onnx: OpenVINO .*NoSuchOperator"):
         openvino.BACKEND.open(load_engine(engine), MAPPER, threads=1)
@@ -172,5 +174,5 @@ def test_weights_that_changed_after_loading(engine):
 def test_weights_that_end_too_early(engine):
     """Every hash agrees, but the graph points beyond the end of the file."""
     replace_file(engine, "weights.float32.safetensors", b"short")
-    with pytest.raises(EngineError, match="buffer"):
+    with pytest.raises(EngineError, match="it ends too early"):
         openvino.BACKEND.open(load_engine(engine), MAPPER, threads=1)

@@ -33,7 +33,7 @@ def test_the_built_in_engine_passes_its_self_test(demo_path, micro_batch):
 
 
 def test_rows_that_depend_on_their_neighbours(engine):
-    """The mean over the batch of equal rows is right; beside other rows it is not."""
+    """The mean over the batch of equal rows is right; beside other rows it is not. No run is needed to see that."""
     nodes = [
         helper.make_node("ReduceMean", ["tokens", "axes"], ["mean"], keepdims=1),
         helper.make_node("Shape", ["tokens"], ["shape"]),
@@ -41,9 +41,11 @@ def test_rows_that_depend_on_their_neighbours(engine):
     ]
     axes = helper.make_node("Constant", [], ["axes"], value_ints=[0])
     replace_mapper(engine, [axes, *nodes])
-    assert self_test(engine, 1) == {"mapper": 0.0}
-    with pytest.raises(EngineError, match="row 0 of 4 changes with its neighbours"):
-        self_test(engine, 4)
+    for rows in (1, 4):
+        with pytest.raises(
+            EngineError, match="ReduceMean along axis 0 would bring rows of the micro-batch together"
+        ):
+            self_test(engine, rows)
 
 
 def test_a_random_op_is_refused(engine):

@@ -17,8 +17,8 @@ import fsfast
 from fsfast.certificates.reading import parse_certificate
 from fsfast.cli import main
 from fsfast.files import check_target, write_whole
-from fsfast.progress import progress_bar
 from fsfast.report.examples import load_examples
+from fsfast.runtime.progress import progress_bar
 
 
 @pytest.fixture

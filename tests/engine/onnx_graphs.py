@@ -41,4 +41,4 @@ def model(nodes=(), initialisers=(), **options) -> onnx.ModelProto:
     graph = helper.make_graph(
         list(nodes) or [helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y], list(initialisers)
     )
-    return helper.make_model(graph, **options)
+    return helper.make_model(graph, **{"producer_name": "fsfast", **options})

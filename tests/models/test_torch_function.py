@@ -8,11 +8,13 @@ import torch
 
 import fsfast
 from fsfast.engine.engine import load_engine
+from fsfast.errors import EngineError
 from fsfast.images.grid import to_grid
 from fsfast.kernels import noisy_batch
 from fsfast.models.folded import load_folded
 from fsfast.models.torch_function import TorchFunction
 from fsfast.runtime.sampling import micro_batches
+from tests.forging import replace_file, rewrite
 
 SEED, SAMPLES = 99, 3
 CHOICES = [None, ("encoder",), ("encoder", "mapper"), ("purifier", "encoder")]
@@ -64,3 +66,18 @@ def test_folded_networks_need_no_gradients_of_their_own(demo_path):
     assert not any(
         p.requires_grad for m in load_folded(load_engine(demo_path)).values() for p in m.parameters()
     )
+
+
+def test_more_blocks_than_weights_are_not_built(engine):
+    """A number in a manifest would cost a minute for every hundred thousand."""
+    rewrite(engine, lambda record: record["architecture"]["encoder"]["config"].update(layers=10**9))
+    with pytest.raises(
+        EngineError, match=r"the encoder cannot be built .* 1000000000 blocks, its weights are"
+    ):
+        load_folded(load_engine(engine))
+
+
+def test_weights_that_are_no_safetensors(engine):
+    replace_file(engine, "weights.float32.safetensors", b"junk")
+    with pytest.raises(EngineError, match="its weights are not a safetensors file"):
+        load_folded(load_engine(engine))

@@ -12,16 +12,18 @@ from importlib.metadata import packages_distributions
 import numpy as np
 
 from fsfast.backends.base import CpuBackend, Graph, check_arithmetic, stage_shapes
+from fsfast.backends.quiet import silenced
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import StageVariant
 from fsfast.engine.onnx_arrays import stored_arrays
 from fsfast.engine.onnx_unsigned import may_saturate, with_unsigned_weights
 from fsfast.engine.profile import Work
-from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.errors import BackendUnavailable, EngineError, brief
 from fsfast.machine import sums_8_bit_products_exactly
 
 try:
-    import onnxruntime
+    with silenced():
+        import onnxruntime
 except ImportError as error:
     raise BackendUnavailable(
         f"the back end onnxruntime needs the package onnxruntime ({error}); pip install 'fsfast[cpu]'"
@@ -89,7 +91,7 @@ class OnnxRuntime:
         """As `CpuBackend.open`: one session per stage."""
         check_arithmetic("onnxruntime", self.arithmetics(), engine.manifest, work.precision, work.stages)
         graphs: dict[str, Graph] = {}
-        for stage, variant, graph, weights in engine.stages(work.precision, work.stages):
+        for stage, variant, graph, weights in engine.stages(work.precision, work.stages, work.micro_batch):
             try:
                 session = open_session(graph, weights, work.graph_threads)
             except RuntimeError as error:
@@ -139,6 +141,8 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # It would take bytes that begin so for a model in a format of its own, which nobody has walked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.use_deterministic_compute = provider[0] != "CPUExecutionProvider"
     try:
         tensors = stored_arrays(graph, weights)
@@ -150,7 +154,7 @@ def open_session(
         )
         return onnxruntime.InferenceSession(graph, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
-        raise RuntimeError(f"ONNX Runtime {version()} cannot open the graph: {error}") from error
+        raise RuntimeError(f"ONNX Runtime {version()} cannot open the graph: {brief(error)}") from error
 
 
 BACKEND: CpuBackend = OnnxRuntime()

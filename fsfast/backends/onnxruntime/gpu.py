@@ -16,7 +16,7 @@ from fsfast.backends.device.stages import GpuBackend, Stage, Stages
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import Manifest, StageVariant
 from fsfast.engine.profile import Work
-from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.errors import BackendUnavailable, EngineError, brief
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -66,7 +66,7 @@ class SessionStage:
             self._session.run_with_iobinding(binding, self._options)  # type: ignore[attr-defined]
         # ONNX Runtime's exceptions share no public base class.
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = brief(error)
             remedy = "; take a smaller micro_batch" if "alloc" in reason or "memory" in reason else ""
             raise EngineError(f"onnxruntime cannot run {len(x)} rows: {reason}{remedy}") from error
         return out
@@ -110,7 +110,7 @@ class OnnxRuntime:
         check_arithmetic("onnxruntime", ("float32",), engine.manifest, work.precision, work.stages)
         wanted = provider(lane)
         run: dict[str, Stage] = {}
-        for stage, variant, graph, weights in engine.stages(work.precision, work.stages):
+        for stage, variant, graph, weights in engine.stages(work.precision, work.stages, work.micro_batch):
             try:
                 session = open_session(graph, weights, provider=wanted)
             except RuntimeError as error:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from fsfast.errors import CheckpointError
@@ -40,12 +41,8 @@ class TensorFile(Protocol):
 
 
 class _Safetensors:
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = safe_open(path, framework="pt")
-        # The library raises SafetensorError for a bad header, OSError for the rest.
-        except Exception as error:
-            raise _damaged(path, error) from None
+    def __init__(self, file: Any) -> None:
+        self._file = file
         self.names = frozenset(self._file.keys())
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -67,6 +64,37 @@ class _StateDict:
         return self._tensors[name]
 
 
+def _open_safetensors(path: Path) -> TensorFile:
+    try:
+        try:
+            return _Safetensors(safe_open(path, framework="pt"))
+        except Exception as error:
+            if not _cannot_map(error):
+                raise
+            return _StateDict(load(path.read_bytes()))
+    # The library raises SafetensorError for a bad header, OSError for the rest.
+    except Exception as error:
+        raise _damaged(path, error) from None
+
+
+def _load_pickle(path: Path, *, mapped: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        if not (mapped and _cannot_map(error)):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+
+
+def _cannot_map(error: Exception) -> bool:
+    """Whether a library says that the file system cannot map files: some do not, on a network or in a container.
+
+    The file is then read whole: nothing is wrong with it.
+    """
+    text = str(error)
+    return "No such device" in text or "unable to mmap" in text or "os error 19" in text
+
+
 def open_tensors(path: Path) -> TensorFile:
     """Open a weights file by what is in it, whatever its name.
 
@@ -79,12 +107,12 @@ def open_tensors(path: Path) -> TensorFile:
     """
     kind = _kind(path)
     if kind == "safetensors":
-        return _Safetensors(path)
+        return _open_safetensors(path)
     if kind == "zip":
         _check_zip(path)
     try:
         # Mapped, so that the other tensors of a large file are never read; the old format has to be read whole.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
+        content = _load_pickle(path, mapped=kind == "zip")
     # A malformed pickle raises anything: UnpicklingError, EOFError, RuntimeError, KeyError, …
     except Exception as error:
         raise _not_loaded(path, error) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -81,7 +82,9 @@ class CpuPipeline:
             raise FsfastError("the encoder is closed; open a new SmoothedEncoder")
         if self._process != os.getpid():
             # Threads do not survive a fork; their buffers may be in any state.
-            self._start()
+            with _restarting.lock:
+                if self._process != os.getpid():
+                    self._start()
 
     def run(
         self,
@@ -238,6 +241,20 @@ class CpuPipeline:
             tokens=tokens,
             refined=np.zeros_like(tokens) if "mapper" in self._graphs else tokens,
         )
+
+
+class _Restarting:
+    """A lock that is free in the child of a fork, whoever held it in the parent."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.Lock()
+
+
+_restarting = _Restarting()
 
 
 class _Clock:
