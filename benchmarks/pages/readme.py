@@ -135,8 +135,9 @@ def render_fuzz(path: Path) -> str:
     """Return what became of mutated files."""
     if not path.exists():
         return ""
-    rows = read(path)
-    return markdown(list(rows[0]), [list(row.values()) for row in rows])
+    tables = [path, path.with_name("kills.csv"), path.with_name("sanitize.csv")]
+    found = [read(table) for table in tables if table.exists()]
+    return "\n".join(markdown(list(rows[0]), [list(row.values()) for row in rows]) for rows in found)
 
 
 def _none(share: str) -> str:

@@ -7,7 +7,6 @@ run again by `--only "KIND" NUMBER`. Results are added to benchmarks/results/fuz
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Queue
 
+from benchmarks.measuring.files import write_table
+from benchmarks.measuring.tables import read
 from tests.fuzz.cases import KINDS, OUTCOMES, run_case
 
 ROOT = Path(__file__).parents[2]
@@ -96,21 +97,20 @@ def outcomes(cases: Sequence[tuple[str, int]], workers: int) -> Iterator[tuple[s
 
 def read_results() -> dict[str, Counter[str]]:
     """Return kind → outcome → number of cases, as the results file has them."""
-    if not RESULTS.exists():
-        return {}
-    with RESULTS.open(newline="", encoding="utf-8") as handle:
-        return {row["kind"]: Counter({k: int(row[k]) for k in OUTCOMES}) for row in csv.DictReader(handle)}
+    rows = read(RESULTS) if RESULTS.exists() else []
+    return {row["kind"]: Counter({k: int(row[k]) for k in OUTCOMES}) for row in rows}
 
 
 def write_results(results: dict[str, Counter[str]]) -> None:
     """Write the results file."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["kind", "cases", *OUTCOMES])
-        for kind in KINDS:
-            if counts := results.get(kind):
-                writer.writerow([kind, counts.total(), *(counts[o] for o in OUTCOMES)])
+    done = {kind: results[kind] for kind in KINDS if kind in results}
+    write_table(
+        RESULTS,
+        [
+            {"kind": k, "cases": counts.total(), **{o: counts[o] for o in OUTCOMES}}
+            for k, counts in done.items()
+        ],
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,11 +135,14 @@ def main(argv: list[str] | None = None) -> int:
     done = {kind: results.get(kind, Counter()).total() for kind in kinds}
     cases = [(kind, done[kind] + i) for kind in kinds for i in range(args.cases)]
     odd = 0
-    for kind, number, outcome, said in outcomes(cases, args.workers):
+    # In parts, so that an interruption loses little; cases of a kind that it cut off are run again.
+    for count, (kind, number, outcome, said) in enumerate(outcomes(cases, args.workers), 1):
         results.setdefault(kind, Counter())[outcome] += 1
         if outcome not in ("refused", "harmless"):
             odd += 1
             print(f"{outcome}: {kind!r} {number}: {said}", flush=True)
+        if count % 1000 == 0:
+            write_results(results)
     write_results(results)
     for kind in kinds:
         print(f"{kind}: {', '.join(f'{results[kind][o]} {o}' for o in OUTCOMES if results[kind][o])}")

@@ -7,7 +7,6 @@ nothing is lost but the image in progress, and the same command goes on. Writes 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import random
 import shutil
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 import fsfast
+from benchmarks.measuring.files import write_table
 from fsfast.engine.engine import load_engine
 
 ROOT = Path(__file__).parents[2]
@@ -191,11 +191,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     chance = random.Random(0)
     rows = [kills(kind, args.moments, chance) for kind in (Certify, Encode, Export)] + places()
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["command", "tried", "faults"])
-        writer.writerows(rows)
+    write_table(
+        RESULTS, [{"command": name, "tried": tried, "faults": faults} for name, tried, faults in rows]
+    )
     for name, tried, faults in rows:
         print(f"{name}: {faults} faults of {tried}")
     return 1 if any(faults for _, _, faults in rows) else 0

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pybind11
 
+from benchmarks.measuring.files import write_table
 from fsfast.kernels.cpu import INSTRUCTION_SETS
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "sanitize"
+RESULTS = ROOT / "benchmarks" / "results" / "fuzz" / "sanitize.csv"
 FLAGS = [
     *("-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
     *("-ffp-contract=off", "-fno-trapping-math"),
@@ -63,15 +65,17 @@ def main(argv: list[str] | None = None) -> int:
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONMALLOC": "malloc",
     }
-    failed = 0
+    rows = []
     for name in INSTRUCTION_SETS:
         line = [sys.executable, "-m", "tests.sanitize.driver", str(extension), str(args.cases)]
         done = subprocess.run(
             line, cwd=ROOT, env={**environment, "FSFAST_INSTRUCTION_SET": name}, check=False
         )
-        print(f"{name}: {'clean' if done.returncode == 0 else f'exit {done.returncode}'}", flush=True)
-        failed += done.returncode != 0
-    return 1 if failed else 0
+        outcome = "clean" if done.returncode == 0 else f"exit {done.returncode}"
+        rows.append({"instruction set": name, "calls of each kind": args.cases, "outcome": outcome})
+        print(f"{name}: {outcome}", flush=True)
+    write_table(RESULTS, rows)
+    return 0 if all(row["outcome"] == "clean" for row in rows) else 1
 
 
 if __name__ == "__main__":

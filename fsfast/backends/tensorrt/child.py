@@ -39,7 +39,8 @@ def _build(folder: Path, request: dict[str, Any], file: TextIO) -> dict[str, Any
     engine = load_engine(request["engine"])
     if engine.digest != request["digest"]:
         raise EngineError("another engine stands there than the one that was loaded; load it again")
-    graph, weights = engine.graph(stage, precision), engine.read(engine.manifest.weights[precision])
+    graph = engine.graph(stage, precision, request["micro_batch"])
+    weights = engine.read(engine.manifest.stages[stage][precision].weights)
     tensors = stage_tensors(engine.manifest, stage, precision)
     start = time.perf_counter()
     plan = build_plan(library, new_log(library, file), graph, weights, tensors, request["micro_batch"])
