@@ -195,7 +195,7 @@ def _check_tensors(engine: Engine, stage: str, variant: StageVariant, model: ope
         if fits != [True]:
             wanted = f"one tensor {name!r} of shape [M, {', '.join(map(str, shape))}]"
             got = ", ".join(f"{sorted(port.get_names())} {port.partial_shape}" for port in found)
-            raise EngineError(f"{engine.path}: {variant.file}: wanted {wanted}, got {got}")
+            raise EngineError(f"{engine.path}: {variant.file}: wanted {brief(wanted)}, got {brief(got)}")
 
 
 def _brief(error: Exception) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fsfast.engine.graph_check import check_graph
 from fsfast.engine.manifest import SCHEMA_VERSION, FileEntry, Manifest, StageVariant, parse_manifest
-from fsfast.errors import EngineError
+from fsfast.errors import EngineError, brief
 from fsfast.files import file_sha256
 from fsfast.kernels.tables import check_thresholds, noise_reach
 from fsfast.strict_json import parse_json
@@ -164,7 +164,7 @@ def _load(path: Path) -> Engine:
     try:
         manifest = parse_manifest(record)
     except ValueError as error:
-        raise EngineError(f"{path}: {MANIFEST} is malformed: {error}") from None
+        raise EngineError(f"{path}: {MANIFEST} is malformed: {brief(error)}") from None
     _check_listing(path, manifest)
     for name, entry in manifest.files.items():
         _verify(path, name, entry)

@@ -153,6 +153,8 @@ def _end(value_info: memoryview) -> tuple[str, str, tuple[int, ...]]:
     shape = []
     for dimension in _inner(tensor, "shape", _SHAPE).get("dim", []):
         fields = read(dimension, _DIMENSION, "dimension")
+        # Decoded, as libraries will.
+        text(fields, "dim_param")
         shape.append(int(fields["dim_value"][0]) if "dim_value" in fields else 0)
     if not 1 <= len(shape) <= onnx_bytes.MOST_AXES or any(not 0 < size < 1 << 31 for size in shape[1:]):
         raise ValueError(f"wanted {name!r} [M, …], got {brief(shape)}")

@@ -275,3 +275,10 @@ def test_a_long_noise_table_is_not_parsed(engine, monkeypatch):
     replace_file(engine, "noise.npy", bytes(1 << 20))
     with pytest.raises(EngineError, match="wanted a header and"):
         load_engine(engine)
+
+
+def test_long_names_are_cut_in_messages(engine):
+    rewrite(engine, lambda record: record["stages"]["encoder"]["float32"].update(opset="x" * 5000))
+    with pytest.raises(EngineError) as said:
+        load_engine(engine)
+    assert len(str(said.value)) < 600

@@ -329,3 +329,10 @@ def test_what_a_checker_could_stumble_over():
     model = onnx.load_model_from_string(graph_of([IDENTITY]))
     model.graph.input[0].CopyFrom(deep)
     refused(model.SerializeToString(), "wanted 'x'")
+
+
+def test_a_dimensions_name_is_text():
+    """ONNX Runtime's binding raises UnicodeDecodeError where somebody asks for the shape."""
+    content = graph_of([IDENTITY])
+    assert content.count(b"\x12\x01M") == 2
+    refused(content.replace(b"\x12\x01M", b"\x12\x01\xc7"), "can't decode byte 0xc7")

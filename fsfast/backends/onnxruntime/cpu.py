@@ -115,7 +115,7 @@ def check_tensors(
         wanted = f"one tensor {name!r} of shape [M, {', '.join(map(str, shape))}]"
         got = ", ".join(f"{tensor.name!r} {tensor.shape}" for tensor in found)
         if [tensor.name for tensor in found] != [name] or found[0].shape[1:] != shape:
-            raise EngineError(f"{engine.path}: {variant.file}: wanted {wanted}, got {got}")
+            raise EngineError(f"{engine.path}: {variant.file}: wanted {brief(wanted)}, got {brief(got)}")
 
 
 def open_session(
