@@ -19,11 +19,20 @@ def parse_json(content: str | bytes) -> Any:
         ValueError: it is not JSON, or readers could differ about it.
     """
     try:
-        return json.loads(
+        document = json.loads(
             content, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
         )
+        # Only an escape (or bytes of another encoding) makes such text: \ud800 alone is no character, and many readers
+        # refuse it.
+        if (b"\\u" if isinstance(content, bytes) else "\\u") in content:  # type: ignore[operator]
+            json.dumps(document, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"half a character: \\u{ord(error.object[error.start]):x} without its other half"
+        ) from None
+    return document
 
 
 def _refuse_constant(word: str) -> float:

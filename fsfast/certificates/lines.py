@@ -75,4 +75,15 @@ def load_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
     records, _ = read_file(name)
     if len(records) == 1:
         return [parse_certificate(records[0], name)]
-    return [parse_certificate(record, f"{name}, line {number}") for number, record in enumerate(records, 1)]
+    certificates: list[Certificate] = []
+    inflated = 0.0
+    for number, record in enumerate(records, 1):
+        certificate = parse_certificate(record, f"{name}, line {number}")
+        tokens = certificate.token_scores
+        inflated += (certificate.scores.nbytes + (0 if tokens is None else tokens.nbytes)) / 1e6
+        try:
+            FILE.check(inflated, f"what {name} holds up to line {number}")
+        except ValueError as error:
+            raise CertificateError(str(error)) from None
+        certificates.append(certificate)
+    return certificates

@@ -81,3 +81,25 @@ def test_another_alpha_is_another_statement(encoder, record):
     assert encoder.verify(parse_certificate(to_record(other)), DATA / "image.png").verdict == "same"
     text = (Path(__file__).parents[2] / "docs" / "certificates.md").read_text(encoding="utf-8")
     assert "another α" in text
+
+
+def test_half_a_character_is_no_text(tmp_path, record):
+    """Python reads it and cannot write it; other readers refuse it."""
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(record).replace("image.png", r"\ud800image.png"))
+    assert r"\ud800" in path.read_text()
+    with pytest.raises(CertificateError, match=r"half a character: \\ud800"):
+        fsfast.load_certificate(path)
+    path.write_text(json.dumps(record).replace("image.png", r"\ud83d\ude00.png"))
+    assert fsfast.load_certificate(path).image_name.endswith("😀.png")
+
+
+def test_many_small_lines_that_inflate_to_much(tmp_path, record, monkeypatch):
+    path = tmp_path / "lines.jsonl"
+    path.write_text((json.dumps(record) + "\n") * 8)
+    assert len(fsfast.load_certificates(path)) == 8
+    # Here the text is larger than the scores; only they count.
+    monkeypatch.setattr(lines, "read_file", lambda _: ([record] * 8, b""))
+    monkeypatch.setenv(lines.FILE.variable, str(3.5 * 24 * 8 / 1e6))
+    with pytest.raises(CertificateError, match=r"holds up to line 4 needs .* set FSFAST_MAX_CERTIFICATES_MB"):
+        fsfast.load_certificates(path)
