@@ -12,6 +12,7 @@ from fsfast.backends.tensorrt import plan_folder, prepare_plan
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
 from fsfast.engine.engine import Engine, load_engine
 from fsfast.errors import FsfastError
+from fsfast.report.text import table
 from fsfast.runtime.options import check_micro_batch, choose_precision, default_micro_batch
 
 _HEADINGS = ("stage", "nodes", "layers", "build s", "plan MB", "peak MB", "")
@@ -150,12 +151,7 @@ def _table(rows: list[Row]) -> str:
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(_HEADINGS, *cells, strict=True)]
-    lines = []
-    for stage, *numbers, remark in (_HEADINGS, *cells):
-        middle = (number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True))
-        lines.append("  ".join([stage.ljust(widths[0]), *middle, remark]).rstrip())
-    return "\n".join(lines)
+    return table(cells, _HEADINGS)
 
 
 if __name__ == "__main__":
