@@ -40,9 +40,10 @@ _HEIC = FileKind(
 )
 _AVIF = FileKind("an AVIF image", image=True)
 _FILM = FileKind("a film", as_image="take a frame of it, as PNG")
-_FEATURES = FileKind("a file of smoothed features")
+FEATURES = FileKind("a file of smoothed features")
+CERTIFICATE = FileKind("a certificate of fsfast")
 _OURS = {
-    b"fsfast-certificate": FileKind("a certificate of fsfast"),
+    b"fsfast-certificate": CERTIFICATE,
     b"fsfast-engine": FileKind("the manifest of an engine"),
 }
 # What files of a kind begin with.
@@ -83,9 +84,11 @@ def recognise(head: bytes) -> FileKind | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return FileKind("a WebP image", image=True)
     if head.startswith(b"PK\3\4") and head[_ZIPPED_NAME:].startswith(b"features.npy"):
-        return _FEATURES
+        return FEATURES
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
-        return _FEATURES if b"fsfast-features" in head else FileKind("a safetensors file")
+        # The library writes what it says about itself in any order.
+        ours = b"fsfast-features" in head or b"seed_origins" in head
+        return FEATURES if ours else FileKind("a safetensors file of something else")
     for beginning, kind in _BEGINNINGS.items():
         if head.startswith(beginning):
             return kind
