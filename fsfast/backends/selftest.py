@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from safetensors.numpy import load
@@ -12,15 +16,29 @@ from fsfast.backends.base import Graph
 from fsfast.engine.engine import Engine
 from fsfast.engine.profile import Profile
 from fsfast.errors import EngineError, brief
-from fsfast.files import read_cached, write_cached
+from fsfast.files import cache_folder, read_cached, write_cached
+from fsfast.machine import processor
 
 # Part of a mark's name: a function that passed an older test is tested again.
-VERSION = 4
+VERSION = 5
 
 logger = logging.getLogger("fsfast")
 
 
-def check_golden(engine: Engine, graphs: dict[str, Graph], profile: Profile) -> dict[str, float]:
+@dataclass(frozen=True)
+class Passed:
+    """What an engine that passed its self-test gave.
+
+    Attributes:
+        deviations: stage → largest deviation, relative to the largest magnitude of the stored output.
+        outputs: stage → sha256 of the output of M copies of the stored input, [M, …] float32, little endian.
+    """
+
+    deviations: Mapping[str, float]
+    outputs: Mapping[str, str]
+
+
+def check_golden(engine: Engine, graphs: dict[str, Graph], profile: Profile) -> Passed:
     """Run every stage on its stored input: right values, equal bits in every row, again and side by side.
 
     Certificates hold for a fixed function of one image; a stage that draws random numbers, or whose row depends
@@ -32,17 +50,17 @@ def check_golden(engine: Engine, graphs: dict[str, Graph], profile: Profile) -> 
         profile: its precision says whose tolerances hold; the stored row is repeated to a micro-batch.
 
     Returns:
-        stage → largest deviation, relative to the largest magnitude of the stored output.
+        the largest deviations, and what later runs must give again.
 
     Raises:
         EngineError: the golden file is malformed, or a stage cannot run, deviates by more than its tolerance,
             gives other bits the second time, or other bits beside other rows.
     """
     golden = load_golden(engine, list(graphs), profile.precision)
-    deviations = {}
+    deviations, outputs = {}, {}
     for stage, graph in graphs.items():
         x, wanted = golden[stage]
-        where = f"{engine.path}: self-test failed: {stage} ({profile.precision})"
+        where = _where(engine, stage, profile)
         rows = np.repeat(x, profile.micro_batch, axis=0)
         got = _run(graph, rows, wanted, where)
         deviation = float(np.abs(got - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
@@ -52,15 +70,68 @@ def check_golden(engine: Engine, graphs: dict[str, Graph], profile: Profile) -> 
                 f"{where} deviates from the stored output by {deviation:.2e}, at most {tolerance:.1e} is allowed; "
                 "try another back end or precision"
             )
-        if odd := [i for i, row in enumerate(got) if row.tobytes() != got[0].tobytes()]:
+        check_independence(graph, x, got, where)
+        deviations[stage], outputs[stage] = deviation, _sha256(got)
+    return Passed(deviations, outputs)
+
+
+def check_independence(graph: Graph, x: np.ndarray, got: np.ndarray, where: str) -> None:
+    """Refuse a stage that is no function of one row: equal bits in every row, again, side by side, beside others.
+
+    Args:
+        graph: the stage.
+        x: [1, …] float32, an input.
+        got: [M, …] float32, its output of M copies of it.
+        where: beginning of an error message.
+
+    Raises:
+        EngineError: its bits depend on the place, the run, the thread or the neighbours.
+    """
+    if odd := [i for i, row in enumerate(got) if row.tobytes() != got[0].tobytes()]:
+        raise EngineError(
+            f"{where}: row {odd[0]} of {len(got)} equal ones has other bits, so no certificate would hold; use "
+            "micro_batch = 1 or do not use this engine"
+        )
+    _check_repeats(graph, np.repeat(x, len(got), axis=0), got, where)
+    _check_neighbours(graph, x, got, where)
+
+
+def check_outputs(
+    engine: Engine, graphs: dict[str, Graph], profile: Profile, outputs: Mapping[str, str], mark: str
+) -> None:
+    """Run every stage once on its stored input: the bits must be those of the self-test.
+
+    A library that times algorithms, a driver, a variable of the environment can change bits that no version
+    names; certificates made before would then be about another function.
+
+    Args:
+        engine, graphs, profile: as `check_golden`.
+        outputs: of the self-test, as in `Passed`.
+        mark: where they come from, for messages.
+
+    Raises:
+        EngineError: the golden file is malformed, a stage cannot run, or gives other bits.
+    """
+    golden = load_golden(engine, list(graphs), profile.precision)
+    for stage, graph in graphs.items():
+        x, wanted = golden[stage]
+        where = _where(engine, stage, profile)
+        got = _sha256(_run(graph, np.repeat(x, profile.micro_batch, axis=0), wanted, where))
+        if got != outputs[stage]:
             raise EngineError(
-                f"{where}: row {odd[0]} of {len(got)} equal ones has other bits, so no certificate would hold; use "
-                "micro_batch = 1 or do not use this engine"
+                f"{where} gives other bits than in its self-test on this machine (sha256 {got[:16]}…, then "
+                f"{outputs[stage][:16]}…), though nothing that names them has changed ({profile.backend} "
+                f"{profile.backend_version}, {profile.device}); certificates made since then may not replay. Put back "
+                f"what changed (driver, environment variables, libraries), or remove {mark} to begin anew"
             )
-        _check_repeats(graph, rows, got, where)
-        _check_rows(graph, x, got, where)
-        deviations[stage] = deviation
-    return deviations
+
+
+def _where(engine: Engine, stage: str, profile: Profile) -> str:
+    return f"{engine.path}: self-test failed: {stage} ({profile.precision})"
+
+
+def _sha256(output: np.ndarray) -> str:
+    return hashlib.sha256(output.astype("<f4", copy=False).tobytes()).hexdigest()
 
 
 def golden_rows(
@@ -129,7 +200,7 @@ def _check_repeats(graph: Graph, rows: np.ndarray, got: np.ndarray, where: str) 
                 raise EngineError(f"{where} gives other bits the second time; do not use this engine")
 
 
-def _check_rows(graph: Graph, x: np.ndarray, alone: np.ndarray, where: str) -> None:
+def _check_neighbours(graph: Graph, x: np.ndarray, alone: np.ndarray, where: str) -> None:
     """Refuse a stage whose first or last row changes with its neighbours.
 
     Args:
@@ -157,14 +228,26 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def check_golden_once(engine: Engine, graphs: dict[str, Graph], profile: Profile, function_id: str) -> None:
-    """Run `check_golden` unless this function has passed it on this machine before."""
-    mark = ("self-tests", f"{function_id}.{VERSION}")
-    if read_cached(*mark) is not None:
+    """Run `check_golden`; where this function has passed it on this machine before, `check_outputs`."""
+    # Homes are shared between machines: processors of one device class may differ in their caches, and so in bits.
+    machine = hashlib.sha256(processor().encode()).hexdigest()[:8]
+    mark = ("self-tests", f"{function_id}.{VERSION}.{machine}")
+    if outputs := _outputs(read_cached(*mark), graphs):
+        check_outputs(engine, graphs, profile, outputs, str(cache_folder().joinpath(*mark)))
         return
-    deviations = check_golden(engine, graphs, profile)
-    text = ", ".join(f"{stage} {deviation:.1e}" for stage, deviation in deviations.items())
+    passed = check_golden(engine, graphs, profile)
+    text = ", ".join(f"{stage} {deviation:.1e}" for stage, deviation in passed.deviations.items())
     logger.info("self-test of %s passed: %s", engine.manifest.name, text)
     try:
-        write_cached(text.encode(), *mark)
+        write_cached(json.dumps(asdict(passed)).encode(), *mark)
     except OSError as error:
         logger.warning("the self-test's result cannot be cached (%s); it will run at every load", error)
+
+
+def _outputs(mark: bytes | None, graphs: dict[str, Graph]) -> dict[str, str] | None:
+    """Return stage → sha256 of a mark, or None where there is none that can be read."""
+    try:
+        outputs = json.loads(mark or b"")["outputs"]
+        return {stage: str(outputs[stage]) for stage in graphs}
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -22,9 +22,8 @@ from tests.forging import replace_file
 def self_test(path: Path, micro_batch: int, stages=("mapper",)) -> dict[str, float]:
     engine = load_engine(path)
     profile = Profile("onnxruntime", "1", "float32", micro_batch, "cpu", stages)
-    return check_golden(
-        engine, open_graphs(engine, "onnxruntime", Work("float32", stages), threads=1), profile
-    )
+    graphs = open_graphs(engine, "onnxruntime", Work("float32", stages), threads=1)
+    return dict(check_golden(engine, graphs, profile).deviations)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 7])
@@ -69,7 +68,7 @@ class Scripted:
 def scripted_test(path: Path, function, micro_batch: int = 3) -> dict[str, float]:
     replace_mapper(path, [helper.make_node("Identity", ["tokens"], ["mapped"])])
     profile = Profile("onnxruntime", "1", "float32", micro_batch, "cpu", ("mapper",))
-    return check_golden(load_engine(path), {"mapper": Scripted(function)}, profile)
+    return dict(check_golden(load_engine(path), {"mapper": Scripted(function)}, profile).deviations)
 
 
 def test_the_last_row_is_looked_at_too(engine):
@@ -137,25 +136,59 @@ def unknown_dtype() -> bytes:
     return len(header).to_bytes(8, "little") + header + b"\0\0"
 
 
-def test_marks_of_older_self_tests_do_not_count(demo_path, tmp_path, monkeypatch):
+@pytest.fixture
+def mapper(demo_path, tmp_path, monkeypatch):
+    """An engine, its mapper as ONNX Runtime opened it, and its profile; an empty cache."""
     monkeypatch.setenv("FSFAST_CACHE", str(tmp_path))
-    engine = load_engine(demo_path)
-    profile = Profile("onnxruntime", "1", "float32", 1, "cpu", ("mapper",))
+    engine, stages = load_engine(demo_path), ("mapper",)
+    graphs = open_graphs(engine, "onnxruntime", Work("float32", stages), threads=1)
+    return engine, graphs["mapper"], Profile("onnxruntime", "1", "float32", 2, "cpu", stages)
+
+
+class Changed:
+    """A graph whose output goes through a function of the number of the call."""
+
+    def __init__(self, graph, function):
+        self.graph, self.function, self.calls = graph, function, 0
+
+    def run(self, x, out):
+        self.graph.run(x, out)
+        self.calls += 1
+        out[:] = self.function(out, self.calls)
+
+
+def test_marks_of_older_self_tests_do_not_count(mapper, tmp_path):
+    engine, graph, profile = mapper
     (tmp_path / "self-tests").mkdir()
     (tmp_path / "self-tests" / "id").write_text("passed long ago")
-
-    class Broken:
-        def run(self, x, out):
-            out[:] = 0
-
     with pytest.raises(EngineError, match="deviates"):
-        check_golden_once(engine, {"mapper": Broken()}, profile, "id")
-    check_golden_once(
-        engine, open_graphs(engine, "onnxruntime", Work("float32", ("mapper",)), threads=1), profile, "id"
-    )
-    assert (tmp_path / "self-tests" / f"id.{VERSION}").is_file()
-    # Passed: not run again.
-    check_golden_once(engine, {"mapper": Broken()}, profile, "id")
+        check_golden_once(engine, {"mapper": Changed(graph, lambda y, call: 0 * y)}, profile, "id")
+    check_golden_once(engine, {"mapper": graph}, profile, "id")
+    (mark,) = (tmp_path / "self-tests").glob(f"id.{VERSION}.*")
+    # Passed: each stage runs once from now on.
+    counted = Changed(graph, lambda y, call: y)
+    check_golden_once(engine, {"mapper": counted}, profile, "id")
+    assert counted.calls == 1
+    # A mark that says nothing is no mark.
+    mark.write_text("{}")
+    check_golden_once(engine, {"mapper": counted}, profile, "id")
+    assert counted.calls > 2
+    assert json.loads(mark.read_text())["outputs"].keys() == {"mapper"}
+
+
+@pytest.mark.parametrize("last_bit_of", ["every row", "the last row"])
+def test_other_bits_in_a_later_process_are_refused(mapper, last_bit_of):
+    """A library that chooses its algorithm anew in every process is within the tolerance, and another function."""
+    engine, graph, profile = mapper
+    check_golden_once(engine, {"mapper": graph}, profile, "id")
+
+    def other(y, call):
+        rows = slice(None) if last_bit_of == "every row" else slice(-1, None)
+        y[rows, 0, 0] = np.nextafter(y[rows, 0, 0], np.float32(np.inf))
+        return y
+
+    with pytest.raises(EngineError, match=r"other bits than in its self-test.*remove .*self-tests.id"):
+        check_golden_once(engine, {"mapper": Changed(graph, other)}, profile, "id")
 
 
 def test_a_row_in_the_middle_that_differs(engine):

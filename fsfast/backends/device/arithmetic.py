@@ -24,6 +24,7 @@ _SETTINGS: list[tuple[Any, str, object]] = [
     (_MATMUL, "fp32_precision", "none"),
     (_MATMUL, "allow_bf16_reduced_precision_reduction", False),
     (_MATMUL, "allow_fp16_reduced_precision_reduction", False),
+    (_MATMUL, "allow_fp16_accumulation", False),
     (_CUDNN, "benchmark", False),
     (_CUDNN, "deterministic", True),
     (_CUDNN, "enabled", True),
@@ -31,6 +32,8 @@ _SETTINGS: list[tuple[Any, str, object]] = [
 # Which kernels attention may take; among these torch's choice depends on shapes and the GPU alone. cuDNN's are made
 # while they run, and belong to the thread that first asked for them.
 _ATTENTION = {"flash": True, "mem_efficient": True, "math": True, "cudnn": False}
+# The library of matrix products: a variable of the environment or a program may prefer another.
+_BLAS = "cublas"
 _lock = threading.Lock()
 _before: list[object] = []
 _inside = 0
@@ -47,7 +50,7 @@ def fixed_arithmetic() -> Iterator[None]:
     with _lock:
         if not _inside:
             _before = _get()
-            _set([*(value for _, _, value in _SETTINGS), *_ATTENTION.values()])
+            _set([*(value for _, _, value in _SETTINGS), *_ATTENTION.values(), _BLAS])
         _inside += 1
     try:
         yield
@@ -64,6 +67,7 @@ def _get() -> list[object]:
     for read in (
         *(partial(getattr, place, name) for place, name, _ in _SETTINGS),
         *(getattr(torch.backends.cuda, f"{name}_sdp_enabled") for name in _ATTENTION),
+        torch.backends.cuda.preferred_blas_library,
     ):
         try:
             found.append(read())
@@ -77,5 +81,7 @@ def _set(values: list[object]) -> None:
     for (place, name, _), value in zip(_SETTINGS, values[:count], strict=True):
         if value is not None:
             setattr(place, name, value)
-    for name, value in zip(_ATTENTION, values[count:], strict=True):
+    *attention, blas = values[count:]
+    for name, value in zip(_ATTENTION, attention, strict=True):
         getattr(torch.backends.cuda, f"enable_{name}_sdp")(value)
+    torch.backends.cuda.preferred_blas_library(cast(Any, blas))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,22 @@ def opened(place: torch.device, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     yield open_encoder
     for encoder in encoders:
         encoder.close()
+
+
+# Of float32, on a GPU: other libraries add in other orders than the CPU's, where the tests' own limits were measured.
+_ON_A_GPU = 1e-4
+
+
+@pytest.fixture
+def close(place: torch.device, record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Assert that arrays differ by at most `atol` on a CPU, and record the largest difference in the test report."""
+
+    def compare(got: np.ndarray, wanted: np.ndarray, atol: float, name: str = "deviation") -> None:
+        allowed = atol if place.type == "cpu" else max(atol, _ON_A_GPU)
+        record_property(name, float(np.abs(np.subtract(got, wanted, dtype=np.float64)).max()))
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=allowed)
+
+    return compare
 
 
 @pytest.fixture(scope="session")

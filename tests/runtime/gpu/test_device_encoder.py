@@ -17,26 +17,26 @@ TOLERANCES = {"float32": (1e-5, 3e-6), "float16": (6e-3, 2e-3), "bfloat16": (5e-
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_features_and_scores_are_those_of_the_cpu(opened, on_cpu, pictures, precision):
+def test_features_and_scores_are_those_of_the_cpu(opened, on_cpu, pictures, close, precision):
     encoder = opened(precision=precision)
     features, scores = TOLERANCES[precision]
     got = encoder.encode(pictures, 5, seeds=[1, 2, 3], raw_mean=True)
     wanted = on_cpu.encode(pictures, 5, seeds=[1, 2, 3], raw_mean=True)
     scale = np.abs(wanted.features).max()
-    np.testing.assert_allclose(got.features, wanted.features, atol=features * scale)
-    np.testing.assert_allclose(got.raw_mean, wanted.raw_mean, atol=features * scale)
+    close(got.features / scale, wanted.features / scale, features, "features")
+    close(got.raw_mean / scale, wanted.raw_mean / scale, features, "raw mean")
     served = on_cpu.encode(pictures[0], seeds=[7])
     certificate = encoder.certify(pictures[0], 12, seeds=[7])
     stated = on_cpu.certify(pictures[0], 12, served=served, seeds=[7])
-    np.testing.assert_allclose(certificate.scores, stated.scores, atol=scores)
+    close(certificate.scores, stated.scores, scores, "scores")
 
 
-def test_noise_has_the_bits_of_the_reference(opened, on_cpu, picture):
+def test_noise_has_the_bits_of_the_reference(opened, on_cpu, picture, close):
     """Of the levels, and of what the first network sees."""
     encoder = opened()
     got, wanted = (e.sample(picture, seed=5, index=3) for e in (encoder, on_cpu))
     np.testing.assert_array_equal(got.noisy, wanted.noisy)
-    np.testing.assert_allclose(got.purified, wanted.purified, atol=1e-5)
+    close(got.purified, wanted.purified, 1e-5)
     encoder.encode(picture, 4, seeds=[9])
     pipeline = encoder._function.pipeline
     (rows,) = micro_batches([9], 4, 4)
@@ -45,7 +45,7 @@ def test_noise_has_the_bits_of_the_reference(opened, on_cpu, picture):
     np.testing.assert_array_equal(pipeline._x_t.cpu().numpy(), expected)
 
 
-def test_certificates_replay_here_and_are_compared_elsewhere(opened, on_cpu, picture, tmp_path):
+def test_certificates_replay_here_and_are_compared_elsewhere(opened, on_cpu, picture, tmp_path, close):
     encoder = opened()
     certificate = encoder.certify(picture, 12, seeds=[3])
     certificate.save(tmp_path / "a.json")
@@ -53,7 +53,7 @@ def test_certificates_replay_here_and_are_compared_elsewhere(opened, on_cpu, pic
     assert encoder.verify(read, picture).verdict == "same"
     elsewhere = on_cpu.verify(read, picture)
     assert elsewhere.verdict == "cannot be checked bit for bit here"
-    assert elsewhere.deviation < 1e-5
+    close(elsewhere.deviation, 0.0, 1e-5)
     assert encoder.function_id != on_cpu.function_id
     back = encoder.verify(on_cpu.certify(picture, 12, seeds=[3]), picture)
     assert back.verdict == "cannot be checked bit for bit here"
@@ -79,24 +79,22 @@ def test_bits_do_not_depend_on_neighbours_or_threads(opened, pictures):
 
 
 @pytest.mark.slow
-def test_every_kind_of_certificate(opened, on_cpu, picture):
+def test_every_kind_of_certificate(opened, on_cpu, picture, close):
     """Single tokens, the clean anchor, sampling that stops, more samples than are read back together."""
     encoder = opened(micro_batch=1)
     tokens = encoder.certify(picture, 20, seeds=[3], per_token=True)
     wanted = on_cpu.certify(picture, 20, seeds=[3], per_token=True)
-    np.testing.assert_allclose(tokens.token_scores, wanted.token_scores, atol=1e-5)
+    close(tokens.token_scores, wanted.token_scores, 1e-5, "token scores")
     clean = encoder.certify(picture, 70, seeds=[3], anchor="clean")
-    np.testing.assert_allclose(
-        clean.scores, on_cpu.certify(picture, 70, seeds=[3], anchor="clean").scores, atol=3e-6
-    )
-    np.testing.assert_allclose(encoder.clean(picture), on_cpu.clean(picture), atol=1e-4)
+    close(clean.scores, on_cpu.certify(picture, 70, seeds=[3], anchor="clean").scores, 3e-6, "scores")
+    close(encoder.clean(picture), on_cpu.clean(picture), 1e-4, "clean")
     stopped = encoder.certify(picture, epsilon=0.1, cosine=0.3, n_max=40, seeds=[3])
     assert stopped.n == on_cpu.certify(picture, epsilon=0.1, cosine=0.3, n_max=40, seeds=[3]).n
     assert encoder.verify(stopped, picture).verdict == "same"
 
 
 @pytest.mark.parametrize("kind", ["pooled_path", "resized_path", "random_path"])
-def test_other_engines(opened, request, pictures, kind):
+def test_other_engines(opened, request, pictures, close, kind):
     """Pooled features without a purifier; a grid of another size than the encoder's input; random weights."""
     path = request.getfixturevalue(kind)
     encoder = opened(path)
@@ -104,15 +102,16 @@ def test_other_engines(opened, request, pictures, kind):
         wanted = other.encode(pictures, 3, seeds=[1, 2, 3])
     got = encoder.encode(pictures, 3, seeds=[1, 2, 3])
     assert got.features.shape == wanted.features.shape
-    np.testing.assert_allclose(got.features, wanted.features, atol=2e-5 * np.abs(wanted.features).max())
+    scale = np.abs(wanted.features).max()
+    close(got.features / scale, wanted.features / scale, 2e-5)
 
 
-def test_without_the_purifier(opened, picture):
+def test_without_the_purifier(opened, picture, close):
     encoder = opened(stages=("encoder",))
     with fsfast.SmoothedEncoder("demo", threads=1, stages=("encoder",)) as other:
         wanted = other.encode(picture, 4, seeds=[1]).features
         noisy = other.sample(picture, 1).noisy
-    np.testing.assert_allclose(encoder.encode(picture, 4, seeds=[1]).features, wanted, atol=1e-4)
+    close(encoder.encode(picture, 4, seeds=[1]).features, wanted, 1e-4)
     sample = encoder.sample(picture, 1)
     np.testing.assert_array_equal(sample.noisy, noisy)
     assert sample.purified is None

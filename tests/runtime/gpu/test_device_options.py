@@ -96,7 +96,11 @@ def test_compiling_is_another_back_end(opened, monkeypatch, picture):
 
     monkeypatch.setattr(torch, "compile", compile_)
     encoder = opened(backend="torch-compile")
-    assert seen == [{"dynamic": False}] * 3
+    assert [(options.pop("dynamic"), options["options"]["deterministic"]) for options in seen] == [
+        (False, True)
+    ] * 3
+    # Names that this torch knows.
+    torch._inductor.config.patch(seen[0]["options"])
     assert str(encoder.choice) == "torch-compile, asked for"
     assert encoder.profile.backend == "torch-compile"
     assert encoder.encode_tensors is not None
@@ -135,6 +139,27 @@ def test_settings_of_torch_are_put_back():
         raise KeyError
     assert _settings() == before
     assert torch.backends.cudnn.allow_tf32 is True
+
+
+def test_the_library_of_matrix_products_is_fixed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        torch.backends.cuda, "preferred_blas_library", lambda *name: asked.append(name) or "mine"
+    )
+    with fixed_arithmetic():
+        assert asked == [(), ("cublas",)]
+    assert asked[2:] == [("mine",)]
+
+
+def test_halves_are_summed_in_float32():
+    matmul = torch.backends.cuda.matmul
+    matmul.allow_fp16_accumulation = True
+    try:
+        with fixed_arithmetic():
+            assert not matmul.allow_fp16_accumulation
+        assert matmul.allow_fp16_accumulation
+    finally:
+        matmul.allow_fp16_accumulation = False
 
 
 def test_tf32_that_the_caller_asked_for_is_off_meanwhile():
