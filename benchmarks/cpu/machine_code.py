@@ -178,13 +178,23 @@ def group_norm_silu(
     side: int = 256,
     groups: int = 32,
     silu: bool = True,
+    skip: bool = False,
 ) -> list[Launch]:
-    """A row of adm256's first level."""
+    """A row of adm256's first level; with `skip` as many channels more and an offset, as in its second half."""
     given = cuda.checks.FLOATS[dtype]
     x = torch.zeros((1, channels, side, side), dtype=given).contiguous(memory_format=torch.channels_last)
-    affine = torch.zeros((2, channels), dtype=given)
+    weight, bias, offset = torch.zeros((3, channels * (1 + skip)), dtype=given)
+    more = {"skip": torch.zeros_like(x), "offset": offset} if skip else {}
     with recorded() as launches:
-        cuda.group_norm_silu(x, affine[0], affine[1], groups, silu=silu)
+        cuda.group_norm_silu(x, weight, bias, groups, silu=silu, **more)
+    return launches
+
+
+def quick_gelu(dtype: Dtype = "bfloat16", *, tokens: int = 577, dim: int = 4096) -> list[Launch]:
+    """16 rows of ViT-L/14 at 336."""
+    x = torch.zeros((16 * tokens, dim), dtype=cuda.checks.FLOATS[dtype])
+    with recorded() as launches:
+        cuda.quick_gelu(x)
     return launches
 
 
@@ -227,7 +237,8 @@ def main(argv: list[str] | None = None) -> int:
         argv
     )
     cases = (
-        noisy_batch, denoise_resize_normalise, cosine_mean, group_norm_silu, layer_norm_conv, l2_norm_residual
+        noisy_batch, denoise_resize_normalise, cosine_mean, group_norm_silu, quick_gelu, layer_norm_conv,
+        l2_norm_residual,
     )  # fmt: skip
     launches = [launch for case in cases for launch in case()]
     print(f"Triton {triton.__version__}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.kernels import compiled, copy_time
 from benchmarks.measuring.harness import Row, measure_gpu, row
-from fsfast.backends.torch.fused import fuse
+from fsfast.backends.torch.networks import for_device
 from fsfast.models.mapper import SmoothnessMapper
 from fsfast.models.unet import UNET_LIGHT, UNet, UNetConfig
 
@@ -130,7 +130,7 @@ def networks(
 ) -> Iterator[Row]:
     """Whole networks in bfloat16 with random weights: eager, compiled, and both with our kernels inside.
 
-    The decision: `fuse` is put into a back end where its row is faster than the same network's without it.
+    The back end `torch` runs the fused ones eagerly, `torch-compile` compiles the plain ones.
     """
     folded = {
         "unet-light": (_randomised(UNet(config)).at_sigma(SIGMA), (3, side, side)),
@@ -138,7 +138,7 @@ def networks(
     }
     for name, (network, shape) in folded.items():
         plain = network.to(device, torch.bfloat16, memory_format=torch.channels_last)
-        fused = fuse(plain)
+        fused = for_device(plain)
         variants = {
             "eager": plain,
             "fused": fused,

@@ -33,6 +33,7 @@ BLOCKS: dict[str, Sequence[int]] = {
     "cosine_mean.sums": (256, 512, 1024),
     "group_norm_silu.moments": (256, 512, 1024, 2048),
     "group_norm_silu.normalise": (256, 512, 1024, 2048),
+    "quick_gelu": (1024, 2048, 4096),
     "layer_norm_conv": (4, 8, 16, 32),
     "l2_norm_residual": (1, 2, 4),
 }
@@ -98,6 +99,7 @@ def _part_calls(device: str, m: int, side: int, tokens: int, dim: int, channels:
     return {
         "group_norm_silu.moments": lambda tuning: norm(tuning, writing),
         "group_norm_silu.normalise": lambda tuning: norm(moments, tuning),
+        "quick_gelu": lambda tuning: cuda.quick_gelu(z.flatten(0, 1), tuning=tuning),
         "layer_norm_conv": lambda tuning: cuda.layer_norm_conv(
             z, weight, weight, taps, weight, tuning=tuning
         ),

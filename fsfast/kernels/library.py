@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fsfast.kernels import cpu
-from fsfast.kernels.layers import TAGS, group_norm_silu, l2_norm_residual, layer_norm_conv
+from fsfast.kernels.layers import TAGS, group_norm_silu, l2_norm_residual, layer_norm_conv, quick_gelu
 from fsfast.kernels.tensors import FLOATS, NoiseTensors, ResizeTensors, RowTensors, SumTensors
 from fsfast.kernels.types import AxisTable, Dtype, Layout, NoiseTables, ResizeTables, Rows
 
@@ -29,6 +29,7 @@ __all__ = [
     "l2_norm_residual",
     "layer_norm_conv",
     "noisy_batch",
+    "quick_gelu",
 ]
 
 _LIBRARY = torch.library.Library("fsfast", "DEF")

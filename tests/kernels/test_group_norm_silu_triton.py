@@ -1,5 +1,7 @@
 """group_norm_silu in Triton against float64, in the interpreter or on a GPU."""
 
+from importlib import import_module
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,7 +34,16 @@ SHAPES = [
     (1, 64, 8, 16, 32, "whole parts, small groups, several programs per row"),
     (2, 12, 2, 1, 12, "a group of one channel"),
     (1, 600, 8, 8, 1, "more partial moments than are held at once"),
+    (1, 72, 16, 11, 1, "more numbers than are taken at once"),
 ]
+
+
+@pytest.fixture(autouse=True, params=["a group per program", "three kernels"])
+def _kernels(request, monkeypatch):
+    """Small images take one kernel, whatever is tested; larger ones three."""
+    if request.param == "three kernels":
+        # The function hides the module of its name.
+        monkeypatch.setattr(import_module("fsfast.kernels.cuda.group_norm_silu"), "_SMALL_PIXELS", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +93,28 @@ def assert_close(got, wanted, why="", *, scale=1.0):
 def test_is_close_to_float64(device, m, channels, height, width, groups, why, dtype):
     given = make(m, channels, height, width, dtype)
     assert_close(run(device, *given, groups), exact(*given, groups), why)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    ("own", "others"), [(8, 8), (24, 8), (10, 6)], ids=["halves", "parts", "within a group"]
+)
+def test_two_tensors_are_one(device, own, others, dtype):
+    """Bit for bit: the skip connection's channels after the network's, and a constant for each channel."""
+    x, weight, bias = make(2, own + others, 5, 13, dtype)
+    offset = torch.linspace(-2, 2, own + others).to(dtype)
+    order = {"memory_format": torch.channels_last}
+    parts = [part.to(device).contiguous(**order) for part in x.split((own, others), dim=1)]
+    affine = weight.to(device), bias.to(device)
+    got = cuda.group_norm_silu(parts[0], *affine, 4, skip=parts[1], tunings=SMALL)
+    assert torch.equal(got.cpu(), run(device, x, weight, bias, 4))
+    got = cuda.group_norm_silu(parts[0], *affine, 4, skip=parts[1], offset=offset.to(device), tunings=SMALL)
+    wanted = exact(x.double() + offset.double()[:, None, None], weight, bias, 4)
+    assert_close(got.cpu(), wanted, scale=2.0)
+    got = cuda.group_norm_silu(
+        x.to(device).contiguous(**order), *affine, 4, offset=offset.to(device), tunings=SMALL
+    )
+    assert_close(got.cpu(), wanted, scale=2.0)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
@@ -194,6 +227,10 @@ def test_empty_batch(device):
         ({"bias": torch.zeros(4, dtype=torch.float16)}, TypeError, "bias"),
         ({"groups": 3}, ValueError, "divisor of the 4 channels"),
         ({"groups": 0}, ValueError, "divisor"),
+        ({"skip": torch.zeros(1, 4, 3, 2)}, ValueError, "skip: wanted shape"),
+        ({"skip": torch.zeros(1, 4, 2, 3)}, ValueError, "skip: wanted a packed tensor"),
+        ({"skip": torch.zeros(1, 2, 3, 4).permute(0, 3, 1, 2)}, ValueError, "weight: wanted shape .8."),
+        ({"offset": torch.zeros(3)}, ValueError, "offset"),
         ({"out": torch.zeros(1, 4, 3, 2)}, ValueError, "out"),
     ],
 )

@@ -189,6 +189,7 @@ class Parts(torch.nn.Module):
         y = library.group_norm_silu(x, self.affine[0], self.affine[1], 2)
         y = library.group_norm_silu(F.conv2d(y, self.conv), self.affine[2], self.affine[3], 4, silu=False)
         z = y.flatten(2).mT.contiguous()
+        z = library.quick_gelu(z.flatten(0, 1)).view_as(z)
         f, convolved = library.layer_norm_conv(z, *self.affine[4:6], self.taps, self.affine[6])
         for attn in (f * f, None):
             z = library.l2_norm_residual(z, f, attn, convolved, self.affine[0], self.affine[1])
@@ -200,6 +201,7 @@ class Parts(torch.nn.Module):
         y = F.silu(F.group_norm(x.double(), 2, affine[0], affine[1]))
         y = F.group_norm(F.conv2d(y, self.conv.double()), 4, affine[2], affine[3])
         z = y.flatten(2).mT
+        z = z * torch.sigmoid(1.702 * z)
         f = F.layer_norm(z, (8,), affine[4], affine[5])
         convolved = F.conv1d(f.mT, taps, affine[6], padding=1, groups=8).mT
         for h in (f + f * f + convolved, f + convolved):
@@ -253,8 +255,13 @@ def test_opchecks_of_parts_of_networks(where, dtype):
     z = x.flatten(2).mT.contiguous()
     for silu in (True, False):
         torch.library.opcheck(
-            torch.ops.fsfast.group_norm_silu.default, (x, affine[0], affine[1], 4, 1e-5, silu)
+            torch.ops.fsfast.group_norm_silu.default, (x, affine[0], affine[1], None, None, 4, 1e-5, silu)
         )
+    twice = affine.repeat(1, 2)
+    torch.library.opcheck(
+        torch.ops.fsfast.group_norm_silu.default, (x, twice[0], twice[1], x, twice[0], 4, 1e-5, True)
+    )
+    torch.library.opcheck(torch.ops.fsfast.quick_gelu.default, (z[0],))
     torch.library.opcheck(
         torch.ops.fsfast.layer_norm_conv.default, (z, affine[0], affine[1], taps, affine[2], 1e-5)
     )

@@ -37,10 +37,17 @@ LAUNCHES = {
     "group_norm_silu, float16, odd sizes": lambda: machine_code.group_norm_silu(
         "float16", channels=96, side=33
     ),
+    "group_norm_silu, bfloat16, a skip connection": lambda: machine_code.group_norm_silu(skip=True),
+    "group_norm_silu, bfloat16, a small image": lambda: machine_code.group_norm_silu(channels=1024, side=16),
+    "group_norm_silu, bfloat16, a small image with a skip connection": lambda: machine_code.group_norm_silu(
+        channels=1024, side=8, skip=True
+    ),
     # Triton makes constants of arguments that are 1.
     "group_norm_silu, float32, one number": lambda: machine_code.group_norm_silu(
         "float32", channels=1, side=1, groups=1
     ),
+    "quick_gelu, bfloat16": machine_code.quick_gelu,
+    "quick_gelu, float32, odd sizes": lambda: machine_code.quick_gelu("float32", tokens=7, dim=33),
     "layer_norm_conv, bfloat16": machine_code.layer_norm_conv,
     "layer_norm_conv, float32, 768 numbers": lambda: machine_code.layer_norm_conv("float32", dim=768),
     "layer_norm_conv, float32, one token of 4096 numbers": lambda: machine_code.layer_norm_conv(
@@ -124,7 +131,11 @@ ALLOWED = {
 }
 # SiLU's exponential and quotient: 2 units in the last place, and stated where the kernel is.
 SILU = {"ex2.approx.f32", "div.full.f32"}
-INEXACT = {name: {"normalise": SILU} for name in LAUNCHES if "group_norm" in name and "no SiLU" not in name}
+INEXACT = {
+    name: {"normalise": SILU, "whole_group": SILU, "quick_gelu": SILU}
+    for name in LAUNCHES
+    if ("group_norm" in name and "no SiLU" not in name) or "quick_gelu" in name
+}
 
 
 def test_fusion_would_be_noticed(monkeypatch):
@@ -147,7 +158,12 @@ def test_wide_stores_and_loads():
     )
     assert any("STG.E.128" in line for line in noise.sass)
     assert any("LDG.E.128" in line for line in products.sass)
-    parts = (machine_code.group_norm_silu, machine_code.layer_norm_conv, machine_code.l2_norm_residual)
+    parts = (
+        machine_code.group_norm_silu,
+        machine_code.quick_gelu,
+        machine_code.layer_norm_conv,
+        machine_code.l2_norm_residual,
+    )
     for launch in (launch for part in parts for launch in part()):
         sass = machine_code.build(launch, 90).sass
         # Sums over a group's channels read what is there, four bytes at a time.

@@ -14,6 +14,7 @@ from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.place import version
 from fsfast.backends.device.stages import GpuBackend, Stage, Stages
 from fsfast.backends.torch.attention import with_token_attention
+from fsfast.backends.torch.networks import for_device
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import Manifest
 from fsfast.engine.profile import Work
@@ -93,7 +94,9 @@ def place_modules(
     """
     placed: dict[str, Stage] = {}
     for stage, module in modules.items():
-        whole = with_token_attention(module).to(device, FLOATS[precision])
+        # torch.compile fuses by itself, but for attention.
+        whole = with_token_attention(module) if compiled else for_device(module)
+        whole = whole.to(device, FLOATS[precision])
         for weight in whole.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,203 @@
+"""Networks as a GPU runs them: equal to the plain ones, with fewer operators, on the CPU and on a GPU."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fsfast.backends.device.arithmetic import fixed_arithmetic
+from fsfast.backends.torch.mapper import DeviceBlock
+from fsfast.backends.torch.networks import for_device
+from fsfast.backends.torch.unet import Convolution, DeviceUNet
+from fsfast.models.mapper import SmoothnessMapper
+from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNet, UNetConfig
+from fsfast.models.vit import VIT_L_14_336, ViTConfig, ViTFeatures
+
+# Attention, both kinds of resampling, and groups of one channel: what the two large U-Nets have, small.
+ATTENDED = UNetConfig(
+    base=32, multipliers=(1, 2), res_blocks=1, attention_levels=(1,), middle_attention=True, head_channels=32
+)
+RESAMPLED = UNetConfig(
+    base=16, multipliers=(1, 2), res_blocks=1, residual_resampling=True, groups=4, out_channels=6
+)
+# Channels that grow on the way up: a skip connection without a convolution.
+NARROWING = UNetConfig(base=16, multipliers=(2, 1), res_blocks=1, groups=4)
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32():
+    """Convolutions of float32 are compared at its precision."""
+    with fixed_arithmetic():
+        yield
+
+
+def randomised(module: torch.nn.Module) -> torch.nn.Module:
+    """Weights of usual size, where a new network has zeros."""
+    torch.manual_seed(0)
+    for name, weight in module.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+        else:
+            torch.nn.init.normal_(weight, mean=float(name.endswith("weight")), std=0.2)
+    return module
+
+
+def unet(config: UNetConfig):
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return randomised(UNet(config)).at_sigma(0.25), x.contiguous(memory_format=torch.channels_last)
+
+
+def mapper(dim: int, tokens: int):
+    x = torch.randn(3, tokens, dim, generator=torch.Generator().manual_seed(1))
+    folded = randomised(SmoothnessMapper(dim)).at_sigma(0.25)
+    for block in folded.blocks:
+        # A mapper changes features little: here enough to see a wrong update.
+        torch.nn.init.normal_(block.gain)
+    return folded, x
+
+
+def tower(**changes):
+    config = ViTConfig(width=64, layers=3, heads=2, patch=8, image_size=24, embed_dim=32, **changes)
+    x = torch.randn(3, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    network = randomised(ViTFeatures(config, "penultimate")).eval().requires_grad_(False)
+    return network, x.contiguous(memory_format=torch.channels_last)
+
+
+NETWORKS = {
+    "unet-tiny": lambda: unet(UNET_TINY),
+    "unet with attention": lambda: unet(ATTENDED),
+    "unet that resamples inside of blocks": lambda: unet(RESAMPLED),
+    "unet that narrows": lambda: unet(NARROWING),
+    "mapper of tokens": lambda: mapper(128, 7),
+    "mapper of pooled features": lambda: mapper(64, 1),
+    "tower with QuickGELU": lambda: tower(quick_gelu=True),
+    "tower with a stem": lambda: tower(stem=(8, 16)),
+}
+# Largest deviation, of the largest output. float32: rounding. The others: 8 and 11 bits, and the plain network rounds
+# after every operator.
+TOLERANCES = {torch.float32: 5e-6, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+
+
+def deviation(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    return ((got.double() - wanted.double()).abs().max() / wanted.double().abs().max()).item()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_computes_the_same(place, name, dtype):
+    plain, x = NETWORKS[name]()
+    plain, x = plain.to(place, dtype), x.to(place, dtype)
+    placed = for_device(plain)
+    with torch.no_grad():
+        got, wanted = placed(x), plain(x)
+    assert got.dtype == dtype
+    assert got.shape == wanted.shape
+    assert deviation(got, wanted) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "mapper" not in name])
+def test_is_the_same_function_in_float64(name):
+    """What is left of the difference is rounding: biases, sums of weights and products are carried exactly."""
+    plain, x = NETWORKS[name]()
+    plain, x = plain.double(), x.double()
+    with torch.no_grad():
+        assert deviation(for_device(plain)(x), plain(x)) < 1e-13
+
+
+def test_a_repetition_and_a_convolution_are_one():
+    conv = randomised(torch.nn.Conv2d(3, 5, 3, padding=1)).double()
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = conv(torch.nn.functional.interpolate(x, scale_factor=2.0)) - conv.bias[:, None, None]
+        assert deviation(Convolution(conv, repeated=True)(x), wanted) < 1e-14
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_network_stays_as_it_is(name):
+    plain, x = NETWORKS[name]()
+    before = {key: (type(module), module.training) for key, module in plain.named_modules()}
+    weights = {key: weight.clone() for key, weight in plain.state_dict().items()}
+    with torch.no_grad():
+        wanted = plain(x)
+        placed = for_device(plain)
+        placed(x)
+        assert torch.equal(plain(x), wanted)
+    assert {key: (type(module), module.training) for key, module in plain.named_modules()} == before
+    assert all(torch.equal(weight, weights[key]) for key, weight in plain.state_dict().items())
+    own = {id(weight) for weight in plain.parameters()}
+    shared = sum(weight.numel() for weight in placed.parameters() if id(weight) in own)
+    # The others are in another form.
+    assert shared > 0.3 * sum(weight.numel() for weight in plain.parameters())
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operators that do work: views and tensors without contents do none."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.calls[function.name().partition("::")[2].partition(".")[0]] += 1
+        return out
+
+
+def counted(network, *shape):
+    x = torch.empty(shape, device="meta", dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    with Counted() as mode, torch.no_grad():
+        network(x)
+    return mode.calls
+
+
+def test_operators_of_adm256():
+    with torch.device("meta"):
+        network = FoldedUNet(ADM256).to(torch.bfloat16)
+        plain, placed = (counted(n, 4, 3, 256, 256) for n in (network, DeviceUNet(network)))
+    assert plain["native_group_norm"] == placed["group_norm_silu"] == 101
+    assert plain["silu"] == 85
+    assert plain["cat"] == 18
+    # Neither norms, activations, concatenations, repetitions, biases nor copies of layouts are left.
+    assert not {"native_group_norm", "silu", "cat", "upsample_nearest2d", "clone", "_to_copy"} & set(placed)
+    # A sum per block without a convolution beside it; the other blocks' and attention's are inside products.
+    assert placed["add_"] == 22
+    assert placed["addmm_"] == 16 + 2 * 18 - 18 + 1
+
+
+def test_operators_of_a_tower():
+    with torch.device("meta"):
+        network = ViTFeatures(VIT_L_14_336, "penultimate").to(torch.bfloat16)
+        plain, placed = (counted(n, 4, 3, 336, 336) for n in (network, for_device(network)))
+    assert plain["sigmoid"] == placed["quick_gelu"] == 23
+    assert "sigmoid" not in placed
+    assert "convolution" not in placed
+
+
+def test_operators_of_a_mapper():
+    blocks = list(for_device(NETWORKS["mapper of tokens"]()[0]).modules())
+    assert sum(isinstance(module, DeviceBlock) for module in blocks) == 3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_compiles_as_one_graph(place, name):
+    plain, x = NETWORKS[name]()
+    placed, x = for_device(plain.to(place)), x.to(place)
+    with torch.no_grad():
+        compiled = torch.compile(placed, fullgraph=True, backend="aot_eager")
+        assert deviation(compiled(x), placed(x)) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet with attention", "mapper of tokens"])
+def test_inductor_compiles_it(place, name):
+    plain, x = NETWORKS[name]()
+    placed, x = for_device(plain.to(place)), x.to(place)
+    with torch.no_grad():
+        compiled = torch.compile(placed, fullgraph=True, dynamic=False)
+        assert deviation(compiled(x), plain(x)) < TOLERANCES[torch.float32]
+
+
+def test_other_networks_are_returned():
+    other = torch.nn.Linear(3, 4)
+    assert for_device(other) is other
