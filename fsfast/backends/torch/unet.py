@@ -158,8 +158,8 @@ class DeviceResampling(nn.Module):
     def __init__(self, layer: Downsample | Upsample, offset: Tensor) -> None:
         super().__init__()
         up = isinstance(layer, Upsample)
-        conv = layer.conv if up else layer.op
-        self.conv = Convolution(cast(nn.Conv2d, conv), repeated=up)
+        conv = cast(nn.Conv2d, layer.conv if up else layer.op)
+        self.conv = Convolution(conv, repeated=up)
         # Beside the edge a convolution sees zeros, so constants cannot be carried through it.
         self.offset = _constant(offset, conv.weight)
         self.pending = _bias(conv)

@@ -13,8 +13,8 @@ Three kernels, because a group's mean must be known before any of it is written:
 2. `group_moments`: per row and group the mean and 1/√(variance + ε).
 3. `normalise`: (x − mean)·scale + bias, SiLU, cast. Backwards: what step 1 read last is still in the cache.
 
-Small images (`_SMALL_PIXELS`) take one kernel, `whole_group`: a program reads one group of one row three times, twice of
-it from its multiprocessor's own cache. Sums are relative to the group's first number, and pairwise at the end.
+Small images (`_SMALL_PIXELS`) take one kernel, `whole_group`: a program reads one group of one row three times, twice
+of it from its multiprocessor's own cache. Sums are relative to the group's first number, and pairwise at the end.
 
 Bytes: x read twice (once from memory where all rows fit into the second-level cache), the result written once. The
 parts add 8 bytes written and read per part and channel: at most 512 parts, of 32 pixels or more in all but tiny images.
