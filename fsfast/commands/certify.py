@@ -27,9 +27,9 @@ from fsfast.commands.common import (
     readable,
     shown_radii,
 )
-from fsfast.commands.journal import append, locked, resume
+from fsfast.commands.journal import locked, resume
 from fsfast.errors import BackendUnavailable
-from fsfast.files import check_target, write_whole
+from fsfast.files import append, check_target, write_whole
 from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     """Certify image after image; one that fails does not stop the rest."""
     _check(args)
     served = load_served(args.served) if args.served is not None else None
-    with open_encoder(args) as encoder, locked(args.output):
+    with open_encoder(args) as encoder, locked(args.output, "certify"):
         outcomes = list(_outcomes(args, encoder, served))
         # Those of an earlier run come first.
         certificates = [o.certificate for o in sorted(outcomes, key=lambda o: o.new) if o.certificate]
@@ -261,7 +261,7 @@ def _emit(certificate: Certificate, args: argparse.Namespace) -> None:
     """Append the certificate to the output file, and print it with --json."""
     line = json.dumps(certificate.to_record(args.epsilon), ensure_ascii=False)
     if args.output is not None:
-        append(args.output, line)
+        append(args.output, line.encode() + b"\n")
     if args.json:
         print(line, flush=True)
 

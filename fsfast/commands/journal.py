@@ -1,4 +1,4 @@
-"""What `certify -o` writes: a file of certificates that grows line by line and survives interruptions."""
+"""Files that grow while a command runs and survive interruptions: what `certify -o` writes, and a lock for all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fsfast.errors import CertificateError
+from fsfast.errors import CertificateError, FsfastError
+from fsfast.files import append
 
 if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
@@ -50,16 +51,20 @@ def resume(
     if tail:
         os.truncate(path, len(content) - len(tail))
     elif content and not content.endswith(b"\n"):
-        _write(path, b"\n")
+        append(path, b"\n")
     return done
 
 
 @contextmanager
-def locked(path: str | None) -> Iterator[None]:
+def locked(path: str | None, command: str) -> Iterator[None]:
     """Keep other commands from writing to the same file meanwhile; a file that stays empty goes again.
 
+    Args:
+        path: the file, or None: nothing to keep.
+        command: the name of those that write to it.
+
     Raises:
-        CertificateError: another command writes to it.
+        FsfastError: another command writes to it.
     """
     if path is None:
         yield
@@ -69,8 +74,8 @@ def locked(path: str | None) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CertificateError(
-                f"another fsfast certify writes to {path}; wait for it, or choose another file for --output"
+            raise FsfastError(
+                f"another fsfast {command} writes to {path}; wait for it, or choose another name for --output"
             ) from None
         except OSError:
             # Not every file system has locks.
@@ -80,15 +85,3 @@ def locked(path: str | None) -> Iterator[None]:
         finally:
             if not existed and os.fstat(handle.fileno()).st_size == 0:
                 os.unlink(path)
-
-
-def append(path: str, line: str) -> None:
-    """Append one line and wait until it is on the disk."""
-    _write(path, line.encode() + b"\n")
-
-
-def _write(path: str, content: bytes) -> None:
-    with open(path, "ab") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
@@ -580,12 +579,11 @@ def test_too_little_memory_is_one_line(fs, monkeypatch):
 
 
 def test_no_progress_bar_unless_stderr_is_a_terminal(fs, photos, monkeypatch, capsys):
-    import tqdm
+    import tqdm.auto
 
     # The bar waits for a second; without that a short run shows whether it would come.
-    monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=0))
-    real = tqdm.tqdm
-    monkeypatch.setattr(tqdm, "tqdm", lambda **options: real(**{**options, "delay": 0}))
+    real = tqdm.auto.tqdm
+    monkeypatch.setattr(tqdm.auto, "tqdm", lambda **o: real(**{**o, "delay": 0, "mininterval": 0}))
     with progress_bar(True, 5, "shown") as advance:
         advance(5)
     assert "shown" in capsys.readouterr().err
