@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsfast.errors import BackendUnavailable, FsfastError, printable
 from fsfast.images.grid import GridImage, to_grid_image
+from fsfast.runtime.progress import beside_bars
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
@@ -155,7 +156,8 @@ def as_text(path: str) -> str:
 def complain(command: str, path: str, error: Exception | str) -> None:
     """Name an input that failed."""
     text = str(error) if path in str(error) else f"{path}: {error}"
-    print(f"fsfast {command}: {printable(text)}", file=sys.stderr)
+    with beside_bars():
+        print(f"fsfast {command}: {printable(text)}", file=sys.stderr)
 
 
 def shown_radii(sigma: float) -> list[float]:

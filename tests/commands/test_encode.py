@@ -125,6 +125,8 @@ def test_killed_while_it_encodes(tmp_path, number):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        # Where the tests run in the background it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while running.poll() is None and not (out / "features-00000.safetensors").exists():
         time.sleep(0.01)
