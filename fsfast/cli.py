@@ -1,4 +1,4 @@
-"""Command line: `fsfast demo | info | doctor | encode | certify | verify | bench`.
+"""Command line: `fsfast demo | info | doctor | encode | certify | verify | summary | bench`.
 
 Exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use.
 """
@@ -15,7 +15,7 @@ from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
 
 from fsfast._version import __version__
-from fsfast.commands import bench, certify, demo, doctor, encode, info, verify
+from fsfast.commands import bench, certify, demo, doctor, encode, info, summary, verify
 from fsfast.errors import FsfastError, printable
 
 _ENVIRONMENT = """environment:
@@ -112,13 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fsfast {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say on stderr what was chosen, and why")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, info, doctor, encode, certify, verify, bench):
-        summary, _, rest = (module.__doc__ or "").strip().partition("\n")
+    for module in (demo, info, doctor, encode, certify, verify, summary, bench):
+        title, _, rest = (module.__doc__ or "").strip().partition("\n")
         name = module.__name__.rpartition(".")[2]
         sub = commands.add_parser(
             name,
-            help=summary,
-            description=f"{summary}\n{rest}",
+            help=title,
+            description=f"{title}\n{rest}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.arguments(sub)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +27,9 @@ from fsfast.commands.common import (
 )
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.journal import Journal, locked
-from fsfast.errors import BackendUnavailable, CertificateError
+from fsfast.commands.plotting import check_plot
+from fsfast.commands.served import load_served
+from fsfast.errors import CertificateError
 from fsfast.files import check_target, write_whole
 from fsfast.runtime.progress import beside_bars, progress_bar
 
@@ -196,27 +196,6 @@ def _found_before(
         return certificate
 
 
-def load_served(path: str) -> Mapping[str, SmoothedFeatures]:
-    """Return the features of each image in what `encode` wrote, by the hash of its pixels on the grid.
-
-    Raises:
-        FsfastError: the file is missing or holds something else.
-        ValueError: one image has two directions there, so that it is not clear which to certify.
-    """
-    from fsfast.runtime.feature_folder import FeatureFolder
-    from fsfast.runtime.features import load_features
-
-    if os.path.isdir(path):
-        return FeatureFolder(path).by_pixels
-    features = load_features(path)
-    found: dict[str, SmoothedFeatures] = {}
-    for i, key in enumerate(features.grid_sha256):
-        if key in found and (found[key].unit != features[i].unit).any():
-            raise ValueError(f"{path} has two directions of one image (the second is number {i + 1})")
-        found[key] = features[i]
-    return found
-
-
 def _check(args: argparse.Namespace) -> None:
     from fsfast.certificates.certification import plan_of
 
@@ -226,11 +205,7 @@ def _check(args: argparse.Namespace) -> None:
         if not 0.0 <= epsilon <= MAX_EPSILON:
             raise ValueError(f"wanted --epsilon in [0, {MAX_EPSILON:g}], got {epsilon}")
     if args.plot is not None:
-        check_target(args.plot)
-        if not args.plot.endswith(".svg"):
-            raise ValueError(f"wanted --plot FILE.svg, got {args.plot}")
-        if find_spec("matplotlib") is None:
-            raise BackendUnavailable("--plot needs matplotlib; pip install 'fsfast[plot]'")
+        check_plot(args.plot)
     if args.until is None and (args.cosine is not None or args.n_max is not None):
         raise ValueError("--cosine and --n-max belong to --until")
     if args.until is not None and (args.n is not None or args.per_token):

@@ -64,7 +64,7 @@ class Matches:
     failed: int = 0
 
 
-def read_lines(path: str) -> list[Line]:
+def read_lines(path: str, command: str) -> list[Line]:
     """Return the certificates of a file; one that was cut off is named on stderr and left out.
 
     Raises:
@@ -74,7 +74,7 @@ def read_lines(path: str) -> list[Line]:
 
     records, tail = read_file(path)
     if tail:
-        complain("verify", path, "the last line is cut off and left out")
+        complain(command, path, "the last line is cut off and left out")
     if len(records) == 1:
         return [Line(path, records[0])]
     return [Line(f"{path}, line {number}", record) for number, record in enumerate(records, 1)]

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from fsfast.engine.engine import load_engine
 
     engine = load_engine(args.engine)
-    paths, lines = image_paths(args), read_lines(args.certificate)
+    paths, lines = image_paths(args), read_lines(args.certificate, "verify")
     grid = engine.manifest.grid
     if len(paths) == 1:
         matches = match_one(lines, paths[0], grid)

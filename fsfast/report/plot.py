@@ -1,8 +1,9 @@
-"""One certificate as an SVG file of its own: curves of all methods above the histogram of its scores."""
+"""SVG files of their own; of one certificate, curves of all methods above the histogram of its scores."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from fsfast.certificates.certificate import Certificate
@@ -21,7 +22,13 @@ def certificate_svg(certificate: Certificate) -> str:
         f"{name}: n = {certificate.n}, α = {certificate.alpha:g}, σ = {certificate.sigma:g}, "
         f"engine {certificate.engine}"
     )
-    charts = [method_curves(certificate), score_histograms({"Certification scores": certificate})]
+    return document(
+        caption, [method_curves(certificate), score_histograms({"Certification scores": certificate})]
+    )
+
+
+def document(caption: str, charts: Sequence[str]) -> str:
+    """Return an SVG document on white: charts of a page below each other, under a line of text."""
     boxes = [re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart) for chart in charts]
     assert all(boxes), "charts start at 0 0"
     sizes = [(float(box[1]), float(box[2])) for box in boxes if box]

@@ -632,7 +632,7 @@ def test_a_plot_needs_something_new_and_matplotlib(fs, tmp_path, monkeypatch):
     code, _, err = fs("certify", "demo", image, "--n", 5, "-o", target, "--plot", plot)
     assert (code, "nothing is drawn" in err, plot.exists()) == (0, True, False)
     # Before any sample is drawn.
-    monkeypatch.setattr("fsfast.commands.certify.find_spec", lambda name: None)
+    monkeypatch.setattr("fsfast.commands.plotting.find_spec", lambda name: None)
     monkeypatch.setattr(fsfast.SmoothedEncoder, "certify", None)
     code, _, err = fs("certify", "demo", image, "--n", 5, "--plot", plot)
     assert (code, "fsfast[plot]" in err) == (2, True)

@@ -17,9 +17,9 @@ def columns():
 def test_off_a_terminal_names_are_whole_and_headings_one_line(columns):
     table = GrowingTable(columns)
     header, line = table.header().splitlines()
-    assert header.split("  ")[-2:] == ["cos ≥ at ε=0.25", "  n"]
-    assert {len(part) for part in line.split("  ")} == {44, 15, 3}
-    assert table.row([NAMES[2], "0.1", "5"]) == f"{NAMES[2]}               0.1    5"
+    assert header.endswith("  cos ≥ at ε=0.25    n")
+    assert [len(part) for part in line.split("  ")] == [len(NAMES[2]), 15, 3]
+    assert table.row([NAMES[2], "0.1", "5"]) == f"{NAMES[2]}  {'0.1':>15}  {'5':>3}"
 
 
 def test_on_a_terminal_columns_keep_their_widths(columns, monkeypatch):
