@@ -19,7 +19,7 @@ from typing import Any
 
 from fsfast.errors import FsfastError, brief
 from fsfast.files import append, file_sha256
-from fsfast.images.grid import GridImage
+from fsfast.images.grid import RESIZE, GridImage
 from fsfast.runtime.features import SmoothedFeatures, joined, load_features, read_header
 from fsfast.strict_json import check_schema, parse_json
 
@@ -130,6 +130,9 @@ class FeatureWriter:
 
     def __init__(self, path: Path, settings: Mapping[str, object], *, rows: int, size: int) -> None:
         self._path, self._rows, self._size = path, rows, size
+        # What kill -9 left; nobody else writes here.
+        for left in path.glob(".????????????.part"):
+            left.unlink()
         entries: list[Entry] = []
         if (path / INDEX).exists():
             entries, end = _read_index(path)
@@ -140,7 +143,8 @@ class FeatureWriter:
         self._names: set[tuple[str, str]] = set()
         for entry in entries:
             self._remember(entry)
-        self._files = {entry.source.get("sha256"): entry for entry in entries}
+        # Another version may put the same file onto the grid in another way.
+        self._files = {e.source.get("sha256"): e for e in entries if e.source.get("resize", RESIZE) == RESIZE}
         self._claimed: set[str] = set()
         self._pending: list[SmoothedFeatures] = []
         self._again: list[Entry] = []

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fsfast
-from fsfast.images.grid import to_grid
+from fsfast.files import file_sha256
+from fsfast.images.grid import RESIZE, to_grid
 from fsfast.runtime.feature_folder import FeatureWriter
 
 ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
@@ -103,6 +104,25 @@ def test_a_shard_without_lines_is_written_anew(tmp_path, encoder, features):
     (tmp_path / "index.jsonl").write_bytes(b"")
     write(tmp_path, encoder, features[2:5])
     assert [f.grid_sha256 for f in fsfast.FeatureFolder(tmp_path)] == [f.grid_sha256 for f in features[2:5]]
+
+
+def test_what_a_kill_left_is_cleared_away(tmp_path, encoder, features):
+    (tmp_path / ".0123456789ab.part").write_bytes(b"half a shard")
+    (tmp_path / ".mine.part").write_bytes(b"of somebody else")
+    write(tmp_path, encoder, features[:1])
+    assert {p.name for p in tmp_path.iterdir()} == {".mine.part", "features-00000.safetensors", "index.jsonl"}
+
+
+def test_a_file_that_came_onto_the_grid_in_another_way_is_not_done(tmp_path, encoder, features):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"the bytes")
+    source = {"sha256": file_sha256(picture)}
+    for resize, done in ((RESIZE, True), (RESIZE - 1, False)):
+        folder = tmp_path / f"{resize}"
+        folder.mkdir()
+        with writer(folder, encoder) as out:
+            out.add(replace(features[0], names=("a.png",), sources=({**source, "resize": resize},)))
+        assert writer(folder, encoder).has_file(str(picture), "a.png") == done
 
 
 def test_what_was_added_is_kept_at_an_interruption(tmp_path, encoder, features):
