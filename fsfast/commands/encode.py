@@ -16,7 +16,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fsfast.commands.common import as_text, engine_arguments, open_encoder, parse_seed, readable
+from fsfast.commands.common import as_text, complain, engine_arguments, open_encoder, parse_seed, readable
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.journal import locked
 from fsfast.files import check_target
@@ -113,7 +113,13 @@ def run(args: argparse.Namespace) -> int:
             _report_folder(args, counts, encoder)
         else:
             file = OneFile()
-            counts = _encode(args, paths, encoder, file)
+            try:
+                counts = _encode(args, paths, encoder, file)
+            except KeyboardInterrupt:
+                complain(
+                    "encode", args.output, "nothing is written; in a folder (-o NAME/) what is done stays"
+                )
+                raise
             if counts.written and not (counts.failed and args.on_error == "stop"):
                 _report_file(args, file.save(args.output))
     return 1 if counts.failed else 0

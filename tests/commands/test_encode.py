@@ -97,6 +97,16 @@ def test_an_image_that_cannot_be_read(photos, tmp_path, capsys, on_error, names)
     assert (tmp_path / "out.npz").exists() == (on_error == "skip")
 
 
+def test_an_interruption_says_what_stays(photos, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fsfast.SmoothedEncoder, "encode_iter", interrupted)
+    assert encode(photos, "-o", tmp_path / "out.npz") == 130
+    assert "nothing is written; in a folder" in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()
+
+
 def test_shards_without_an_index_are_not_overwritten(photos, tmp_path, capsys):
     (tmp_path / "features-00000.safetensors").write_bytes(b"of another program")
     assert encode(photos, "-o", tmp_path) == 2
