@@ -27,6 +27,7 @@ from fsfast.commands.common import (
 )
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.journal import Journal, locked
+from fsfast.commands.parser import Several, number
 from fsfast.commands.plotting import check_plot
 from fsfast.commands.served import load_served
 from fsfast.errors import CertificateError
@@ -83,8 +84,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=parse_seed, help="use this seed for every image, to replay a result")
     parser.add_argument(
         "--epsilon",
-        type=float,
-        nargs="+",
+        metavar="RADIUS,…",
+        action=Several,
+        item=number,
         help="ℓ2 radii to show and to state in the file, [0,1] pixel units (default: shows σ/2, σ, 2σ, states five)",
     )
     parser.add_argument(

@@ -7,11 +7,13 @@ Reads what `fsfast certify -o FILE` wrote. A certificate in a file has no direct
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fsfast.commands.common import MAX_EPSILON, as_text
 from fsfast.commands.matching import Line, read_lines
+from fsfast.commands.parser import Several, number
 from fsfast.commands.plotting import check_plot
 from fsfast.commands.served import load_served
 from fsfast.errors import CertificateError
@@ -33,8 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--epsilon",
-        type=float,
-        nargs="+",
+        metavar="RADIUS,…",
+        action=Several,
+        item=number,
         help="ℓ2 radii to show, [0,1] pixel units (default: multiples of σ/4, as far as there are certificates)",
     )
     parser.add_argument(
@@ -43,19 +46,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", metavar="ENGINE", default="demo", help='whose classes (default: "demo")')
     parser.add_argument("--csv", metavar="FILE.csv", help="also write the table to this file")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the shares against the radius")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read the certificates one after the other, and show what they say together."""
     from fsfast.certificates.data_set import data_set
-    from fsfast.report.data_set import to_csv, to_svg, to_text, usual_radii
+    from fsfast.report.data_set import to_csv, to_json, to_svg, to_text, usual_radii
 
     _check(args)
     lines = read_lines(args.certificates, "summary")
     classes = None if args.served is None else _classes(args.engine)
     found = data_set(_sources(args, lines), args.cosine, classes)
     epsilons = args.epsilon or usual_radii(found)
-    print(to_text(found, epsilons))
+    print(json.dumps(to_json(found, epsilons)) if args.json else to_text(found, epsilons))
     if args.csv is not None:
         write_whole(args.csv, to_csv(found, epsilons).encode())
     if args.plot is not None:

@@ -16,10 +16,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from fsfast.commands.common import as_text, complain, engine_arguments, open_encoder, shown_radii
+from fsfast.commands.common import (
+    as_text,
+    complain,
+    engine_arguments,
+    not_an_image,
+    open_encoder,
+    shown_radii,
+)
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.matching import Line, Matches, image_of, match_many, match_one, read_lines
 from fsfast.errors import CertificateAltered, CertificateError, ImageError
@@ -37,7 +45,10 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument(
-        "certificate", metavar="CERT", help="certificate file, or a file of one JSON line per image"
+        "certificate",
+        metavar="CERT",
+        type=partial(not_an_image, wanted=f"the certificate comes first: {parser.prog} CERT"),
+        help="certificate file, or a file of one JSON line per image",
     )
     image_arguments(parser)
     parser.add_argument("--engine", default="demo", help='the engine that made it (default: "demo")')

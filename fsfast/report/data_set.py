@@ -1,10 +1,11 @@
-"""The certificates of a data set as a table, as CSV and as a chart; nothing is rounded up."""
+"""The certificates of a data set as a table, as JSON, as CSV and as a chart; nothing is rounded up."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,27 @@ def to_csv(found: DataSet, epsilons: Sequence[float]) -> str:
                 row += [count, f"{_share(count, len(found), _DECIMALS):.{_DECIMALS}f}"]
         writer.writerow(row)
     return buffer.getvalue()
+
+
+def to_json(found: DataSet, epsilons: Sequence[float]) -> dict[str, Any]:
+    """Return the findings as a JSON document; counts instead of shares, since they are exact."""
+    named = {"": found.radii}
+    if found.class_radii is not None:
+        named["class_"] = found.class_radii
+    return {
+        "engine": found.engine,
+        "images": len(found),
+        "cosine": found.cosine,
+        "alpha": found.alpha,
+        "sigma": found.sigma,
+        **{f"median_{name}radius": median(radii) for name, radii in named.items()},
+        "radii": [
+            {"epsilon": epsilon}
+            | {f"{name}certified": certified(radii, epsilon) for name, radii in named.items()}
+            for epsilon in epsilons
+        ],
+        "random_weights": found.random_weights,
+    }
 
 
 def to_svg(found: DataSet) -> str:

@@ -70,7 +70,7 @@ class GrowingTable:
 
 
 def _clean(text: str) -> str:
-    return " ".join(printable(text).split())
+    return printable(text, keep="")
 
 
 def _fitted(text: str, width: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fsfast.errors import FsfastError, brief
+from fsfast.file_kind import FEATURES, recognise_file
 from fsfast.files import replacing, write_whole
 from fsfast.kernels.types import FeatureSums
 from fsfast.runtime.seeds import SeedOrigin
@@ -139,8 +140,10 @@ def _translated(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FsfastError(f"wanted a file of smoothed features, {os.fspath(path)} does not exist") from None
-    except Exception as error:
-        raise FsfastError(f"{os.fspath(path)} is not a file of smoothed features: {brief(error)}") from None
+    except Exception as error:  # two file formats, each with errors of its own
+        kind = recognise_file(path)
+        why = f": {brief(error)}" if kind is None or kind is FEATURES else f" but {kind.what}"
+        raise FsfastError(f"{os.fspath(path)} is not a file of smoothed features{why}") from None
 
 
 def _record(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,14 @@ def test_shares_are_counted_and_rounded_down(certificates, tmp_path, capsys):
         (row,) = csv.DictReader(file)
     assert float(row["epsilon"]) == between
     assert (row["certified"], row["images"], row["share"]) == ("2", "3", "0.666666")
+
+
+def test_json_has_counts(certificates, capsys):
+    radii = sorted(c.radius(0.5) for c in fsfast.load_certificates(certificates))
+    assert summary(certificates, "--json", "--epsilon", radii[1]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["radii"] == [{"epsilon": radii[1], "certified": 2}]
+    assert (found["images"], found["median_radius"]) == (3, radii[1])
 
 
 def test_radii_go_on_until_nothing_is_certified(certificates, tmp_path):

@@ -41,4 +41,4 @@ def test_numbers_are_never_cut(columns):
 
 
 def test_names_cannot_steer_the_terminal_or_break_a_row(columns):
-    assert GrowingTable(columns).row(["a\x1b[2J\nb", "none", "1"]).startswith("a\\u001b[2J b ")
+    assert GrowingTable(columns).row(["a\x1b[2J\nb", "none", "1"]).startswith("a\\u001b[2J\\u000ab ")
