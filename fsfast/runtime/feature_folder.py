@@ -243,14 +243,21 @@ def _read_index(folder: Path) -> tuple[list[Entry], int]:
 
 
 def _header(shard: Path) -> dict[str, Any]:
-    """Return the settings of a shard by their names, and its number of rows, without its features."""
+    """Return the settings of a shard by their names, and its number of rows, without its features.
+
+    Raises:
+        FsfastError: it is no shard.
+    """
     record, shapes = read_header(shard)
-    return {
-        "rows": shapes["seeds"][0],
-        "engine or profile": record["function_id"],
-        "n0": record["n0"],
-        "raw mean": "raw_mean" in shapes,
-    }
+    try:
+        return {
+            "rows": shapes["seeds"][0],
+            "engine or profile": record["function_id"],
+            "n0": record["n0"],
+            "raw mean": "raw_mean" in shapes,
+        }
+    except (KeyError, IndexError, TypeError) as error:
+        raise FsfastError(f"{shard} is not a file of smoothed features: {brief(error)}") from None
 
 
 def _refuse_others(folder: Path, entries: list[Entry], wanted: Mapping[str, object]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import fsfast
 from fsfast.files import file_sha256
@@ -166,6 +167,15 @@ def test_an_index_of_somebody_else_is_refused(tmp_path, encoder, features, chang
     index.write_text("\n".join([json.dumps({**json.loads(lines[0]), **change}), *lines, ""]))
     with pytest.raises(fsfast.FsfastError, match=r"index\.jsonl"):
         list(fsfast.FeatureFolder(tmp_path))
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", '{"function_id": "f", "n0": 1}'])
+def test_a_shard_of_somebody_else_is_refused(tmp_path, encoder, features, record):
+    write(tmp_path, encoder, features[:2])
+    metadata = {"format": "fsfast-features", "schema": "1", "record": record}
+    save_file({"units": np.zeros(2)}, tmp_path / "features-00000.safetensors", metadata)
+    with pytest.raises(fsfast.FsfastError, match=r"features-00000\.safetensors is not a file of smoothed"):
+        writer(tmp_path, encoder)
 
 
 def test_other_folders_are_refused(tmp_path, encoder, features):
