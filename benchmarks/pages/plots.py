@@ -32,7 +32,7 @@ DARK = {
     "warm": "#f5935a",
     "green": "#45c7a0",
 }
-_SIZE = (380, 270)
+_SIZE = (368, 268)
 # Where there is room; a telephone shows them smaller.
 _SCALE = 1.25
 

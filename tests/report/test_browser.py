@@ -16,7 +16,10 @@ import pytest
 from benchmarks.pages import browser
 from fsfast.report.page import render_page
 
-pytestmark = pytest.mark.skipif(browser.find() is None, reason="there is no Chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.find() is None, reason="there is no Chromium"),
+]
 SITE = Path(__file__).parents[2] / "build" / "site"
 # Telephones, a tablet, a desk.
 WIDTHS = (360, 390, 430, 768, 1280)
