@@ -7,6 +7,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+from matplotlib.markers import CARETLEFT
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from fsfast.certificates.certificate import Certificate
@@ -46,7 +47,11 @@ def score_histogram(certificate: Certificate, title: str, *, colour: str = COOL,
         name: unique in the page.
     """
     scores, bound, mean = certificate.scores, certificate.score_lower_bound, certificate.mean_score
-    low, high = min(float(scores.min()), bound), float(scores.max())
+    low, high = float(scores.min()), float(scores.max())
+    # The bound of few samples lies so far below them that beside it they would be a sliver.
+    near = bound >= low - 2 * (high - low)
+    if near:
+        low = min(low, bound)
     margin = 0.04 * (high - low) or 1e-3
     with style():
         figure = new_figure(WIDTH, 265)
@@ -54,7 +59,20 @@ def score_histogram(certificate: Certificate, title: str, *, colour: str = COOL,
         counts, edges = np.histogram(scores, _bins(scores))
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colour, alpha=0.8)
         top = 1.1 * float(counts.max())
-        axes.vlines(bound, 0, top, color=INK, linewidth=1.6, label=f"mean is at least {_floor(bound, 4)}")
+        said = f"mean is at least {_floor(bound, 4)}"
+        if near:
+            axes.vlines(bound, 0, top, color=INK, linewidth=1.6, label=said)
+        else:
+            axes.plot(
+                low - margin,
+                0.5 * top,
+                marker=CARETLEFT,
+                markersize=9,
+                linestyle="none",
+                color=INK,
+                clip_on=False,
+                label=f"{said}, left of here",
+            )
         axes.vlines(mean, 0, top, color=INK, linewidth=1.2, linestyles="dotted", label=f"mean {mean:.4f}")
         inside = [threshold for threshold in certificate.thresholds if threshold > low - margin]
         height = np.full(len(inside), 0.05 * top)
