@@ -94,7 +94,7 @@ def to_svg(found: DataSet) -> str:
     from fsfast.report.plot import document
 
     with svg.style():
-        figure = svg.new_figure(svg.WHOLE, 305)
+        figure = svg.new_figure(2 * svg.WIDTH, 305)
         axes = figure.add_subplot()
         axes.set(
             title="Certified images against the size of the attack",
