@@ -167,8 +167,8 @@ class SmoothedEncoder:
         """Return the smoothed features of one or more images.
 
         Args:
-            images: a path, PIL image, uint8 [H, W, 3] or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or
-                a list of these, of any sizes. A uint8 tensor on the encoder's GPU and grid stays there: this is
+            images: a path, the bytes of an image file or a file open for reading them, a PIL image, uint8 [H, W, 3]
+                or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or a list of these, of any sizes. A uint8 tensor on the encoder's GPU and grid stays there: this is
                 then `encode_tensors`. Other tensors are copied to the host.
             n0: samples per image; None: the engine's default.
             seeds: one 64-bit seed per image, to replay an earlier result; None: fresh ones.

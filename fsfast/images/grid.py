@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from fsfast.errors import ImageError
-from fsfast.images.arrays import decode_array, shape_remedy
-from fsfast.images.decoding import decode_file, decode_pil, refusal
+from fsfast.images.arrays import decode_array, wrong_shape
+from fsfast.images.decoding import decode_bytes, decode_file, decode_pil
+from fsfast.images.streams import encoded_bytes
 
 Fit = Literal["squash", "crop", "pad"]
 
@@ -78,14 +79,19 @@ class GridImage:
     Attributes:
         pixels: [H, W, 3] uint8, C-contiguous, read-only, not shared with the input.
         name: the path for files, else what the caller gave.
-        source: JSON-able. kind (file | pil | array | tensor), size [h, w] before rotation and fitting, mode
-            (Pillow's mode, or the dtype), steps (what was done, in order); format for files and PIL
-            images that have one; sha256 of the bytes for files.
+        source: JSON-able. kind (file | bytes | stream | pil | array | tensor), size [h, w] before rotation and
+            fitting, mode (Pillow's mode, or the dtype), steps (what was done, in order); format where there is
+            one; sha256 of the bytes for files, bytes and streams.
     """
 
     pixels: np.ndarray
     name: str | None
     source: dict[str, Any]
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        steps = ", ".join(self.source.get("steps", ())) or "as it came"
+        return f"GridImage({self.name or self.source.get('kind', 'image')}: {height}×{width}, {steps})"
 
     @cached_property
     def grid_sha256(self) -> str:
@@ -122,8 +128,9 @@ def as_list(images: object) -> tuple[list[Any], bool]:
     """Split the input into single images, without decoding any.
 
     Args:
-        images: a path, a PIL image, an array or tensor [H, W, 3] or [B, H, W, 3] (the same as a list of B),
-            or a list or tuple of these; batches inside a list are spliced in.
+        images: a path, an encoded image (bytes, or a file open for reading them), a PIL image, an array or tensor
+            [H, W, 3] or [B, H, W, 3] (the same as a list of B), or a list or tuple of these; batches inside a list
+            are spliced in.
 
     Returns:
         The images in order, and whether the input was a single one.
@@ -154,7 +161,7 @@ def _split(image: Any) -> tuple[list[Any], bool]:
     if shape[0] == 0:
         raise ImageError(f"wanted at least one image, got an empty batch of shape {list(shape)}")
     if shape[-1] != 3:
-        raise refusal("a batch [B, H, W, 3]", f"shape {list(shape)}", shape_remedy(shape[1:], 1))
+        raise wrong_shape("a batch [B, H, W, 3]", image, batch=1)
     return [image[i] for i in range(shape[0])], False
 
 
@@ -162,9 +169,9 @@ def to_grid_image(image: Any, grid: Grid, name: str | None = None) -> GridImage:
     """Decode one image and fit it to the grid.
 
     Args:
-        image: a path; a PIL image (the frame it stands at); an array or tensor [H, W, 3], uint8, or float32
-            or float64 in [0, 1] that lies on the 1/255 grid within 1e-3 levels; a GridImage of this size, which
-            is returned as it is.
+        image: a path; an encoded image as bytes or behind an open file; a PIL image (the frame it stands at); an
+            array or tensor [H, W, 3], uint8, or float32 or float64 in [0, 1] that lies on the 1/255 grid within
+            1e-3 levels; a GridImage of this size, which is returned as it is.
         grid: the engine's grid.
         name: what to call it; a path is its own name unless one is given.
 
@@ -186,6 +193,8 @@ def to_grid_image(image: Any, grid: Grid, name: str | None = None) -> GridImage:
         name = path if name is None else name
     elif isinstance(image, Image.Image):
         pixels, source = decode_pil(image, "the PIL image")
+    elif encoded := encoded_bytes(image):
+        pixels, source = decode_bytes(*encoded)
     else:
         pixels, source = decode_array(image)
     fitted, steps = _fit(pixels, grid)
