@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
@@ -13,18 +14,19 @@ import numpy as np
 from fsfast.engine.classes import load_classes
 from fsfast.engine.engine import built_in_name
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError
-from fsfast.images.grid import GridImage, to_grid
+from fsfast.images.grid import Grid, GridImage, to_grid
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.function import stack
 from fsfast.runtime.opening import open_engine
 from fsfast.runtime.options import Options, check_secret
-from fsfast.runtime.pipeline import Sample
+from fsfast.runtime.pipeline import Sample, encoder_closed
 from fsfast.runtime.progress import progress_bar
 from fsfast.runtime.sampling import MAX_SAMPLES, check_samples
 from fsfast.runtime.seeds import Seeds, seed_from_system
 
 if TYPE_CHECKING:
     # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
+    import torch
     from torch import Tensor
 
     from fsfast.bounds import MeanMethod
@@ -44,7 +46,8 @@ class SmoothedEncoder:
 
     Args:
         engine: directory of an engine, or the name of a built-in one ("demo").
-        device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions).
+        device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions);
+            or a torch.device.
         backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
             machine. On a GPU "torch", "torch-compile", "tensorrt", "tensorrt_rtx", "onnxruntime", or "auto": torch.
             Part of the function's identity; `choice` says which was taken, and why.
@@ -70,7 +73,7 @@ class SmoothedEncoder:
         self,
         engine: str | os.PathLike[str] = "demo",
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         backend: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
@@ -81,7 +84,7 @@ class SmoothedEncoder:
     ):
         secret = check_secret(secret)
         stages = None if stages is None else tuple(stages)
-        options = Options(device, backend, precision, threads, micro_batch, graph_threads, stages)
+        options = Options(str(device), backend, precision, threads, micro_batch, graph_threads, stages)
         opened = open_engine(engine, options)
         self._opened_as = (built_in_name(engine) or os.path.abspath(engine), options, secret is not None)
         self.threads = opened.threads
@@ -96,7 +99,10 @@ class SmoothedEncoder:
         self._function = opened.function
 
     def __repr__(self) -> str:
-        return f"SmoothedEncoder({str(self.engine_path)!r}, σ = {self.sigma:g}, {self.profile.precision})"
+        height, width = self.grid.size
+        facts = f"σ = {self.sigma:g}, n0 = {self.n0}, {height}×{width} → {self.tokens}×{self.dim}"
+        where = "closed" if self.closed else f"{self.precision}, {self.backend} on {self.device}"
+        return f"SmoothedEncoder({str(self.engine_path)!r}, {facts}, {where})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as "open this engine again with these options"; raises TypeError where there is a secret."""
@@ -109,6 +115,7 @@ class SmoothedEncoder:
         return _reopened, (engine, self.engine_digest, asdict(options))
 
     def __enter__(self) -> SmoothedEncoder:
+        self._check_open()
         return self
 
     def __exit__(
@@ -126,9 +133,70 @@ class SmoothedEncoder:
         return self.manifest.sigma
 
     @property
+    def n0(self) -> int:
+        """Samples per image where `encode` is not told otherwise; fixed by the engine."""
+        return self.manifest.n0
+
+    @property
+    def tokens(self) -> int:
+        """L, tokens per image; 1 where features are pooled."""
+        return self.manifest.tokens
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a token."""
+        return self.manifest.dim
+
+    @property
+    def grid(self) -> Grid:
+        """The size on which images are smoothed, and how others are fitted to it."""
+        return self.manifest.grid
+
+    @property
+    def precision(self) -> str:
+        """The precision of the networks."""
+        return self.profile.precision
+
+    @property
+    def backend(self) -> str:
+        """What runs the networks; `choice` says why."""
+        return self.profile.backend
+
+    @property
+    def device(self) -> str:
+        """Where they run: "cpu", "cuda:0", …"""
+        return self._function.pipeline.device
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called; features and certificates outlive it, calls raise FsfastError."""
+        return self._function.pipeline.closed
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise encoder_closed()
+
+    @property
     def times_steps(self) -> bool:
         """Whether `encode` can say how long each step takes: not on a GPU, where they overlap."""
         return self._function.pipeline.times_steps
+
+    def prepare(self, images: Any) -> GridImage | list[GridImage]:
+        """Return images as the encoder sees them: what `encode`, `certify` and `verify` do to their input first.
+
+        Args:
+            images: as in `encode`.
+
+        Returns:
+            A GridImage, or a list of them for a list or batch of images: pixels [H, W, 3] uint8 on the grid, a name
+            for files, and a source record of what came and what was done. All methods take them in place of images.
+
+        Raises:
+            ImageError, TypeError: an input is not an image that can be put on the grid.
+        """
+        self._check_open()
+        items, single = to_grid(images, self.grid)
+        return items[0] if single else items
 
     @overload
     def encode(
@@ -168,8 +236,9 @@ class SmoothedEncoder:
 
         Args:
             images: a path, the bytes of an image file or a file open for reading them, a PIL image, uint8 [H, W, 3]
-                or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or a list of these, of any sizes. A uint8 tensor on the encoder's GPU and grid stays there: this is
-                then `encode_tensors`. Other tensors are copied to the host.
+                or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or a list of these, of any sizes. A uint8 tensor on
+                the encoder's GPU and grid stays there: this is then `encode_tensors`. Other tensors are copied to the
+                host.
             n0: samples per image; None: the engine's default.
             seeds: one 64-bit seed per image, to replay an earlier result; None: fresh ones.
             raw_mean: also return the mean of the raw features (no certificate speaks about it).
@@ -184,6 +253,7 @@ class SmoothedEncoder:
             ImageError: an input is not an image that can be put on the grid.
             ValueError: n0 or seeds are off.
         """
+        self._check_open()
         if seconds is None and self._function.takes(images):
             batch = images if images.ndim == 4 else images[None]
             return self.encode_tensors(batch, n0, seeds=seeds, raw_mean=raw_mean)
@@ -244,6 +314,7 @@ class SmoothedEncoder:
             ImageError: another dtype, shape or device.
             ValueError: n0 or seeds are off.
         """
+        self._check_open()
         if not self._function.keeps_tensors:
             raise BackendUnavailable("encode_tensors needs an encoder on a GPU; open it with device='cuda'")
         from fsfast.runtime.gpu.function import GpuFunction
@@ -257,6 +328,7 @@ class SmoothedEncoder:
 
         No noise, no purifier, no mapper, and no guarantee.
         """
+        self._check_open()
         items, _ = to_grid(images, self.manifest.grid)
         return self._shaped([self._function.pipeline.clean(stack(items))])
 
@@ -275,6 +347,7 @@ class SmoothedEncoder:
             ImageError: the input is not an image that can be put on the grid.
             ValueError: more than one image, or seed or index are off.
         """
+        self._check_open()
         items, single = to_grid(image, self.manifest.grid)
         if not single:
             raise ValueError(f"wanted one image to sample, got {len(items)}")
@@ -329,14 +402,20 @@ class SmoothedEncoder:
             ImageError: an input is not an image that can be put on the grid.
             CertificateError: `served` belongs to other images or another function.
             ValueError: another argument is off.
+
+        Warns:
+            UserWarning: before sampling, where no scores of so many samples could certify anything, or the target.
         """
         from fsfast.certificates.certification import plan_of
         from fsfast.certificates.issuing import Request, issue
 
+        self._check_open()
         items, single = to_grid(images, self.manifest.grid)
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
         n0 = None if n0 is None else check_samples(n0, "n0")
         request = Request(plan, anchor, n0, seeds, served)
+        if shortfall := plan.shortfall(self.sigma, self._function.total_variation):
+            warnings.warn(shortfall, stacklevel=2)
         with progress_bar(progress, len(items) * plan.n, "certify") as advance:
             certificates = issue(self._function, self._seeds, items, request, advance)
         return certificates[0] if single else certificates
@@ -388,6 +467,7 @@ class SmoothedEncoder:
     def _image_of(self, certificate: Certificate, image: Any) -> GridImage:
         from fsfast.certificates.certificate import Certificate as Record
 
+        self._check_open()
         if not isinstance(certificate, Record):
             raise TypeError(
                 f"wanted a Certificate, got {type(certificate).__name__}; fsfast.load_certificate reads a file"

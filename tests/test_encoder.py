@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import pickle
 import subprocess
 import sys
 import threading
@@ -195,6 +198,76 @@ def test_a_closed_encoder_says_so_every_time(picture):
         for call in (encoder.encode, encoder.clean, lambda x: encoder.certify(x, 3)):
             with pytest.raises(fsfast.FsfastError, match="closed"):
                 call(picture)
+
+
+def test_a_closed_encoder_says_nothing_else(demo, picture):
+    """Whatever else is wrong with a call; and what it was can still be asked for."""
+    encoder = fsfast.SmoothedEncoder("demo", threads=1)
+    certificate = demo.certify(picture, 70)
+    encoder.close()
+    calls = {
+        "encode": lambda: encoder.encode("missing.png", 0),
+        "encode_tensors": lambda: encoder.encode_tensors(picture),
+        "clean": lambda: encoder.clean(None),
+        "sample": lambda: encoder.sample([]),
+        "prepare": lambda: encoder.prepare(picture),
+        "certify": lambda: encoder.certify("missing.png", 0),
+        "verify": lambda: encoder.verify(certificate, picture),
+        "certify_anew": lambda: encoder.certify_anew(certificate, picture),
+        "with": encoder.__enter__,
+    }
+    for name, call in calls.items():
+        with pytest.raises(fsfast.FsfastError) as caught:
+            call()
+        assert str(caught.value) == "the encoder is closed; open a new SmoothedEncoder", name
+    assert encoder.closed
+    assert repr(encoder).endswith("σ = 0.25, n0 = 4, 64×64 → 64×128, closed)")
+    assert encoder.device == "cpu"
+
+
+def test_what_an_encoder_is_can_be_asked_for(demo, pooled):
+    assert (demo.n0, demo.tokens, demo.dim, demo.grid.size) == (4, 64, 128, (64, 64))
+    assert (demo.precision, demo.backend, demo.device, demo.closed) == (
+        "float32",
+        "onnxruntime",
+        "cpu",
+        False,
+    )
+    assert repr(demo).endswith("σ = 0.25, n0 = 4, 64×64 → 64×128, float32, onnxruntime on cpu)")
+    assert demo.encode(np.zeros((64, 64, 3), np.uint8)).features.shape == (1, demo.tokens, demo.dim)
+    assert pooled.tokens == 1
+
+
+def test_a_torch_device_is_a_device(demo):
+    with fsfast.SmoothedEncoder("demo", device=torch.device("cpu"), threads=1) as encoder:
+        assert encoder.function_id == demo.function_id
+        assert pickle.loads(pickle.dumps(encoder)).device == "cpu"
+    with pytest.raises(ValueError, match="got 'mps'"):
+        fsfast.SmoothedEncoder("demo", device=torch.device("mps"))
+    with pytest.raises(BackendUnavailable, match="cuda"):
+        fsfast.SmoothedEncoder("demo", device=torch.device("cuda:99"))
+
+
+def test_prepare_gives_what_is_encoded(demo, photograph, picture):
+    one = demo.prepare(photograph)
+    assert one.pixels.shape == (64, 64, 3)
+    assert one.name == str(photograph)
+    assert one.source["steps"] == ["crop to 64x64, bicubic"]
+    assert one.grid_sha256 == demo.encode(photograph, 1).grid_sha256[0]
+    several = demo.prepare([photograph, picture])
+    assert [item.source["kind"] for item in several] == ["file", "array"]
+    wanted = demo.encode([photograph, picture], 1, seeds=[1, 2]).features
+    np.testing.assert_array_equal(demo.encode(several, 1, seeds=[1, 2]).features, wanted)
+
+
+def test_bytes_and_open_files_are_certified_as_the_file(demo, photograph):
+    data = photograph.read_bytes()
+    made = demo.certify(io.BytesIO(data), 70, seeds=[1])
+    assert made.source["kind"] == "stream"
+    assert made.source["sha256"] == hashlib.sha256(data).hexdigest()
+    assert demo.verify(made, data)
+    with open(photograph, "rb") as file:
+        assert demo.encode([data, file], 1, seeds=[1, 1]).grid_sha256 == (made.grid_sha256,) * 2
 
 
 def test_closing_while_others_compute(picture):

@@ -11,6 +11,7 @@ import numpy as np
 
 from fsfast.certificates.prediction import Prediction, predict
 from fsfast.certificates.statement import Statement
+from fsfast.certificates.wording import show_alpha, show_bound, show_epsilon
 from fsfast.certificates.writing import to_json, to_record
 from fsfast.engine.classes import ClassHead
 from fsfast.files import write_whole
@@ -55,12 +56,8 @@ class Certificate(Statement):
 
     def __repr__(self) -> str:
         radii = [0.5 * self.sigma, self.sigma]
-        bounds = ", ".join(f"{_show(self.cosine(r))} at ε = {r:g}" for r in radii)
+        bounds = ", ".join(f"{show_bound(self.cosine(r))} at ε = {show_epsilon(r)}" for r in radii)
         return (
-            f"Certificate({self.image_name or 'image'}: cosine ≥ {bounds}; n = {self.n}, α = {self.alpha:g}"
+            f"Certificate({self.image_name or 'image'}: cosine ≥ {bounds}; n = {self.n}, α = {show_alpha(self.alpha)}"
             f"{'; random weights' if self.random_weights else ''})"
         )
-
-
-def _show(bound: float | None) -> str:
-    return "none" if bound is None else f"{bound:.3f}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fsfast.certificates.wording import show_bound, show_confidence, show_epsilon, show_radius
 from fsfast.commands.common import (
     MAX_EPSILON,
     as_text,
@@ -30,7 +31,7 @@ from fsfast.commands.common import (
 from fsfast.commands.journal import append, locked, resume
 from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target, write_whole
-from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
+from fsfast.report.text import RANDOM_WEIGHTS, table
 
 if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
@@ -277,7 +278,7 @@ def _print_table(
     rows = [[show(certificate) for show in columns.values()] for certificate in certificates]
     print(table(rows, list(columns)))
     print(
-        f"\nWith probability ≥ {1 - first.alpha:g} per image, for every image x' on the "
+        f"\nWith probability ≥ {show_confidence(first.alpha)} per image, for every image x' on the "
         f"{first.grid[0]}×{first.grid[1]} grid within ℓ2 distance ε of x ([0,1] units):\n"
         "the smoothed feature of x' has at least this cosine to the certified direction. "
         f"σ = {first.sigma:g}."
@@ -290,8 +291,18 @@ def _print_table(
         if c.stopping is not None and c.stopping.reason != "reached":
             what = f"cosine {c.stopping.cosine:g} at ε = {c.stopping.epsilon:g} not certified"
             print(f"{Path(c.image_name or 'image').name}: {what} with n = {c.n} ({c.stopping.reason})")
+    for line in _out_of_reach(first, radii):
+        print(line)
     if random_weights:
         print(RANDOM_WEIGHTS)
+
+
+def _out_of_reach(certificate: Certificate, radii: list[float]) -> list[str]:
+    """Return why some radii are beyond any image; that all of them are is said before sampling."""
+    reach = certificate.reach
+    if certificate.stopping is not None or not reach.radius:
+        return []
+    return [line for radius in radii if (line := reach.shortfall(radius))]
 
 
 def _columns(
@@ -303,10 +314,10 @@ def _columns(
         "n": lambda c: str(c.n),
     }
     for radius in radii:
-        columns[f"cos ≥ at ε={radius:g}"] = lambda c, r=radius: show_bound(c.cosine(r))  # type: ignore[misc]
+        columns[f"cos ≥ at ε={show_epsilon(radius)}"] = lambda c, r=radius: show_bound(c.cosine(r))  # type: ignore[misc]
     columns["radius for cos ≥ 0.5"] = lambda c: show_radius(c.radius(0.5))
     if tokens:
-        columns[f"tokens: cos ≥ at ε={radii[0]:g}"] = lambda c: _token_bounds(c, radii[0])
+        columns[f"tokens: cos ≥ at ε={show_epsilon(radii[0])}"] = lambda c: _token_bounds(c, radii[0])
     if classes is not None:
         # A file has no directions to name a class by.
         columns["class"] = lambda c: "" if c.direction is None else c.predict(classes).name
@@ -318,5 +329,5 @@ def _columns(
 
 def _token_bounds(certificate: Certificate, radius: float) -> str:
     """Return the smallest and the largest bound of a token."""
-    bounds = np.nan_to_num(certificate.token_cosine(radius))
-    return " … ".join(show_bound(float(bound) or None) for bound in (bounds.min(), bounds.max()))
+    bounds = certificate.token_cosine(radius)
+    return " … ".join(show_bound(float(bound)) for bound in (bounds.min(), np.fmax.reduce(bounds)))

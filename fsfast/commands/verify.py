@@ -14,9 +14,10 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from fsfast.certificates.wording import show_bound, show_epsilon
 from fsfast.commands.common import complain, engine_arguments, open_encoder, shown_radii
 from fsfast.errors import CertificateAltered, CertificateError
-from fsfast.report.text import show_bound, table
+from fsfast.report.text import table
 
 if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
@@ -84,7 +85,7 @@ def _fresh(encoder: SmoothedEncoder, certificate: Certificate, image: GridImage,
         bounds = [{"epsilon": r, "stated": a, "fresh": b} for r, a, b in pairs]
         print(json.dumps({"refuted": refuted, "n": fresh.n, "bounds": bounds}))
         return not refuted
-    rows = [[f"{radius:g}", show_bound(stated), show_bound(again)] for radius, stated, again in pairs]
+    rows = [[show_epsilon(radius), show_bound(stated), show_bound(again)] for radius, stated, again in pairs]
     print(table(rows, ("ℓ2 radius ε", "stated cosine ≥", "certified anew ≥")))
     print("refuted by new noise:" if refuted else f"not refuted by new noise (n = {fresh.n})")
     for detail in refuted:

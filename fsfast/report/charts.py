@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.ticker import MultipleLocator
 
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.wording import round_down
 from fsfast.report.svg import (
     COOL,
     GREEN,
@@ -62,7 +63,7 @@ def score_histograms(certificates: Mapping[str, Certificate], *, name: str = "sc
             axes.text(
                 c.score_lower_bound + side * 0.008 * (1 - low),
                 0.97 * top,
-                f"S_L = {_floor(c.score_lower_bound, 4)}, mean {c.mean_score:.4f} (dotted)",
+                f"S_L = {round_down(c.score_lower_bound, 4)}, mean {c.mean_score:.4f} (dotted)",
                 ha="right" if side < 0 else "left",
                 va="top",
             )
@@ -218,8 +219,3 @@ def stage_bars(steps: Mapping[str, Mapping[str, float]], *, name: str = "stages"
         quiet_axis(axes, grid="x")
         figure.legend(loc="outside lower left", ncols=2, columnspacing=1.2)
         return to_svg(figure, name, "Stacked bars of the milliseconds per sample of every step")
-
-
-def _floor(value: float, digits: int) -> str:
-    """Return a bound rounded down."""
-    return f"{int(value * 10**digits) / 10**digits:.{digits}f}"

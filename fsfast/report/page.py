@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
+from fsfast.certificates.wording import show_alpha
 from fsfast.report import sections
 from fsfast.report.data import DemoResult
 from fsfast.report.markup import escape, section
@@ -64,7 +65,7 @@ def _facts(result: DemoResult) -> list[str]:
         (narrow, "noise σ", f"{manifest.sigma:g}"),
         (narrow, "serving samples n0", str(result.served.n0)),
         (narrow, "certification samples n", str(result.n)),
-        (narrow, "error probability α", f"{result.alpha:g}"),
+        (narrow, "error probability α", show_alpha(result.alpha)),
         (wide, "processor", f"{result.processor}, {threads}"),
         (narrow, "certification", f"{result.samples_per_s:.0f} samples/s"),
         (narrow, "fsfast", f"{result.version}, {result.date:%Y-%m-%d}"),
@@ -78,8 +79,8 @@ def _what_this_says(result: DemoResult) -> str:
         "A certificate covers every change of ℓ₂ size up to ε of the image "
         f"<em>on the {grid.height}×{grid.width} grid</em>, however it was found; it says nothing about the file before "
         "decoding and resizing, and nothing about larger changes.",
-        f"It is wrong with probability at most α = {result.alpha:g} per certificate, over the noise; it bounds how far "
-        "the features turn, not what is made of them.",
+        f"It is wrong with probability at most α = {show_alpha(result.alpha)} per certificate, over the noise; it "
+        "bounds how far the features turn, not what is made of them.",
     ]
     if result.attacked:
         most = max(case.attack.linf for case in result.attacked if case.attack)

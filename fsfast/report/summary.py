@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.wording import show_alpha, show_bound, show_epsilon, show_radius
 from fsfast.report.data import COSINE, Attack, Case, DemoResult, Seen
-from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
+from fsfast.report.text import RANDOM_WEIGHTS, table
 from fsfast.runtime.pipeline import STEPS
 
 
@@ -15,7 +16,7 @@ def to_text(result: DemoResult) -> str:
     manifest = result.manifest
     parts = [
         f"{manifest.name}: {' → '.join(result.profile.stages)} on a {manifest.grid.height}×{manifest.grid.width} grid; "
-        f"σ = {manifest.sigma:g}, n0 = {result.served.n0}, n = {result.n}, α = {result.alpha:g}",
+        f"σ = {manifest.sigma:g}, n0 = {result.served.n0}, n = {result.n}, α = {show_alpha(result.alpha)}",
         _images(result),
         _attacks(result),
         _networks(result),
@@ -34,7 +35,9 @@ def _images(result: DemoResult) -> str:
     header = ["image"]
     header += ["drawn"] if labels else []
     header += ["plain", "smoothed"] if result.classes else []
-    bounds = [f"{'cos ≥ at ε=' if i == 0 else 'ε='}{radius:g}" for i, radius in enumerate(result.radii)]
+    bounds = [
+        f"{'cos ≥ at ε=' if i == 0 else 'ε='}{show_epsilon(radius)}" for i, radius in enumerate(result.radii)
+    ]
     rows = [
         [
             case.name,

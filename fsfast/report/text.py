@@ -1,4 +1,4 @@
-"""Tables, bounds and radii as text; what a terminal and a page say in the same words."""
+"""Tables as text, and what a terminal and a page say in the same words."""
 
 from __future__ import annotations
 
@@ -27,13 +27,3 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 def _number(cell: str) -> bool:
     return cell in ("none", "—", "") or cell.replace(".", "").replace("-", "").replace(",", "").isdigit()
-
-
-def show_radius(radius: float) -> str:
-    """Return a radius for a table, rounded down: three digits, or "none"."""
-    return f"{int(radius * 1000) / 1000:.3f}" if radius > 0 else "none"
-
-
-def show_bound(bound: float | None) -> str:
-    """Return a bound for a table, rounded down: three digits, or "none"."""
-    return "none" if bound is None else f"{int(bound * 1000) / 1000:.3f}"

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fsfast.errors import FsfastError, brief
 from fsfast.files import write_whole
 from fsfast.kernels.types import FeatureSums
 from fsfast.runtime.seeds import SeedOrigin
+from fsfast.runtime.selecting import selected
 
 _ARRAYS = ("features", "unit", "raw_mean", "seeds")
 
 
 @dataclass(frozen=True, eq=False)
 class SmoothedFeatures:
-    """Smoothed features of B images.
+    """Smoothed features of B images: a sequence of batches of one.
+
+    `out[i]`, `out[2:5]`, `out[[0, 3]]` and `out[mask]` are batches again, iteration gives batches of one, and
+    `np.asarray(out)` is `features`.
 
     Attributes:
         features: [B, L, D] float32 ([B, D] when pooled): per token the mean raw norm times the certified
@@ -56,19 +62,30 @@ class SmoothedFeatures:
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, index: int) -> SmoothedFeatures:
-        """Return the features of one image, as a batch of one."""
-        place = range(len(self))[index]
-        one = slice(place, place + 1)
+    def __iter__(self) -> Iterator[SmoothedFeatures]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | Sequence[bool] | np.ndarray
+    ) -> SmoothedFeatures:
+        """Return the features of some images, as a batch; errors as `fsfast.runtime.selecting.selected`."""
+        some = selected(index, len(self))
+        places = range(len(self))[some] if isinstance(some, slice) else some
         return replace(
             self,
-            features=self.features[one],
-            unit=self.unit[one],
-            seeds=self.seeds[one],
-            seed_origins=self.seed_origins[one],
-            grid_sha256=self.grid_sha256[one],
-            raw_mean=None if self.raw_mean is None else self.raw_mean[one],
+            features=self.features[some],
+            unit=self.unit[some],
+            seeds=self.seeds[some],
+            seed_origins=tuple(self.seed_origins[i] for i in places),
+            grid_sha256=tuple(self.grid_sha256[i] for i in places),
+            raw_mean=None if self.raw_mean is None else self.raw_mean[some],
         )
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """Return `features`; dtype and copy as NumPy 2 asks, which refuses to convert where copy=False."""
+        if copy is False and dtype is not None and np.dtype(dtype) != self.features.dtype:
+            raise ValueError(f"wanted {np.dtype(dtype)} without a copy, features are {self.features.dtype}")
+        return np.array(self.features, dtype) if copy else np.asarray(self.features, dtype)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors or .npz file, whole or not at all; `load_features` reads it back.
