@@ -46,7 +46,7 @@ def test_encoded_images_are_the_file_that_they_would_be(picture, tmp_path):
         np.testing.assert_array_equal(item.pixels, wanted.pixels)
         assert item.source | {"kind": "file"} == wanted.source
     assert to_grid(data, GRID)[1]
-    assert repr(found[0]) == "GridImage(bytes: 8×6, squash to 8x6, bicubic)"
+    assert repr(found[0]) == "GridImage(bytes: 8×6, squashed to 8×6, bicubic)"
 
 
 def test_encoded_images_are_refused_as_files_are(tmp_path, monkeypatch):
