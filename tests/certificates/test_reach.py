@@ -87,6 +87,7 @@ def test_a_plan_knows_before_sampling():
     assert "n = 20" in shortfall(epsilon=0.25, n_max=20)
 
 
+@pytest.mark.filterwarnings("default")
 def test_python_and_the_command_line_say_so(photograph, capsys):
     with fsfast.SmoothedEncoder("demo", threads=1) as encoder:
         with pytest.warns(UserWarning, match="n = 10 samples cannot certify anything"):
