@@ -55,7 +55,7 @@ class SmoothedEncoder:
             function's identity.
         threads: in all; None: the processors that this process may use. Never changes a bit of the result.
         micro_batch: M, rows per run of a graph; part of the function's identity. None: 1 on a CPU; on a GPU the
-            engine's n0 rounded up to a power of two, in 4…16.
+            engine's n0 rounded up to a power of two, in 4…16. A call that leaves half of them idle says so.
         graph_threads: threads inside one run of a graph; part of the function's identity. None: 1, so that all
             threads work on different samples; more shorten the time of a single sample.
         stages: the stages to use, "encoder" among them; None: all that the engine has. Part of the
@@ -176,6 +176,18 @@ class SmoothedEncoder:
         if self.closed:
             raise encoder_closed()
 
+    def _warn_of_idle_rows(self, images: int, n0: int) -> None:
+        """Warn where so many images leave half of a micro-batch idle whose size was asked for."""
+        _, options, _ = self._opened_as
+        rows, m = images * n0, options.micro_batch
+        if m is not None and 2 * rows <= m:
+            few = f"{images} image{'' if images == 1 else 's'} × n0 = {n0}"
+            warnings.warn(
+                f"micro_batch = {m} with {few} leaves {m - rows} of {m} rows idle, and they cost what others do; open "
+                f"the encoder with a micro_batch of at most {rows}, or encode more images at once",
+                stacklevel=3,
+            )
+
     @property
     def times_steps(self) -> bool:
         """Whether `encode` can say how long each step takes: not on a GPU, where they overlap."""
@@ -262,6 +274,7 @@ class SmoothedEncoder:
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
         # 2. Rows: their seeds
         drawn = self._seeds.serving(items, seeds)
+        self._warn_of_idle_rows(len(items), n0)
         chosen = [seed for seed, _ in drawn]
         parts = []
         with progress_bar(progress, len(items) * n0, "encode") as advance:
@@ -321,7 +334,9 @@ class SmoothedEncoder:
         from fsfast.runtime.gpu.tensors import encode_tensors
 
         assert isinstance(self._function, GpuFunction)
-        return encode_tensors(self._function, self._seeds, images, n0, seeds, raw_mean=raw_mean)
+        out = encode_tensors(self._function, self._seeds, images, n0, seeds, raw_mean=raw_mean)
+        self._warn_of_idle_rows(len(out), out.n0)
+        return out
 
     def clean(self, images: Any) -> np.ndarray:
         """Return the vanilla encoder's features of the images on the grid, [B, L, D] or [B, D] float32.

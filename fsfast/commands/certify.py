@@ -31,7 +31,7 @@ from fsfast.commands.common import (
 from fsfast.commands.journal import append, locked, resume
 from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target, write_whole
-from fsfast.report.text import RANDOM_WEIGHTS, table
+from fsfast.report.text import RANDOM_WEIGHTS, only_these_classes, table
 
 if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
@@ -295,6 +295,8 @@ def _print_table(
         print(line)
     if random_weights:
         print(RANDOM_WEIGHTS)
+    elif classes is not None:
+        print(only_these_classes(classes.names))
 
 
 def _out_of_reach(certificate: Certificate, radii: list[float]) -> list[str]:

@@ -10,6 +10,7 @@ import json
 
 from fsfast.commands.common import as_text, engine_arguments, open_encoder, parse_seed, readable
 from fsfast.files import check_target
+from fsfast.report.text import RANDOM_WEIGHTS
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,4 +52,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         shape = " × ".join(map(str, out.features.shape))
         print(f"{as_text(args.output)}: features {shape}, n0 = {out.n0}, σ = {out.sigma:g}")
+        if out.random_weights:
+            print(RANDOM_WEIGHTS)
     return 0 if len(images) == len(args.images) else 1

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
-from fsfast.errors import ImageError
+from fsfast.errors import ImageError, printable
 from fsfast.images.arrays import decode_array, wrong_shape
 from fsfast.images.decoding import decode_bytes, decode_file, decode_pil
 from fsfast.images.fits import Colour, Fit, fitted
@@ -104,7 +104,7 @@ class GridImage:
     def __repr__(self) -> str:
         height, width = self.pixels.shape[:2]
         steps = ", ".join(self.source.get("steps", ())) or "as it came"
-        return f"GridImage({self.name or self.source.get('kind', 'image')}: {height}×{width}, {steps})"
+        return f"GridImage({printable(self.name or self.source.get('kind', 'image'))}: {height}×{width}, {steps})"
 
     @cached_property
     def grid_sha256(self) -> str:

@@ -12,10 +12,8 @@ from matplotlib.figure import Figure
 
 from fsfast.bounds.cosine import CosineMethod
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.display import certified_part
 from fsfast.report.svg import COOL, GREEN, INK, MUTED, PAPER, WARM, WHOLE, new_figure, style, to_svg
-
-# No bound reaches farther, in units of σ; few reach half of it.
-_FARTHEST = 6.0
 
 
 def certificate_curves(
@@ -127,7 +125,4 @@ def swatch(position: int, count: int) -> str:
 
 def _curve(axes: Axes, bounds: Callable[[Sequence[float]], np.ndarray], sigma: float, **options: Any) -> None:
     """Draw a bound from radius 0 to where it ends."""
-    radii = np.linspace(0.0, _FARTHEST * sigma, 240)
-    values = bounds(list(radii))
-    shown = values > 0
-    axes.plot(radii[shown], values[shown], **options)
+    axes.plot(*certified_part(bounds, sigma), **options)

@@ -9,8 +9,7 @@ from fsfast.certificates.wording import show_alpha
 from fsfast.report import sections
 from fsfast.report.data import DemoResult
 from fsfast.report.markup import escape, section
-from fsfast.report.summary import only_these_classes
-from fsfast.report.text import RANDOM_WEIGHTS
+from fsfast.report.text import RANDOM_WEIGHTS, only_these_classes
 
 TEMPLATE = Path(__file__).parent / "template.html"
 PAPER = "https://arxiv.org/abs/2601.16200"
@@ -51,7 +50,7 @@ def _notes(result: DemoResult) -> str:
     if result.manifest.random_weights:
         return f'<p class="note">{escape(RANDOM_WEIGHTS)}</p>'
     if result.classes and not any(case.label for case in result.cases):
-        return f'<p class="note">{escape(only_these_classes(result))}</p>'
+        return f'<p class="note">{escape(only_these_classes(result.classes))}</p>'
     return ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.wording import show_alpha, show_bound, show_epsilon, show_radius
 from fsfast.report.data import COSINE, Attack, Case, DemoResult, Seen
-from fsfast.report.text import RANDOM_WEIGHTS, table
+from fsfast.report.text import RANDOM_WEIGHTS, only_these_classes, table
 from fsfast.runtime.pipeline import STEPS
 
 
@@ -52,7 +52,7 @@ def _images(result: DemoResult) -> str:
     if result.classes:
         text += f"\nplain: the encoder alone, without noise. smoothed: the mean of {result.served.n0} noisy passes."
     if result.classes and not labels and not result.manifest.random_weights:
-        text += f"\n{only_these_classes(result)}"
+        text += f"\n{only_these_classes(result.classes)}"
     return text
 
 
@@ -92,15 +92,6 @@ def _networks(result: DemoResult) -> str:
     name = result.cases[0].name
     text = table(rows, ["networks", "radius", *STEPS, "sum"])
     return f"{text}\nradius: for cos ≥ {COSINE:g} of {name}. The rest: ms per sample on one thread."
-
-
-def only_these_classes(result: DemoResult) -> str:
-    """Return a sentence about images that may show none of the engine's classes."""
-    names = ", ".join(result.classes or ())
-    return (
-        f"This engine knows only the classes {names}; of other pictures it names\n"
-        "the nearest, which means nothing. The certificates hold for every picture."
-    )
 
 
 def attack_sizes(result: DemoResult) -> str:

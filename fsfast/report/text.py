@@ -8,6 +8,19 @@ RANDOM_WEIGHTS = (
     "This engine's networks have random weights: its features mean nothing, and its bounds are small.\n"
     "It shows the machinery."
 )
+# Classes of an engine that are named in a sentence.
+_NAMED = 20
+
+
+def only_these_classes(names: Sequence[str]) -> str:
+    """Return what to say beside the class of an image that may show none of an engine's classes."""
+    shown = (
+        ", ".join(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])}, … ({len(names)} in all)"
+    )
+    return (
+        f"This engine knows only the classes {shown}; of other pictures it names\n"
+        "the nearest, which means nothing. The certificates hold for every picture."
+    )
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 from fsfast.errors import FsfastError, brief
 from fsfast.files import write_whole
 from fsfast.kernels.types import FeatureSums
+from fsfast.notebook import facts
 from fsfast.runtime.seeds import SeedOrigin
 from fsfast.runtime.selecting import selected
 
@@ -58,6 +59,16 @@ class SmoothedFeatures:
     def __repr__(self) -> str:
         shape = list(self.features.shape)
         return f"SmoothedFeatures({self.engine}: features {shape}, n0 = {self.n0}, σ = {self.sigma:g})"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "engine": self.engine + (" (random weights)" if self.random_weights else ""),
+            "features": " × ".join(map(str, self.features.shape)) + f" {self.features.dtype}",
+            "samples": f"n0 = {self.n0}, σ = {self.sigma:g}",
+            "seeds": ", ".join(sorted(set(self.seed_origins))),
+            "function": self.function_id,
+        }
+        return facts("SmoothedFeatures", rows)
 
     def __len__(self) -> int:
         return len(self.features)

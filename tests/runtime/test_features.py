@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
@@ -85,3 +88,13 @@ def test_as_an_array_it_is_the_features(out):
     assert out.__array__(copy=False) is out.features
     with pytest.raises(ValueError, match="float64 without a copy, features are float32"):
         out.__array__(np.float64, copy=False)
+
+
+def test_a_notebook_shows_a_table(out):
+    evil = dataclasses.replace(out, engine="<b>&", random_weights=True)
+    shown = ElementTree.fromstring(evil._repr_html_())
+    cells = {row[0].text: row[1].text for row in shown.iter("tr")}
+    assert cells["engine"] == "<b>& (random weights)"
+    assert cells["features"] == "4 × 3 × 2 float32"
+    assert cells["samples"] == "n0 = 4, σ = 0.25"
+    assert cells["seeds"] == "os, replay, secret"
