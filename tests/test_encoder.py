@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -104,6 +105,54 @@ def test_rows_of_a_micro_batch_do_not_affect_each_other(pictures):
 def test_another_micro_batch_is_another_function(demo):
     with fsfast.SmoothedEncoder("demo", micro_batch=2) as other:
         assert other.function_id != demo.function_id
+
+
+def test_sigma_is_in_pixel_units_before_any_normalisation(demo):
+    """σ = 0.25 is 63.75 levels of 255 on the grid, whatever mean and std the encoder normalises by."""
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    noise = np.stack([demo.sample(grey, seed=1, index=i).noisy.astype(float) - 128 for i in range(8)])
+    assert noise.std() == pytest.approx(255 * demo.sigma, rel=0.01)
+    assert abs(noise.mean()) < 1
+    # Every sample is new: no two have noise in common.
+    assert abs(np.corrcoef(noise.reshape(8, -1)) - np.eye(8)).max() < 0.05
+
+
+def test_one_picture_twice_has_noise_of_its_own_each_time(demo, picture):
+    out = demo.encode([picture, picture], 1)
+    assert len(set(out.seeds.tolist())) == 2
+    assert (out.features[0] != out.features[1]).any()
+    assert out.grid_sha256[0] == out.grid_sha256[1]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "says"),
+    [
+        (lambda x: x.astype(np.float32), r"floats in \[0, 1\], got 0 … 255; pass levels 0 … 255 as uint8"),
+        (lambda x: (x / 255 - 0.5) / 0.25, r"normalised pixels through fsfast\.from_pixel_values"),
+        (lambda x: x / 127.5 - 1, r"got -1 … 1; .*from_pixel_values"),
+        (lambda x: x.astype(np.uint16), r"got uint16; .*astype\(np\.uint8\)"),
+        # Noise is added here; who hands over noisy floats would get it twice.
+        (lambda x: np.clip(x / 255 + 0.1 * np.sin(np.arange(x.size)).reshape(x.shape), 0, 1), "off the grid"),
+    ],
+    ids=["0 to 255", "normalised", "-1 to 1", "16 bits", "noisy"],
+)
+def test_pixels_in_other_units_are_refused_with_the_remedy(demo, pixels, says):
+    levels = np.arange(64 * 64 * 3).reshape(64, 64, 3) % 256
+    for call in (demo.encode, demo.certify, demo.prepare):
+        with pytest.raises(ImageError, match=says):
+            call(pixels(levels))
+
+
+def test_rows_that_stay_idle_are_said(picture):
+    with fsfast.SmoothedEncoder("demo", micro_batch=8, threads=2) as encoder:
+        with pytest.warns(
+            UserWarning, match=r"1 image × n0 = 4 leaves 4 of 8 rows idle.* at most 4, or encode more"
+        ):
+            encoder.encode(picture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            encoder.encode([picture] * 2)
+            encoder.encode(picture, 5)
 
 
 def test_many_threads_may_share_an_encoder(demo, pictures):
