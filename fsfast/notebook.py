@@ -23,10 +23,11 @@ def facts(title: str, rows: Mapping[str, str], below: str = "") -> str:
     """
     body = "".join(
         f'<tr><th scope="row" style="text-align: left">{escape(name)}</th>'
-        f'<td style="text-align: left">{escape(value)}</td></tr>'
+        f'<td style="text-align: left; overflow-wrap: anywhere">{escape(value)}</td></tr>'
         for name, value in rows.items()
     )
+    # A table in a page without a doctype takes no colour from around it unless it is told to.
     return (
-        f'<div><table><caption style="text-align: left">{escape(title)}</caption><tbody>{body}</tbody></table>'
-        f"{below}</div>"
+        f'<div><table style="color: inherit; font: inherit"><caption style="text-align: left">{escape(title)}</caption>'
+        f"<tbody>{body}</tbody></table>{below}</div>"
     )
