@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from export.options import OUTPUTS, Options, check_compare, customise, describe, needs
 from export.recipe import Recipe, load_recipe, recipe_names
 from export.results import results_of
-from export.stopping import exit_on_sigterm
+from export.stopping import run
+from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
 
 
@@ -40,12 +40,6 @@ def main(argv: list[str] | None = None) -> int:
             micro_batch=args.micro_batch,
             compare=args.compare,
         )
-    except ModuleNotFoundError as error:
-        print(
-            f"python -m export: {error}; pip install -e '.[export]', or use .venv-dev/bin/python",
-            file=sys.stderr,
-        )
-        return 2
     except (FsfastError, ValueError, OSError) as error:
         print(f"python -m export: {error}", file=sys.stderr)
         return 2
@@ -61,8 +55,15 @@ def _dry_run(recipe: Recipe) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _run(text: str) -> str:
+    """Read the folder of a run; a recipe is none."""
+    if text in recipe_names() or text.endswith(".toml"):
+        raise ValueError(f"wanted the folder of a run, got the recipe {text}")
+    return text
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m export",
         description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
     )
@@ -100,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="directory to write (default: engines/<name>)")
     parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
     parser.add_argument(
-        "--compare", metavar="RUN", nargs="+", default=[], help="runs with other seeds, for the model card"
+        "--compare",
+        metavar="RUN",
+        action=Several,
+        item=_run,
+        default=[],
+        help="folders of runs with other seeds, for the model card",
     )
     parser.add_argument(
         "--micro-batch", type=int, default=4, help="measure parity at this batch size too (default 4)"
@@ -109,5 +115,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    exit_on_sigterm()
-    sys.exit(main())
+    run("python -m export", main, needs="export")
