@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
@@ -64,7 +65,8 @@ def _run(argv: Sequence[str] | None) -> int:
         logging.getLogger("fsfast").setLevel(logging.INFO)
     command: Callable[[argparse.Namespace], int] = args.command
     try:
-        with redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
+        with redirect_stdout(cast(TextIO, _Printable(sys.stdout))), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(args.name, str(message))
             code = command(args)
         _flush()
         return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
@@ -13,20 +14,21 @@ import numpy as np
 from fsfast.engine.classes import load_classes
 from fsfast.engine.engine import built_in_name
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError
-from fsfast.images.grid import GridImage, to_grid
+from fsfast.images.grid import Grid, GridImage, to_grid
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.function import stack
 from fsfast.runtime.many import OnError, Outcome, check_many, judged
 from fsfast.runtime.opening import open_engine
 from fsfast.runtime.options import Options, check_secret
-from fsfast.runtime.pipeline import Sample
-from fsfast.runtime.progress import Progress, counting_samples, progress_bar
+from fsfast.runtime.pipeline import Sample, encoder_closed
+from fsfast.runtime.progress import Progress, count_of, counting_samples, progress_bar
 from fsfast.runtime.sampling import MAX_SAMPLES, check_samples
 from fsfast.runtime.seeds import Seeds, seed_from_system
-from fsfast.runtime.serving import encode, encode_each
+from fsfast.runtime.serving import GROUP, encode, encode_each
 
 if TYPE_CHECKING:
     # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
+    import torch
     from torch import Tensor
 
     from fsfast.bounds import MeanMethod
@@ -43,7 +45,8 @@ class SmoothedEncoder:
 
     Args:
         engine: directory of an engine, or the name of a built-in one ("demo").
-        device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions).
+        device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions);
+            or a torch.device.
         backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
             machine. On a GPU "torch", "torch-compile", "tensorrt", "tensorrt_rtx", "onnxruntime", or "auto": torch.
             Part of the function's identity; `choice` says which was taken, and why.
@@ -51,7 +54,7 @@ class SmoothedEncoder:
             function's identity.
         threads: in all; None: the processors that this process may use. Never changes a bit of the result.
         micro_batch: M, rows per run of a graph; part of the function's identity. None: 1 on a CPU; on a GPU the
-            engine's n0 rounded up to a power of two, in 4…16.
+            engine's n0 rounded up to a power of two, in 4…16. A call that leaves half of them idle says so.
         graph_threads: threads inside one run of a graph; part of the function's identity. None: 1, so that all
             threads work on different samples; more shorten the time of a single sample.
         stages: the stages to use, "encoder" among them; None: all that the engine has. Part of the
@@ -69,7 +72,7 @@ class SmoothedEncoder:
         self,
         engine: str | os.PathLike[str] = "demo",
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         backend: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
@@ -80,7 +83,7 @@ class SmoothedEncoder:
     ):
         secret = check_secret(secret)
         stages = None if stages is None else tuple(stages)
-        options = Options(device, backend, precision, threads, micro_batch, graph_threads, stages)
+        options = Options(str(device), backend, precision, threads, micro_batch, graph_threads, stages)
         opened = open_engine(engine, options)
         self._opened_as = (built_in_name(engine) or os.path.abspath(engine), options, secret is not None)
         self.threads = opened.threads
@@ -95,7 +98,10 @@ class SmoothedEncoder:
         self._function = opened.function
 
     def __repr__(self) -> str:
-        return f"SmoothedEncoder({str(self.engine_path)!r}, σ = {self.sigma:g}, {self.profile.precision})"
+        height, width = self.grid.size
+        facts = f"σ = {self.sigma:g}, n0 = {self.n0}, {height}×{width} → {self.tokens}×{self.dim}"
+        where = "closed" if self.closed else f"{self.precision}, {self.backend} on {self.device}"
+        return f"SmoothedEncoder({str(self.engine_path)!r}, {facts}, {where})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as "open this engine again with these options"; raises TypeError where there is a secret."""
@@ -108,6 +114,7 @@ class SmoothedEncoder:
         return _reopened, (engine, self.engine_digest, asdict(options))
 
     def __enter__(self) -> SmoothedEncoder:
+        self._check_open()
         return self
 
     def __exit__(
@@ -125,9 +132,82 @@ class SmoothedEncoder:
         return self.manifest.sigma
 
     @property
+    def n0(self) -> int:
+        """Samples per image where `encode` is not told otherwise; fixed by the engine."""
+        return self.manifest.n0
+
+    @property
+    def tokens(self) -> int:
+        """L, tokens per image; 1 where features are pooled."""
+        return self.manifest.tokens
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a token."""
+        return self.manifest.dim
+
+    @property
+    def grid(self) -> Grid:
+        """The size on which images are smoothed, and how others are fitted to it."""
+        return self.manifest.grid
+
+    @property
+    def precision(self) -> str:
+        """The precision of the networks."""
+        return self.profile.precision
+
+    @property
+    def backend(self) -> str:
+        """What runs the networks; `choice` says why."""
+        return self.profile.backend
+
+    @property
+    def device(self) -> str:
+        """Where they run: "cpu", "cuda:0", …"""
+        return self._function.pipeline.device
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called; features and certificates outlive it, calls raise FsfastError."""
+        return self._function.pipeline.closed
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise encoder_closed()
+
+    def _warn_of_idle_rows(self, images: int, n0: int) -> None:
+        """Warn where so many images leave half of a micro-batch idle whose size was asked for."""
+        _, options, _ = self._opened_as
+        rows, m = images * n0, options.micro_batch
+        if m is not None and 2 * rows <= m:
+            few = f"{images} image{'' if images == 1 else 's'} × n0 = {n0}"
+            warnings.warn(
+                f"micro_batch = {m} with {few} leaves {m - rows} of {m} rows idle, and they cost what others do; open "
+                f"the encoder with a micro_batch of at most {rows}, or encode more images at once",
+                stacklevel=3,
+            )
+
+    @property
     def times_steps(self) -> bool:
         """Whether `encode` can say how long each step takes: not on a GPU, where they overlap."""
         return self._function.pipeline.times_steps
+
+    def prepare(self, images: Any) -> GridImage | list[GridImage]:
+        """Return images as the encoder sees them: what `encode`, `certify` and `verify` do to their input first.
+
+        Args:
+            images: as in `encode`.
+
+        Returns:
+            A GridImage, or a list of them for a list or batch of images: pixels [H, W, 3] uint8 on the grid, a name
+            for files, and a source record of what came and what was done. All methods take them in place of images.
+
+        Raises:
+            ImageError, TypeError: an input is not an image that can be put on the grid.
+        """
+        self._check_open()
+        items, single = to_grid(images, self.grid)
+        return items[0] if single else items
 
     @overload
     def encode(
@@ -166,9 +246,10 @@ class SmoothedEncoder:
         """Return the smoothed features of one or more images.
 
         Args:
-            images: a path, PIL image, uint8 [H, W, 3] or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or
-                a list of these, of any sizes. A uint8 tensor on the encoder's GPU and grid stays there: this is
-                then `encode_tensors`. Other tensors are copied to the host.
+            images: a path, the bytes of an image file or a file open for reading them, a PIL image, uint8 [H, W, 3]
+                or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or a list of these, of any sizes. A uint8 tensor on
+                the encoder's GPU and grid stays there: this is then `encode_tensors`. Other tensors are copied to the
+                host.
             n0: samples per image; None: the engine's default.
             seeds: one 64-bit seed per image, to replay an earlier result; None: fresh ones.
             raw_mean: also return the mean of the raw features (no certificate speaks about it).
@@ -184,6 +265,7 @@ class SmoothedEncoder:
             ImageError: an input is not an image that can be put on the grid.
             ValueError: n0 or seeds are off.
         """
+        self._check_open()
         if seconds is None and self._function.takes(images):
             batch = images if images.ndim == 4 else images[None]
             return self.encode_tensors(batch, n0, seeds=seeds, raw_mean=raw_mean)
@@ -192,6 +274,7 @@ class SmoothedEncoder:
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
         # 2. Rows: their seeds
         drawn = self._seeds.serving(items, seeds)
+        self._warn_of_idle_rows(len(items), n0)
         return encode(self._function, items, drawn, n0, raw_mean=raw_mean, progress=progress, seconds=seconds)
 
     __call__ = encode
@@ -226,8 +309,10 @@ class SmoothedEncoder:
             TypeError: a single image instead of an iterable.
             ValueError: n0 or on_error are off; while iterating: fewer seeds than images.
         """
+        self._check_open()
         check_many(images, on_error)
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
+        self._warn_of_idle_rows(count_of(images) or GROUP, n0)
         given = None if seeds is None else iter(seeds)
         each = encode_each(
             self._function, self._seeds, images, n0, given, raw_mean=raw_mean, progress=progress
@@ -259,19 +344,23 @@ class SmoothedEncoder:
             ImageError: another dtype, shape or device.
             ValueError: n0 or seeds are off.
         """
+        self._check_open()
         if not self._function.keeps_tensors:
             raise BackendUnavailable("encode_tensors needs an encoder on a GPU; open it with device='cuda'")
         from fsfast.runtime.gpu.function import GpuFunction
         from fsfast.runtime.gpu.tensors import encode_tensors
 
         assert isinstance(self._function, GpuFunction)
-        return encode_tensors(self._function, self._seeds, images, n0, seeds, raw_mean=raw_mean)
+        out = encode_tensors(self._function, self._seeds, images, n0, seeds, raw_mean=raw_mean)
+        self._warn_of_idle_rows(len(out), out.n0)
+        return out
 
     def clean(self, images: Any) -> np.ndarray:
         """Return the vanilla encoder's features of the images on the grid, [B, L, D] or [B, D] float32.
 
         No noise, no purifier, no mapper, and no guarantee.
         """
+        self._check_open()
         items, _ = to_grid(images, self.manifest.grid)
         tokens = self._function.pipeline.clean(stack(items))
         return tokens[:, 0] if self.manifest.pooled else tokens
@@ -291,6 +380,7 @@ class SmoothedEncoder:
             ImageError: the input is not an image that can be put on the grid.
             ValueError: more than one image, or seed or index are off.
         """
+        self._check_open()
         items, single = to_grid(image, self.manifest.grid)
         if not single:
             raise ValueError(f"wanted one image to sample, got {len(items)}")
@@ -345,14 +435,20 @@ class SmoothedEncoder:
             ImageError: an input is not an image that can be put on the grid.
             CertificateError: `served` belongs to other images or another function.
             ValueError: another argument is off.
+
+        Warns:
+            UserWarning: before sampling, where no scores of so many samples could certify anything, or the target.
         """
         from fsfast.certificates.certification import plan_of
         from fsfast.certificates.issuing import Request, issue
 
+        self._check_open()
         items, single = to_grid(images, self.manifest.grid)
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
         n0 = None if n0 is None else check_samples(n0, "n0")
         request = Request(plan, anchor, n0, seeds, served)
+        if shortfall := plan.shortfall(self.sigma, self._function.total_variation):
+            warnings.warn(shortfall, stacklevel=2)
         with (
             progress_bar(progress, len(items), "certify") as advance,
             counting_samples(advance, len(items), plan.n) as drawn,
@@ -397,8 +493,11 @@ class SmoothedEncoder:
         from fsfast.certificates.certification import plan_of
         from fsfast.certificates.issuing import Request, issue_each
 
+        self._check_open()
         check_many(images, on_error)
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
+        if shortfall := plan.shortfall(self.sigma, self._function.total_variation):
+            warnings.warn(shortfall, stacklevel=2)
         request = Request(plan, anchor, None if n0 is None else check_samples(n0, "n0"))
         given = None if seeds is None else iter(seeds)
         each = issue_each(self._function, self._seeds, images, request, given, served, progress)
@@ -472,6 +571,7 @@ class SmoothedEncoder:
     def _image_of(self, certificate: Certificate, image: Any) -> GridImage:
         from fsfast.certificates.certificate import Certificate as Record
 
+        self._check_open()
         if not isinstance(certificate, Record):
             raise TypeError(
                 f"wanted a Certificate, got {type(certificate).__name__}; fsfast.load_certificate reads a file"

@@ -22,6 +22,7 @@ from fsfast.certificates.certification import (
 )
 from fsfast.certificates.evidence import PILOT
 from fsfast.certificates.statement import Stopping
+from fsfast.certificates.wording import round_down, round_up
 from fsfast.errors import CertificateError
 from fsfast.images.grid import GridImage
 from fsfast.runtime.function import Function
@@ -126,7 +127,8 @@ def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
     details = []
     most = 1.0 - float(mean_lower_bound(1.0 - fresh.scores, stated.alpha, "mixture"))
     if most < stated.constants.mean:
-        details.append(f"mean score ≥ {stated.constants.mean:.4f} stated, fresh samples say ≤ {most:.4f}")
+        said = round_down(stated.constants.mean, 4)
+        details.append(f"mean score ≥ {said} stated, fresh samples say ≤ {round_up(most, 4)}")
     for tau, share in stated.constants.caps:
         missed = fresh.scores < (1.0 + tau) / 2.0
         if fresh.stopping is None:
@@ -137,7 +139,8 @@ def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
         most = 1.0 - float(lower)
         if most < share:
             details.append(
-                f"share of inner products ≥ {tau:.4f}: at least {share:.4f} stated, fresh samples say ≤ {most:.4f}"
+                f"share of inner products ≥ {round_down(tau, 4)}: at least {round_down(share, 4)} stated, "
+                f"fresh samples say ≤ {round_up(most, 4)}"
             )
     return details
 

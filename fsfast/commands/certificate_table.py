@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fsfast.certificates.wording import show_bound, show_confidence, show_epsilon, show_radius
 from fsfast.report.growing_table import Column, GrowingTable
-from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius
+from fsfast.report.text import RANDOM_WEIGHTS, only_these_classes
 from fsfast.runtime.progress import beside_bars
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class CertificateTable:
     def __init__(
         self, names: Sequence[str], radii: Sequence[float], classes: ClassHead | None, *, tokens: bool
     ) -> None:
-        self._classes, self._tokens = classes, tokens
+        self._classes, self._tokens, self._radii = classes, tokens, radii
         columns = [
             *_columns(names, radii, tokens=tokens),
             *(() if classes is None else _class_columns(classes)),
@@ -72,7 +73,7 @@ class CertificateTable:
         if first is None:
             return
         print(
-            f"\nWith probability ≥ {1 - first.alpha:g} per image, for every image x' on the "
+            f"\nWith probability ≥ {show_confidence(first.alpha)} per image, for every image x' on the "
             f"{first.grid[0]}×{first.grid[1]} grid within ℓ2 distance ε of x ([0,1] units):\n"
             "the smoothed feature of x' has at least this cosine to the certified direction. "
             f"σ = {first.sigma:g}."
@@ -83,10 +84,12 @@ class CertificateTable:
             )
         if self._classes is not None:
             print("Within the last column's radius that feature also keeps its class.")
-        for line in self._short:
+        for line in (*self._short, *_out_of_reach(first, self._radii)):
             print(line)
         if first.random_weights:
             print(RANDOM_WEIGHTS)
+        elif self._classes is not None:
+            print(only_these_classes(self._classes.names))
 
 
 _Columns = list[tuple[Column, Callable[[_Row], str]]]
@@ -102,7 +105,7 @@ def _columns(names: Sequence[str], radii: Sequence[float], *, tokens: bool) -> _
     for radius in radii:
         columns.append(
             (
-                Column(f"cos ≥ at ε={radius:g}", _WIDTH),
+                Column(f"cos ≥ at ε={show_epsilon(radius)}", _WIDTH),
                 lambda row, r=radius: show_bound(row.certificate.cosine(r)),  # type: ignore[misc]
             )
         )
@@ -112,7 +115,7 @@ def _columns(names: Sequence[str], radii: Sequence[float], *, tokens: bool) -> _
     if tokens:
         columns.append(
             (
-                Column(f"tokens: cos ≥ at ε={radii[0]:g}", 2 * _WIDTH + 3),
+                Column(f"tokens: cos ≥ at ε={show_epsilon(radii[0])}", 2 * _WIDTH + 3),
                 lambda row: _token_bounds(row.certificate, radii[0]),
             )
         )
@@ -134,5 +137,13 @@ def _class_columns(classes: ClassHead) -> _Columns:
 
 def _token_bounds(certificate: Certificate, radius: float) -> str:
     """Return the smallest and the largest bound of a token."""
-    bounds = np.nan_to_num(certificate.token_cosine(radius))
-    return " … ".join(show_bound(float(bound) or None) for bound in (bounds.min(), bounds.max()))
+    bounds = certificate.token_cosine(radius)
+    return " … ".join(show_bound(float(bound)) for bound in (bounds.min(), np.fmax.reduce(bounds)))
+
+
+def _out_of_reach(certificate: Certificate, radii: Sequence[float]) -> list[str]:
+    """Return why some radii are beyond any image; that all of them are is said before sampling."""
+    reach = certificate.reach
+    if certificate.stopping is not None or not reach.radius:
+        return []
+    return [line for radius in radii if (line := reach.shortfall(radius))]

@@ -20,6 +20,7 @@ from fsfast.commands.common import as_text, complain, engine_arguments, open_enc
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.journal import locked
 from fsfast.files import check_target
+from fsfast.report.text import RANDOM_WEIGHTS
 from fsfast.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -239,3 +240,5 @@ def _report_file(args: argparse.Namespace, out: SmoothedFeatures) -> None:
     else:
         shape = " × ".join(map(str, out.features.shape))
         print(f"{as_text(args.output)}: features {shape}, n0 = {out.n0}, σ = {out.sigma:g}")
+        if out.random_weights:
+            print(RANDOM_WEIGHTS)

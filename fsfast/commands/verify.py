@@ -20,6 +20,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from fsfast.certificates.wording import show_bound, show_epsilon
 from fsfast.commands.common import (
     as_text,
     complain,
@@ -31,7 +32,7 @@ from fsfast.commands.common import (
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.matching import Line, Matches, image_of, match_many, match_one, read_lines
 from fsfast.errors import CertificateAltered, CertificateError, ImageError
-from fsfast.report.text import show_bound, table
+from fsfast.report.text import table
 from fsfast.runtime.progress import beside_bars, progress_bar
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _fresh(encoder: SmoothedEncoder, certificate: Certificate, image: GridImage)
     radii = shown_radii(certificate.sigma)
     pairs = [(radius, certificate.cosine(radius), fresh.cosine(radius)) for radius in radii]
     bounds = [{"epsilon": r, "stated": a, "fresh": b} for r, a, b in pairs]
-    rows = [[f"{radius:g}", show_bound(stated), show_bound(again)] for radius, stated, again in pairs]
+    rows = [[show_epsilon(radius), show_bound(stated), show_bound(again)] for radius, stated, again in pairs]
     verdict = "refuted by new noise" if refuted else "not refuted by new noise"
     said = f"{verdict}:" if refuted else f"{verdict} (n = {fresh.n})"
     text = [said, *_indented(refuted), table(rows, ("ℓ2 radius ε", "stated cosine ≥", "certified anew ≥"))]

@@ -11,6 +11,7 @@ from matplotlib.markers import CARETLEFT
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.wording import round_down
 from fsfast.errors import printable
 from fsfast.report.svg import (
     COOL,
@@ -59,7 +60,7 @@ def score_histogram(certificate: Certificate, title: str, *, colour: str = COOL,
         counts, edges = np.histogram(scores, _bins(scores))
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colour, alpha=0.8)
         top = 1.1 * float(counts.max())
-        said = f"mean is at least {_floor(bound, 4)}"
+        said = f"mean is at least {round_down(bound, 4)}"
         if near:
             axes.vlines(bound, 0, top, color=INK, linewidth=1.6, label=said)
         else:
@@ -91,7 +92,7 @@ def score_histogram(certificate: Certificate, title: str, *, colour: str = COOL,
         return to_svg(
             figure,
             name,
-            f"Histogram of the certification scores. {title}: lower bound of the mean {_floor(bound, 4)}",
+            f"Histogram of the certification scores. {title}: lower bound of the mean {round_down(bound, 4)}",
         )
 
 
@@ -246,8 +247,3 @@ def stage_bars(steps: Mapping[str, Mapping[str, float]], *, name: str = "stages"
         quiet_axis(axes, grid="x")
         figure.legend(loc="outside lower left", ncols=2, columnspacing=1.2)
         return to_svg(figure, name, "Stacked bars of the milliseconds per sample of every step")
-
-
-def _floor(value: float, digits: int) -> str:
-    """Return a bound rounded down."""
-    return f"{int(value * 10**digits) / 10**digits:.{digits}f}"

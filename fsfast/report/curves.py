@@ -12,11 +12,9 @@ from matplotlib.figure import Figure
 
 from fsfast.bounds.cosine import CosineMethod
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.display import certified_part
+from fsfast.certificates.wording import show_radius
 from fsfast.report.svg import COOL, GREEN, INK, MUTED, PAPER, WARM, WIDTH, new_figure, style, to_svg
-from fsfast.report.text import show_radius
-
-# No bound reaches farther, in units of σ; few reach half of it.
-_FARTHEST = 6.0
 
 
 def certificate_curves(
@@ -135,7 +133,4 @@ def swatch(position: int, count: int) -> str:
 
 def _curve(axes: Axes, bounds: Callable[[Sequence[float]], np.ndarray], sigma: float, **options: Any) -> None:
     """Draw a bound from radius 0 to where it ends."""
-    radii = np.linspace(0.0, _FARTHEST * sigma, 240)
-    values = bounds(list(radii))
-    shown = values > 0
-    axes.plot(radii[shown], values[shown], **options)
+    axes.plot(*certified_part(bounds, sigma), **options)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fsfast.certificates.data_set import DataSet, certified, median
-from fsfast.report.text import RANDOM_WEIGHTS, show_radius, table
+from fsfast.certificates.wording import show_alpha, show_radius
+from fsfast.report.text import RANDOM_WEIGHTS, table
 
 # Decimals of a share in CSV.
 _DECIMALS = 6
@@ -44,7 +45,7 @@ def to_text(found: DataSet, epsilons: Sequence[float]) -> str:
         table(rows, header),
         f"\n{images} image{'s' if images > 1 else ''}, median radius {', '.join(medians)}; σ = {found.sigma:g}, "
         f"engine {found.engine}.",
-        f"Each certificate is wrong with probability ≤ {found.alpha!r}, on its own.",
+        f"Each certificate is wrong with probability ≤ {show_alpha(found.alpha)}, on its own.",
     ]
     return "\n".join([*said, RANDOM_WEIGHTS] if found.random_weights else said)
 
@@ -109,7 +110,9 @@ def to_svg(found: DataSet) -> str:
             axes.plot(*_steps(found.class_radii), color=svg.WARM, dashes=(5, 2), label="same class")
         axes.legend(loc="upper right")
         chart = svg.to_svg(figure, "data-set", "Share of certified images against the radius of the attack")
-    caption = f"{len(found)} images, α = {found.alpha!r} each, σ = {found.sigma:g}, engine {found.engine}"
+    caption = (
+        f"{len(found)} images, α = {show_alpha(found.alpha)} each, σ = {found.sigma:g}, engine {found.engine}"
+    )
     return document(caption, [chart])
 
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from fsfast.errors import printable
-
-
-def escape(text: str) -> str:
-    """Return text as HTML; characters that turn its direction or mean nothing there are shown as numbers."""
-    return html.escape(printable(text))
+from fsfast.notebook import escape
 
 
 def section(title: str, content: str, *, short: bool = False) -> str:

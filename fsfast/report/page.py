@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
+from fsfast.certificates.wording import show_alpha
 from fsfast.report import sections
 from fsfast.report.data import DemoResult
 from fsfast.report.markup import escape, section
-from fsfast.report.summary import only_these_classes
-from fsfast.report.text import RANDOM_WEIGHTS
+from fsfast.report.text import RANDOM_WEIGHTS, only_these_classes
 
 TEMPLATE = Path(__file__).parent / "template.html"
 PAPER = "https://arxiv.org/abs/2601.16200"
@@ -49,7 +49,7 @@ def _notes(result: DemoResult) -> str:
     if result.manifest.random_weights:
         return f'<p class="note">{escape(RANDOM_WEIGHTS)}</p>'
     if result.classes and not any(case.label for case in result.cases):
-        return f'<p class="note">{escape(only_these_classes(result))}</p>'
+        return f'<p class="note">{escape(only_these_classes(result.classes))}</p>'
     return ""
 
 
@@ -59,8 +59,8 @@ def _what_this_says(result: DemoResult) -> str:
         "A certificate covers every change of ℓ₂ size up to ε of the image "
         f"<em>on the {grid.height}×{grid.width} grid</em>, however it was found; it says nothing about the file before "
         "decoding and resizing, and nothing about larger changes.",
-        f"It is wrong with probability at most α = {result.alpha:g} per certificate, over the noise; it bounds how far "
-        "the features turn, not what is made of them.",
+        f"It is wrong with probability at most α = {show_alpha(result.alpha)} per certificate, over the noise; it "
+        "bounds how far the features turn, not what is made of them.",
     ]
     if result.attacked:
         most = sections.largest_change(result)
@@ -82,7 +82,7 @@ def _this_run(result: DemoResult) -> str:
         "networks": " → ".join(profile.stages),
         "run by": f"{profile.backend} {profile.backend_version}, {profile.precision}, M = {profile.micro_batch}",
         "noise σ": f"{manifest.sigma:g}",
-        "error probability α": f"{result.alpha:g}",
+        "error probability α": show_alpha(result.alpha),
         "serving samples n0": str(result.served.n0),
         "certification samples n": str(result.n),
         "processor": f"{result.processor}, {threads}",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.wording import show_alpha
 from fsfast.report.charts import score_histogram
 from fsfast.report.curves import method_curves
 from fsfast.report.markup import escape
@@ -19,7 +20,7 @@ def certificate_svg(certificate: Certificate) -> str:
     """Return an SVG document on white, for viewers that know no style sheets."""
     name = Path(certificate.image_name or "image").name
     caption = (
-        f"{name}: n = {certificate.n}, α = {certificate.alpha:g}, σ = {certificate.sigma:g}, "
+        f"{name}: n = {certificate.n}, α = {show_alpha(certificate.alpha)}, σ = {certificate.sigma:g}, "
         f"engine {certificate.engine}"
     )
     return document(

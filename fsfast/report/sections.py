@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.wording import round_down, show_alpha, show_bound, show_epsilon, show_radius
 from fsfast.report import charts
 from fsfast.report.curves import certificate_curves, method_curves, swatch
 from fsfast.report.data import COSINE, RADII, Attack, Case, DemoResult, Seen
@@ -12,7 +13,6 @@ from fsfast.report.gather import LATENCY_RUNS
 from fsfast.report.markup import escape, figure, fold, image, pair, picture, section, table
 from fsfast.report.summary import attack_sizes
 from fsfast.report.svg import COOL, WARM
-from fsfast.report.text import show_bound, show_radius
 from fsfast.runtime.pipeline import STEPS
 
 # Attacked images that are shown at length; the table has all.
@@ -195,7 +195,7 @@ def the_certificate(result: DemoResult) -> str:
     """Show the bounds: curves for the first image, and tables."""
     first, grid = result.cases[0], result.manifest.grid
     text = (
-        f"With probability ≥ 1 − α = 1 − {result.alpha:g} over fresh noise, for <em>every</em> image on the "
+        f"With probability ≥ 1 − α = 1 − {show_alpha(result.alpha)} over fresh noise, for <em>every</em> image on the "
         f"{grid.height}×{grid.width} grid within ℓ₂ distance ε of the one that was certified: the cosine between its "
         "smoothed feature and the direction that was handed out is at least the curve. A curve ends where nothing "
         "is certified any more."
@@ -203,9 +203,9 @@ def the_certificate(result: DemoResult) -> str:
     variants = {variant.title: variant.certificate for variant in result.variants}
     lines = certificate_curves(variants or {"certificate": first.certificate}, cosine=COSINE)
     caption = (
-        f"{first.name}: n = {result.n} samples, α = {result.alpha:g} for each curve, σ = {result.manifest.sigma:g}. "
-        f"Dots: certified radius for cosine ≥ {COSINE:g}. Each choice of networks certifies the direction "
-        "that it served itself, all from the same serving noise."
+        f"{first.name}: n = {result.n} samples, α = {show_alpha(result.alpha)} for each curve, "
+        f"σ = {result.manifest.sigma:g}. Dots: certified radius for cosine ≥ {COSINE:g}. Each choice of networks "
+        "certifies the direction that it served itself, all from the same serving noise."
     )
     rows = [
         [
@@ -239,7 +239,7 @@ def _bound_header(result: DemoResult) -> list[str]:
     radii = zip(RADII, result.radii, strict=True)
     return [
         "mean score<br />≥ S<sub>L</sub>",
-        *(f"cosine ≥ at<br />ε = {radius:g} ({names[factor]})" for factor, radius in radii),
+        *(f"cosine ≥ at<br />ε = {show_epsilon(radius)} ({names[factor]})" for factor, radius in radii),
         f"radius for<br />cosine ≥ {COSINE:g}",
     ]
 
@@ -247,7 +247,7 @@ def _bound_header(result: DemoResult) -> list[str]:
 def _bounds(certificate: Certificate, result: DemoResult) -> list[str]:
     """Return S_L, the bounds at the stated radii, and the radius, rounded down."""
     return [
-        f"{int(certificate.score_lower_bound * 1e4) / 1e4:.4f}",
+        round_down(certificate.score_lower_bound, 4),
         *(show_bound(certificate.cosine(radius)) for radius in result.radii),
         show_radius(certificate.radius(COSINE)),
     ]
@@ -271,7 +271,7 @@ def scores(result: DemoResult) -> str:
         "the share of scores above it; everything above follows from these."
     )
     caption = (
-        f"{first.name}: n = {result.n} scores each, all bounds together with α = {result.alpha:g}, "
+        f"{first.name}: n = {result.n} scores each, all bounds together with α = {show_alpha(result.alpha)}, "
         f"σ = {result.manifest.sigma:g}.{' Each has axes of its own.' if len(shown) > 1 else ''}"
     )
     colours = (WARM, COOL) if len(shown) > 1 else (COOL,)

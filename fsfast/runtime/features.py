@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fsfast.errors import FsfastError, brief
 from fsfast.file_kind import FEATURES, recognise_file
 from fsfast.files import replacing, write_whole
 from fsfast.kernels.types import FeatureSums
+from fsfast.notebook import facts
 from fsfast.runtime.seeds import SeedOrigin
+from fsfast.runtime.selecting import selected
 
 _ARRAYS = ("features", "unit", "raw_mean", "seeds")
 _TUPLES = ("seed_origins", "grid_sha256", "names", "sources")
@@ -25,7 +28,10 @@ _TUPLES = ("seed_origins", "grid_sha256", "names", "sources")
 
 @dataclass(frozen=True, eq=False)
 class SmoothedFeatures:
-    """Smoothed features of B images.
+    """Smoothed features of B images: a sequence of batches of one.
+
+    `out[i]`, `out[2:5]`, `out[[0, 3]]` and `out[mask]` are batches again, iteration gives batches of one, and
+    `np.asarray(out)` is `features`.
 
     Attributes:
         features: [B, L, D] float32 ([B, D] when pooled): per token the mean raw norm times the certified
@@ -63,6 +69,16 @@ class SmoothedFeatures:
         shape = list(self.features.shape)
         return f"SmoothedFeatures({self.engine}: features {shape}, n0 = {self.n0}, σ = {self.sigma:g})"
 
+    def _repr_html_(self) -> str:
+        rows = {
+            "engine": self.engine + (" (random weights)" if self.random_weights else ""),
+            "features": " × ".join(map(str, self.features.shape)) + f" {self.features.dtype}",
+            "samples": f"n0 = {self.n0}, σ = {self.sigma:g}",
+            "seeds": ", ".join(sorted(set(self.seed_origins))),
+            "function": self.function_id,
+        }
+        return facts("SmoothedFeatures", rows)
+
     def __len__(self) -> int:
         return len(self.features)
 
@@ -71,15 +87,28 @@ class SmoothedFeatures:
         """Bytes of its arrays."""
         return sum(value.nbytes for name in _ARRAYS if (value := getattr(self, name)) is not None)
 
-    def __getitem__(self, index: int) -> SmoothedFeatures:
-        """Return the features of one image, as a batch of one."""
-        place = range(len(self))[index]
-        one = slice(place, place + 1)
+    def __iter__(self) -> Iterator[SmoothedFeatures]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | Sequence[bool] | np.ndarray
+    ) -> SmoothedFeatures:
+        """Return the features of some images, as a batch; errors as `fsfast.runtime.selecting.selected`."""
+        some = selected(index, len(self))
+        places = range(len(self))[some] if isinstance(some, slice) else some
         parts: dict[str, Any] = {
-            name: None if (whole := getattr(self, name)) is None else whole[one]
-            for name in (*_ARRAYS, *_TUPLES)
+            name: None if (whole := getattr(self, name)) is None else whole[some] for name in _ARRAYS
         }
+        for name in _TUPLES:
+            whole = getattr(self, name)
+            parts[name] = None if whole is None else tuple(whole[i] for i in places)
         return replace(self, **parts)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """Return `features`; dtype and copy as NumPy 2 asks, which refuses to convert where copy=False."""
+        if copy is False and dtype is not None and np.dtype(dtype) != self.features.dtype:
+            raise ValueError(f"wanted {np.dtype(dtype)} without a copy, features are {self.features.dtype}")
+        return np.array(self.features, dtype) if copy else np.asarray(self.features, dtype)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors or .npz file, whole or not at all; `load_features` reads it back.

@@ -104,6 +104,23 @@ def test_certify_prints_a_table_and_says_what_it_means(fs, photos):
     assert "With probability ≥ 0.999 per image" in out
 
 
+def test_what_is_printed_is_no_more_than_is_so(fs, photos, random_path, tmp_path):
+    """No probability is rounded up; a class of an engine that knows few, and random weights, are named as such."""
+    code, out, err = fs("certify", "demo", photos[0], "-n", 40, "--alpha", "1e-7")
+    assert code == 0
+    assert "With probability ≥ 0.9999999 per image" in out
+    caveat = (
+        "knows only the classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, star; of other pictures it names the nearest"
+    )
+    assert caveat in " ".join(out.split())
+    code, out, err = fs(
+        "encode", random_path, photos[0], "-o", tmp_path / "x.npz", "--n0", 1, "--micro-batch", 2
+    )
+    assert code == 0
+    assert "This engine's networks have random weights" in out
+    assert err.startswith("fsfast encode: micro_batch = 2 with 1 image × n0 = 1 leaves 1 of 2 rows idle")
+
+
 def test_certify_appends_and_resumes(fs, photos, tmp_path):
     target = tmp_path / "certs.jsonl"
     options = ("--n", 30, "-o", target)

@@ -12,13 +12,13 @@ from PIL import Image
 
 import fsfast
 from fsfast.certificates.reading import parse_certificate
+from fsfast.certificates.wording import show_bound
 from fsfast.cli import main
 from fsfast.engine.engine import load_engine
 from fsfast.images.grid import to_grid_image
 from fsfast.kernels import noisy_batch, reference
 from fsfast.models.folded import load_folded
 from fsfast.report.examples import load_examples
-from fsfast.report.text import show_bound
 from fsfast.runtime.sampling import Stream, micro_batches
 
 SEED = 0x123456789ABCDEF0

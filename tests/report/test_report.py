@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import fsfast
+from fsfast.certificates.wording import show_bound, show_radius
 from fsfast.images.grid import to_grid_image
 from fsfast.report import charts, curves, plot, svg
 from fsfast.report.data import RADII, Subject
@@ -25,7 +26,6 @@ from fsfast.report.examples import load_examples
 from fsfast.report.gather import gather
 from fsfast.report.page import render_page
 from fsfast.report.summary import attack_sizes, to_json, to_text
-from fsfast.report.text import show_bound, show_radius
 from fsfast.runtime.pipeline import STEPS
 from tests.report.subjects import subjects_of
 
