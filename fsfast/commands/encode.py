@@ -168,7 +168,7 @@ def _encode(
     counts = Counts()
     seeds = None if args.seed is None else repeat(args.seed)
     with progress_bar(None, len(paths), "encode") as advance:
-        images = _new(args, paths, encoder, writer, counts, advance)
+        images = _Images(_new(args, paths, encoder, writer, counts, advance), len(paths))
         for outcome in encoder.encode_iter(
             images, args.n0, seeds=seeds, raw_mean=args.raw_mean, progress=advance
         ):
@@ -176,6 +176,20 @@ def _encode(
             writer.add(outcome.result)
             counts.written += 1
     return counts
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images that are read one after the other, and how many there are at most."""
+
+    each: Iterator[GridImage]
+    most: int
+
+    def __iter__(self) -> Iterator[GridImage]:
+        return self.each
+
+    def __len__(self) -> int:
+        return self.most
 
 
 def _new(
