@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from export.options import OUTPUTS, Options, check_compare, customise, describe, needs
-from export.recipe import Recipe, load_recipe, recipe_names
-from export.results import results_of
-from export.stopping import exit_on_sigterm
 from fsfast.errors import FsfastError
+
+from .options import OUTPUTS, Options, check_compare, customise, describe, needs
+from .recipe import Recipe, load_recipe, recipe_names
+from .results import results_of
+from .stopping import exit_on_sigterm
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run:
             return _dry_run(recipe)
         # torch is imported only now, so that --help and a wrong recipe answer at once.
-        from export.build import build_engine
+        from .build import build_engine
 
         build_engine(
             recipe,

@@ -19,16 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration import Samples, load_images
-from export.card import reduced_precisions
-from export.qdq import WEIGHT_LIMITS
-from export.reduce import PRECISIONS, Options, Reduced, Settled, reduce_stage
-from export.variants import ARITHMETIC, backends_for, why_not
-from export.weights import WeightsFile, point_into
 from fsfast.engine.engine import Engine, load_engine
 from fsfast.engine.manifest import STAGES
 from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import FsfastError
+
+from .calibration import Samples, load_images
+from .card import reduced_precisions
+from .qdq import WEIGHT_LIMITS
+from .reduce import PRECISIONS, Options, Reduced, Settled, reduce_stage
+from .variants import ARITHMETIC, backends_for, why_not
+from .weights import WeightsFile, point_into
 
 WEIGHTS = "weights.int8.safetensors"
 _CARD = "model-card.md"

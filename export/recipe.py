@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.recipe_values import check_values
 from fsfast.images.grid import Grid
+
+from .recipe_values import check_values
 
 if sys.version_info >= (3, 11):
     import tomllib

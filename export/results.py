@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from export.recipe import Recipe
+from .recipe import Recipe
 
 RESULTS = "results.json"
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration import Run, side_by_side
 from fsfast.backends.cpu import BACKENDS, installed, load_backend
 from fsfast.errors import BackendUnavailable
 from fsfast.machine import available_threads, processor
+
+from .calibration import Run, side_by_side
 
 # What a precision computes in, apart from its 8-bit products.
 ARITHMETIC = {"float32": "float32", "bfloat16": "bfloat16", "int8": "float32", "int8+bfloat16": "bfloat16"}
