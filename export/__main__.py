@@ -1,21 +1,41 @@
-"""Command line: `python -m export RECIPE --out DIR`."""
+"""Command line: `fsfast export RECIPE --out DIR`, or in a clone `python -m export`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from fsfast.errors import FsfastError
+from fsfast.installation import pip_install_extras
 
 from .options import OUTPUTS, Options, check_compare, customise, describe, needs
 from .recipe import Recipe, load_recipe, recipe_names
 from .results import results_of
 from .stopping import exit_on_sigterm
 
+# Commands of their own, named as their modules; everything else is a recipe.
+_COMMANDS = ("quantise", "tensorrt")
 
-def main(argv: list[str] | None = None) -> int:
-    """Build the engine that the arguments name; return the exit code."""
-    args = _parser().parse_args(argv)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the arguments name; return the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        if arguments and arguments[0] in _COMMANDS:
+            command: Callable[[Sequence[str]], int] = import_module(f".{arguments[0]}", __package__).main
+            return command(arguments[1:])
+        return _build(_parser().parse_args(arguments))
+    except ModuleNotFoundError as error:
+        print(f"fsfast export: {error}; {pip_install_extras('export')}", file=sys.stderr)
+        return 2
+    except (FsfastError, ValueError, OSError) as error:
+        print(f"fsfast export: {error}", file=sys.stderr)
+        return 2
+
+
+def _build(args: argparse.Namespace) -> int:
     options = Options(
         args.encoder,
         args.purifier,
@@ -26,30 +46,20 @@ def main(argv: list[str] | None = None) -> int:
         args.licence,
         args.random_weights,
     )
-    try:
-        recipe = customise(load_recipe(args.recipe), options)
-        check_compare(recipe, args.compare)
-        if args.dry_run:
-            return _dry_run(recipe)
-        # torch is imported only now, so that --help and a wrong recipe answer at once.
-        from .build import build_engine
+    recipe = customise(load_recipe(args.recipe), options)
+    check_compare(recipe, args.compare)
+    if args.dry_run:
+        return _dry_run(recipe)
+    # torch is imported only now, so that --help and a wrong recipe answer at once.
+    from .build import build_engine
 
-        build_engine(
-            recipe,
-            args.out or f"engines/{recipe.name}",
-            force=args.force,
-            micro_batch=args.micro_batch,
-            compare=args.compare,
-        )
-    except ModuleNotFoundError as error:
-        print(
-            f"python -m export: {error}; pip install -e '.[export]', or use .venv-dev/bin/python",
-            file=sys.stderr,
-        )
-        return 2
-    except (FsfastError, ValueError, OSError) as error:
-        print(f"python -m export: {error}", file=sys.stderr)
-        return 2
+    build_engine(
+        recipe,
+        args.out or f"engines/{recipe.name}",
+        force=args.force,
+        micro_batch=args.micro_batch,
+        compare=args.compare,
+    )
     return 0
 
 
@@ -64,8 +74,10 @@ def _dry_run(recipe: Recipe) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m export",
+        prog="fsfast export",
         description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
+        epilog="More commands, each with --help: fsfast export quantise gives an engine int8 and bfloat16, "
+        "fsfast export tensorrt builds its plans ahead of time.",
     )
     parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
     files = parser.add_argument_group(

@@ -26,7 +26,7 @@ PURIFIERS_FROM = {
 MAPPER_FROM = (
     "mapper.safetensors of a training run, for this encoder and this sigma; the paper's are not published",
 )
-RUN_FROM = "made by `python -m train demo`, or leave training out with --random-weights"
+RUN_FROM = "made in a clone by `python -m train demo`, or leave training out with --random-weights"
 OUTPUTS = {
     "penultimate": ("penultimate", False),
     "tokens": ("tokens", False),

@@ -18,7 +18,7 @@ from .recipe import Recipe
 from .results import RESULTS
 
 _ADM256_FILE, _ADM256_LICENCE = "256x256_diffusion_uncond.pt", "MIT"
-_UNSTATED = "not stated (python -m export --licence says it)"
+_UNSTATED = "not stated (fsfast export --licence says it)"
 
 
 class Published:

@@ -1,4 +1,4 @@
-"""Add reduced precisions to an engine: `python -m export.quantise ENGINE --images DIR --out DIR`.
+"""Add reduced precisions to an engine: `fsfast export quantise ENGINE --images DIR --out DIR`.
 
 bfloat16 computes the float32 graphs in bfloat16. int8 computes products with stored weights in 8 bits, with scales
 calibrated on noisy (and purified) samples of the given images, and the rest in float32; int8+bfloat16 the rest in
@@ -23,6 +23,7 @@ from fsfast.engine.engine import Engine, load_engine
 from fsfast.engine.manifest import STAGES
 from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import FsfastError
+from fsfast.installation import pip_install_extras
 
 from .calibration import Samples, load_images
 from .card import reduced_precisions
@@ -86,7 +87,7 @@ def add_precisions(
 def _check(engine: Engine, options: Settled) -> None:
     manifest = engine.manifest
     if not options.precisions:
-        raise ValueError("no back end here computes in a reduced precision; pip install 'fsfast[cpu]'")
+        raise ValueError(f"no back end here computes in a reduced precision; {pip_install_extras('cpu')}")
     if options.weight_bits not in WEIGHT_LIMITS:
         raise ValueError(f"wanted 7 or 8 bits of a weight, got {options.weight_bits}")
     if "float32" not in manifest.precisions:
@@ -186,7 +187,7 @@ def _provenance(
     }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Add precisions as the arguments say; return the exit code."""
     args = _parser().parse_args(argv)
     options = Options(
@@ -199,14 +200,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         add_precisions(args.engine, Path(args.images), args.out, options, force=args.force)
     except (FsfastError, ValueError, OSError) as error:
-        print(f"python -m export.quantise: {error}", file=sys.stderr)
+        print(f"fsfast export quantise: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m export.quantise",
+        prog="fsfast export quantise",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,10 +1,11 @@
-"""Build the TensorRT plans of an engine ahead of time: `python -m export.tensorrt ENGINE`."""
+"""Build the TensorRT plans of an engine ahead of time: `fsfast export tensorrt ENGINE`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fsfast.backends.tensorrt import plan_folder, prepare_plan
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
 from fsfast.engine.engine import Engine, load_engine
 from fsfast.errors import FsfastError
+from fsfast.installation import pip_install_extras
 from fsfast.runtime.options import check_micro_batch, choose_precision, default_micro_batch
 
 _HEADINGS = ("stage", "nodes", "layers", "build s", "plan MB", "peak MB", "")
@@ -42,7 +44,7 @@ class Row:
     built: bool
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Build the plans that the arguments name; return the exit code."""
     args = _parser().parse_args(argv)
     try:
@@ -58,10 +60,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{stage}: a plan for 1 to {micro_batch} rows, {library}", file=sys.stderr)
             rows.append(_row(engine, stage, precision, micro_batch, library, folder, args.force))
     except ModuleNotFoundError as error:
-        print(f"python -m export.tensorrt: {error}; pip install -e '.[export,tensorrt]'", file=sys.stderr)
+        print(f"fsfast export tensorrt: {error}; {pip_install_extras('export', 'tensorrt')}", file=sys.stderr)
         return 2
     except (FsfastError, ValueError, OSError) as error:
-        print(f"python -m export.tensorrt: {error}", file=sys.stderr)
+        print(f"fsfast export tensorrt: {error}", file=sys.stderr)
         return 2
     if args.json:
         found = {"engine": engine.digest, "library": str(library), "precision": precision}
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m export.tensorrt",
+        prog="fsfast export tensorrt",
         description="Build an engine's TensorRT plans ahead of time. TensorRT-RTX does so without a GPU.",
     )
     parser.add_argument("engine", help="directory of an engine, or the name of a built-in one")

@@ -1,4 +1,4 @@
-"""Command line: `fsfast demo | info | doctor | encode | certify | verify | bench`.
+"""Command line: `fsfast demo | info | doctor | encode | certify | verify | bench | export`.
 
 Exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use.
 """
@@ -15,7 +15,7 @@ from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
 
 from fsfast._version import __version__
-from fsfast.commands import bench, certify, demo, doctor, encode, info, verify
+from fsfast.commands import bench, certify, demo, doctor, encode, export, info, verify
 from fsfast.errors import FsfastError, printable
 
 _ENVIRONMENT = """environment:
@@ -59,6 +59,10 @@ def _run(argv: Sequence[str] | None) -> int:
             code = command(args)
         _flush()
         return code
+    except SystemExit:
+        # --help of `fsfast export`.
+        _flush()
+        raise
     except BrokenPipeError:
         raise
     except MemoryError as error:
@@ -112,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fsfast {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say on stderr what was chosen, and why")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, info, doctor, encode, certify, verify, bench):
+    for module in (demo, info, doctor, encode, certify, verify, bench, export):
         summary, _, rest = (module.__doc__ or "").strip().partition("\n")
         name = module.__name__.rpartition(".")[2]
         sub = commands.add_parser(
@@ -120,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
             help=summary,
             description=f"{summary}\n{rest}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            **getattr(module, "PARSER", {}),
         )
         module.arguments(sub)
         sub.set_defaults(command=module.run, name=name)

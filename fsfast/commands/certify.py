@@ -30,6 +30,7 @@ from fsfast.commands.common import (
 from fsfast.commands.journal import append, locked, resume
 from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target, write_whole
+from fsfast.installation import pip_install_extras
 from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _check(args: argparse.Namespace) -> None:
         if not args.plot.endswith(".svg"):
             raise ValueError(f"wanted --plot FILE.svg, got {args.plot}")
         if find_spec("matplotlib") is None:
-            raise BackendUnavailable("--plot needs matplotlib; pip install 'fsfast[plot]'")
+            raise BackendUnavailable(f"--plot needs matplotlib; {pip_install_extras('plot')}")
     if args.until is None and (args.cosine is not None or args.n_max is not None):
         raise ValueError("--cosine and --n-max belong to --until")
     if args.until is not None and (args.n is not None or args.per_token):

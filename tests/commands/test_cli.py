@@ -17,6 +17,7 @@ import fsfast
 from fsfast.certificates.reading import parse_certificate
 from fsfast.cli import main
 from fsfast.files import check_target, write_whole
+from fsfast.installation import clone, pip_install_extras
 from fsfast.report.examples import load_examples
 from fsfast.runtime.progress import progress_bar
 
@@ -49,7 +50,7 @@ def test_help_of_every_command(fs):
     code, out, _ = fs("--help")
     assert code == 0
     assert "exit codes" in out
-    for command in ("demo", "info", "doctor", "encode", "certify", "verify", "bench"):
+    for command in ("demo", "info", "doctor", "encode", "certify", "verify", "bench", "export"):
         assert command in out
         code, text, _ = fs(command, "--help")
         assert code == 0
@@ -404,7 +405,7 @@ def test_without_the_compiled_extension(args, code):
     assert done.returncode == code, done.stderr
     if code:
         assert "the C++ extension of fsfast does not load" in done.stdout + done.stderr
-        assert "pip install -e ." in done.stdout + done.stderr
+        assert f"pip install -e {clone()}" in done.stdout + done.stderr
 
 
 def test_the_command_line_loads_no_kernels_before_they_are_needed():
@@ -637,7 +638,7 @@ def test_a_plot_needs_something_new_and_matplotlib(fs, tmp_path, monkeypatch):
     monkeypatch.setattr("fsfast.commands.certify.find_spec", lambda name: None)
     monkeypatch.setattr(fsfast.SmoothedEncoder, "certify", None)
     code, _, err = fs("certify", "demo", image, "--n", 5, "--plot", plot)
-    assert (code, "fsfast[plot]" in err) == (2, True)
+    assert (code, pip_install_extras("plot") in err) == (2, True)
 
 
 def test_verify_notes_another_file_with_the_same_pixels(fs, photos, tmp_path):

@@ -1,0 +1,111 @@
+"""The commands that messages name work where they are printed; a clone that was not built does not hide silently."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from fsfast import installation
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """As in site-packages: nothing of a clone beside the package."""
+    monkeypatch.setattr(installation, "_ROOT", tmp_path)
+
+
+def test_a_clone_is_installed_again_with_the_extra():
+    assert installation.clone() == ROOT
+    command = shlex.split(installation.pip_install_extras("export", "tensorrt"))
+    assert command[-3:] == ["install", "-e", f"{ROOT}[export,tensorrt]"]
+
+
+def test_an_installed_copy_names_what_the_extra_requires(installed):
+    """By the metadata; no index needs to have fsfast."""
+    (openvino,) = shlex.split(installation.pip_install_extras("openvino").partition(" install ")[2])
+    assert re.fullmatch(r"openvino>=\d{4}\.\d", openvino)
+    export = shlex.split(installation.pip_install_extras("export", "tensorrt").partition(" install ")[2])
+    names = [re.match(r"[\w-]+", word)[0] for word in export]
+    assert {"torch", "onnx", "mpmath", "tensorrt-rtx-cu13-libs"} <= set(names)
+    assert len(names) == len(set(names))
+    assert not {"fsfast", "numpy", "openvino", "pytest"} & set(names)
+    assert ("tomli" in names) == (sys.version_info < (3, 11))
+
+
+def test_an_installed_copy_without_metadata(installed, monkeypatch):
+    def unknown(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", unknown)
+    assert "extra [plot]" in installation.pip_install_extras("plot")
+
+
+def test_pip_is_the_one_of_this_python(monkeypatch, tmp_path):
+    pip, python = tmp_path / "pip", tmp_path / "python"
+    pip.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert installation.pip("install", "a>=1") == "pip install 'a>=1'"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert installation.pip("install", "b") == f"{python} -m pip install b"
+
+
+def test_no_message_wants_fsfast_from_an_index():
+    """Until an index has it; a name that is not there is anybody's to take."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    sources = [path for wing in ("fsfast", "export", "train") for path in (ROOT / wing).rglob("*.py")]
+    for path in (*pages, *sources):
+        found = re.search(r"pip install[^.\n]*['\" ]fsfast\b", path.read_text(encoding="utf-8"))
+        assert not found, f"{path}: {found[0]}"
+
+
+def test_an_installed_copy_whose_extension_does_not_load(installed):
+    message = str(installation.extension_missing(ImportError("GLIBC_2.99")))
+    assert "GLIBC_2.99" in message
+    assert "in a clone of the sources" in message
+
+
+@pytest.fixture
+def unbuilt(tmp_path):
+    """A clone whose kernels are not built."""
+    folder = tmp_path / "clone"
+    shutil.copytree(ROOT / "fsfast", folder / "fsfast", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (folder / "csrc").mkdir()
+    return folder
+
+
+def _doctor(folder: Path, path: Path) -> str:
+    """Return what Python says that is started in a clone, with `path` for its site-packages."""
+    code = (
+        f"import sys; sys.path.append({str(path)!r}); from fsfast.cli import main; sys.exit(main(['doctor']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    return done.stdout
+
+
+def test_an_unbuilt_clone_says_what_it_hides(unbuilt, tmp_path):
+    site = tmp_path / "site"
+    assert "hides" not in _doctor(unbuilt, site)
+    (site / "fsfast").mkdir(parents=True)
+    (site / "fsfast-0.1.0.dist-info").mkdir()
+    (site / "fsfast-0.1.0.dist-info" / "METADATA").write_text("Name: fsfast\nVersion: 0.1.0\n")
+    said = _doctor(unbuilt, site)
+    for part in (
+        f"the clone in {unbuilt} was not built, and hides the fsfast that is installed in {site}",
+        "start Python in another folder",
+        f"install -e {unbuilt}",
+    ):
+        assert part in said
+    assert f"the clone in {unbuilt}, Python" in said
