@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from fsfast.runtime.sampling import MAX_SAMPLES, check_samples
 from fsfast.runtime.seeds import Seeds, seed_from_system
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
     from torch import Tensor
 
@@ -35,6 +37,14 @@ if TYPE_CHECKING:
 
 # Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
 _GROUP = 16
+
+
+class _Tensor(Protocol):
+    """A tensor, to type checkers: its own class would be any object where torch is missing."""
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it lies on a GPU."""
 
 
 class SmoothedEncoder:
@@ -133,7 +143,7 @@ class SmoothedEncoder:
     @overload
     def encode(
         self,
-        images: Tensor,
+        images: _Tensor,
         n0: int | None = None,
         *,
         seeds: Sequence[int] | np.ndarray | None = None,
@@ -286,6 +296,63 @@ class SmoothedEncoder:
             raise ValueError(f"wanted the index of a sample, 0 to 2³² − 1, got {index!r}")
         ((chosen, _),) = self._seeds.serving(items, None if seed is None else [seed])
         return self._function.pipeline.sample(items[0].pixels, chosen, int(index))
+
+    @overload
+    def certify(
+        self,
+        images: str | os.PathLike[str] | Image,
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: bool | None = None,
+    ) -> Certificate: ...
+
+    @overload
+    def certify(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: bool | None = None,
+    ) -> list[Certificate]: ...
+
+    @overload
+    def certify(
+        self,
+        images: Any,
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: bool | None = None,
+    ) -> Certificate | list[Certificate]: ...
 
     def certify(
         self,
