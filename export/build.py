@@ -200,7 +200,7 @@ def _record(
         "n0": recipe.n0,
         "random_weights": recipe.random,
         "noise": {"version": 1, "file": "noise.npy"},
-        "grid": asdict(recipe.grid),
+        "grid": recipe.grid.to_record(),
         "denoise": asdict(denoise) if denoise else None,
         "resize": {"height": side, "width": side, "kernel": "bicubic"},
         "normalise": {"mean": list(recipe.mean), "std": list(recipe.std)},

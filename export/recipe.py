@@ -15,7 +15,7 @@ from .recipe_values import check_values
 FOLDER = Path(__file__).parent / "recipes"
 _KEYS = {
     "": {"name", "sigma", "n0", "grid", "normalise", "purifier", "encoder", "mapper", "weights"},
-    "grid": {"height", "width", "fit", "filter"},
+    "grid": {"height", "width", "fit", "filter", "colour"},
     "normalise": {"mean", "std"},
     "purifier": {"preset"},
     "encoder": {"preset", "output", "ln_post"},
@@ -23,7 +23,7 @@ _KEYS = {
     "weights": {"run", "random_seed", "encoder", "licence"},
 }
 _SOURCES = ("run", "random_seed", "encoder")
-_OPTIONAL = {"": {"purifier", "mapper"}, "weights": {*_SOURCES}}
+_OPTIONAL = {"": {"purifier", "mapper"}, "grid": {"colour"}, "weights": {*_SOURCES}}
 STAGES = ("purifier", "encoder", "mapper")
 # In the place of a preset: the one that the file's shapes show.
 BY_SHAPE = "by its shapes"

@@ -69,6 +69,10 @@ def _numbers(value: Any, low: float) -> bool:
     )
 
 
+def _levels(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_whole(0, 255)(level) for level in value)
+
+
 def _whole(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and low <= value <= high
 
@@ -89,6 +93,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grid.width": (_whole(1, 4096), "a whole number in 1…4096"),
     "grid.fit": (_text, "a text"),
     "grid.filter": (_text, "a text"),
+    "grid.colour": (_levels, "a list of three levels 0 … 255 (red, green, blue)"),
     "normalise.mean": (lambda value: _numbers(value, -1000), "a list of three numbers (red, green, blue)"),
     "normalise.std": (lambda value: _numbers(value, 1e-6), "a list of three numbers of at least 1e-6"),
     "purifier.preset": (_text, "a text"),

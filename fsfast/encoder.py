@@ -459,7 +459,7 @@ class SmoothedEncoder:
             raise TypeError(
                 f"wanted a Certificate, got {type(certificate).__name__}; fsfast.load_certificate reads a file"
             )
-        items, single = to_grid(image, self.manifest.grid)
+        items, single = to_grid(image, self.manifest.grid, certificate.resize)
         if not single:
             raise ValueError(f"wanted one image to verify, got {len(items)}")
         if certificate.engine_digest != self.engine_digest:

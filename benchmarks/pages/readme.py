@@ -24,7 +24,7 @@ PAGES = (
     README,
     *(
         README.parent / "docs" / f"{name}.md"
-        for name in ("performance", "certificates", "training", "SECURITY")
+        for name in ("performance", "certificates", "training", "images", "SECURITY")
     ),
 )
 TITLES = {
@@ -44,6 +44,7 @@ def shown(row: dict[str, str]) -> bool:
 _PLACE = re.compile(r"(<!-- results: (?P<folder>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 _CERTIFICATES = re.compile(r"(<!-- certificates -->\n).*?(<!-- end of certificates -->)", re.DOTALL)
 _FUZZ = re.compile(r"(<!-- fuzz -->\n).*?(<!-- end of fuzz -->)", re.DOTALL)
+_HOSTS = re.compile(r"(<!-- hosts -->\n).*?(<!-- end of hosts -->)", re.DOTALL)
 _STUDY = re.compile(r"(<!-- study: (?P<engine>\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
@@ -89,6 +90,7 @@ def updated(text: str) -> str:
     text = _CERTIFICATES.sub(lambda m: m[1] + render_certificates(RESULTS / "certificates") + m[2], text)
     text = _STUDY.sub(lambda m: m[1] + render_study(engine_path(m["engine"]) / "results.json") + m[3], text)
     text = _FUZZ.sub(lambda m: m[1] + render_fuzz(RESULTS / "fuzz" / "outcomes.csv") + m[2], text)
+    text = _HOSTS.sub(lambda m: m[1] + render_hosts(RESULTS / "images" / "hosts.csv") + m[2], text)
     text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
     return performance.updated(text)
 
@@ -138,6 +140,25 @@ def render_fuzz(path: Path) -> str:
     tables = [path, path.with_name("kills.csv"), path.with_name("sanitize.csv")]
     found = [read(table) for table in tables if table.exists()]
     return "\n".join(markdown(list(rows[0]), [list(row.values()) for row in rows]) for rows in found)
+
+
+def render_hosts(path: Path) -> str:
+    """Return, per host and kind of picture, the largest deviations of the grid from the host's pixels."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in read(path):
+        groups.setdefault((row["host"], row["fit"], row["picture"]), []).append(row)
+    cells = [
+        [
+            *key,
+            f"{max(float(r['largest']) for r in rows):.0f}",
+            f"{max(float(r['share_above_one']) for r in rows):.2%}",
+            " … ".join(f"{f(float(r['l2']) for r in rows):.2f}" for f in (min, max)),
+        ]
+        for key, rows in groups.items()
+    ]
+    return markdown(
+        ("host", "`fit`", "picture", "largest (levels)", "share above one", "ℓ2 (σ's units)"), cells
+    )
 
 
 def _none(share: str) -> str:

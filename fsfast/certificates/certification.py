@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
+import PIL
 
 from fsfast._version import __version__
 from fsfast.bounds import MeanMethod
@@ -215,7 +216,7 @@ def _certificate(function: Function, task: Task, drawn: Drawn, plan: Plan) -> Ce
         stopping=drawn.stopping,
         token_scores=drawn.token_scores,
         direction=task.unit,
-        versions={"fsfast": __version__, "numpy": np.__version__},
+        versions={"fsfast": __version__, "numpy": np.__version__, "pillow": PIL.__version__},
     )
 
 

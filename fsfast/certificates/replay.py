@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import PIL
 
 from fsfast.bounds import mean_lower_bound, proportion_lower_bound
 from fsfast.budgets import Budget
@@ -55,7 +56,7 @@ class Verification:
 def replay(function: Function, certificate: Certificate, item: GridImage) -> Verification:
     """Compute a certificate's anchor, thresholds and scores again and compare; the engine is known to be the same."""
     if item.grid_sha256 != certificate.grid_sha256:
-        return Verification("different", ("the image: its pixels on the grid are not the certified ones",))
+        return Verification("different", (_other_pixels(certificate, item),))
     if details := _other_constants(function, certificate):
         return Verification("different", tuple(details))
     notes = _other_file(certificate, item)
@@ -170,6 +171,19 @@ def _other_stop(certificate: Certificate, stated: Stopping) -> list[str]:
     return [
         f"the stopping: for {asked} these scores end at {look} ({reason}), stated are {n} ({stated.reason})"
     ]
+
+
+def _other_pixels(certificate: Certificate, item: GridImage) -> str:
+    """Say that an image is not the certified one, and where only its decoder is another."""
+    sha256 = item.source.get("sha256")
+    if sha256 is None or certificate.source.get("sha256") != sha256:
+        return "the image: its pixels on the grid are not the certified ones"
+    there, here = certificate.versions.get("pillow", "of an unknown version"), PIL.__version__
+    resized = ", which also resized it" if certificate.resize == 1 else ""
+    return (
+        f"the image: the file is the certified one, but Pillow {here} makes other pixels of it than Pillow {there} did"
+        f"{resized}; verify with that version"
+    )
 
 
 def _other_file(certificate: Certificate, item: GridImage) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ from fsfast.bounds.served import served_cosine_lower_bound
 from fsfast.bounds.tokens import token_share_below
 from fsfast.certificates.evidence import SCORE_UNIT, Budget, Constants, constants
 from fsfast.engine.profile import Profile
+from fsfast.errors import CertificateError
+from fsfast.images.grid import RESIZE
 from fsfast.runtime.seeds import SeedOrigin
 
 if TYPE_CHECKING:
@@ -111,6 +113,21 @@ class Statement:
         self.scores.setflags(write=False)
         if self.token_scores is not None:
             self.token_scores.setflags(write=False)
+
+    @property
+    def resize(self) -> int:
+        """How its image came onto the grid, as `fsfast.images.grid.to_grid_image` takes it; 1 where nothing is said.
+
+        Raises:
+            CertificateError: in a way that this version does not know.
+        """
+        resize = self.source.get("resize", 1)
+        if type(resize) is not int or not 1 <= resize <= RESIZE:
+            raise CertificateError(
+                f"the certificate's image came onto the grid by resize {resize!r}, this fsfast knows 1 to {RESIZE}; "
+                "upgrade fsfast"
+            )
+        return resize
 
     @property
     def n(self) -> int:

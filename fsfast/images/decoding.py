@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fsfast.budgets import Budget
 from fsfast.errors import ImageError, brief
@@ -22,9 +22,22 @@ PIXELS = Budget("FSFAST_MAX_PIXELS", 1 << 26, "pixels")
 # Files are read at once, so that the recorded sha256 is that of the bytes that were decoded.
 MAX_FILE_BYTES = 1 << 30
 # Raster formats only: others (EPS, WMF) would be rendered by outside programs.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+# HEIF is known where its plugin is registered (pillow_heif.register_heif_opener()).
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
 _ORIENTATION = 0x0112
+# EXIF orientation → what undoes it.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Tags of TIFF, and the value of the second where 0 is white.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _GREY16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -127,10 +140,11 @@ def _rotated(image: Image.Image, steps: list[str]) -> Image.Image:
         # Viewers show such images as they are stored; so do we, and say so.
         steps.append("exif unreadable: not rotated")
         return image
-    if orientation not in range(2, 9):
+    if orientation not in _UPRIGHT:
         return image
     steps.append(f"exif orientation {orientation} applied")
-    return ImageOps.exif_transpose(image)
+    # ImageOps.exif_transpose writes the whole EXIF anew, and some versions refuse odd numbers in it.
+    return image.transpose(_UPRIGHT[orientation])
 
 
 def _to_rgb(image: Image.Image, label: str, steps: list[str]) -> np.ndarray:
@@ -164,14 +178,23 @@ def _transparent_level(image: Image.Image) -> Any:
 
 
 def _from_grey16(image: Image.Image, label: str, steps: list[str]) -> np.ndarray:
-    """Return [h, w, 3] uint8 from grey levels 0 … 65535: v/257, rounded (257 is odd: there are no ties)."""
-    values = np.asarray(image).astype(np.int32)
+    """Return [h, w, 3] uint8 from grey levels 0 … top: 255v/top, rounded (top is odd: there are no ties)."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        what = f"{label} with whole numbers of 32 bits (mode I), whose range is unknown"
+        raise refusal("8- or 16-bit pixels", what, "scale them to 0 … 255 and convert to mode L")
+    values, top = np.asarray(image).astype(np.int32), 2**bits - 1
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
+    if low < 0 or high > top:
         what = f"{low} … {high} in {label}"
-        raise refusal("grey levels in 0 … 65535", what, "scale them to 0 … 255 and convert to mode L")
-    grey = ((values + 128) // 257).astype(np.uint8)
-    steps.append("16-bit grey scaled to 8 bits")
+        raise refusal(f"grey levels in 0 … {top}", what, "scale them to 0 … 255 and convert to mode L")
+    steps.append(f"{bits}-bit grey scaled to 8 bits")
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        # Pillow turns fewer bits round by itself.
+        steps.append("0 was white")
+        values = top - values
+    grey = ((510 * values + top) // (2 * top)).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -20,15 +20,15 @@ from PIL import Image
 from fsfast.errors import ImageError
 from fsfast.images.arrays import decode_array, shape_remedy
 from fsfast.images.decoding import decode_file, decode_pil, refusal
+from fsfast.images.fits import Colour, Fit, fitted
+from fsfast.images.pillow_fits import fit_with_pillow
+from fsfast.images.resampling import FILTERS
 
-Fit = Literal["squash", "crop", "pad"]
-
-# Pillow antialiases with all of these; "nearest" would not be.
-FILTERS = {
-    name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "box", "hamming", "lanczos")
-}
-# Middle grey is nearly 0 after the normalisation of CLIP and on the purifier's scale of [−1, 1].
-PAD_VALUE = 128
+# What makes the pixels of the grid where an image has another size: 1, Pillow's resize with fits of its own; 2, exact
+# tables and the hosts' fits. A certificate records which; 1 where it records none.
+RESIZE = 2
+# Nearly 0 after the normalisation of CLIP and on the purifier's scale of [−1, 1].
+MIDDLE_GREY: Colour = (128, 128, 128)
 
 
 # Pixels; no network comes near it.
@@ -43,8 +43,10 @@ class Grid:
         height: pixels, ≥ 1.
         width: pixels, ≥ 1.
         fit: "squash" scales both sides independently; "crop" scales until the image covers the grid and keeps
-            the middle; "pad" scales until it fits inside and surrounds it with middle grey (128).
-        filter: a key of `FILTERS`; always antialiased.
+            the middle ("crop-floor": at transformers' whole-number place); "pad" sets it on a canvas of the grid's
+            proportions, and scales that.
+        filter: bicubic, bilinear, box, hamming or lanczos; always antialiased.
+        colour: red, green and blue of the canvas, 0 … 255; only with "pad".
 
     Raises:
         ValueError: a size below 1 or too large, or an unknown name.
@@ -54,6 +56,7 @@ class Grid:
     width: int
     fit: Fit = "squash"
     filter: str = "bicubic"
+    colour: Colour = MIDDLE_GREY
 
     def __post_init__(self) -> None:
         if not (self.height >= 1 and self.width >= 1 and self.height * self.width <= MAX_GRID):
@@ -64,11 +67,21 @@ class Grid:
             raise ValueError(f"wanted fit to be one of {', '.join(get_args(Fit))}; got {self.fit!r}")
         if self.filter not in FILTERS:
             raise ValueError(f"wanted filter to be one of {', '.join(FILTERS)}; got {self.filter!r}")
+        object.__setattr__(self, "colour", tuple(self.colour))
+        if len(self.colour) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in self.colour):
+            raise ValueError(f"wanted colour as three levels 0 … 255, got {self.colour}")
+        if self.fit != "pad" and self.colour != MIDDLE_GREY:
+            raise ValueError(f"wanted a colour with fit = pad only, got {self.colour} with {self.fit}")
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.height, self.width
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the grid as engine.json has it."""
+        record = asdict(self)
+        return record if self.fit == "pad" else {k: v for k, v in record.items() if k != "colour"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +93,7 @@ class GridImage:
         name: the path for files, else what the caller gave.
         source: JSON-able. kind (file | pil | array | tensor), size [h, w] before rotation and fitting, mode
             (Pillow's mode, or the dtype), steps (what was done, in order); format for files and PIL
-            images that have one; sha256 of the bytes for files.
+            images that have one; sha256 of the bytes for files; resize (`RESIZE`) where the size changed.
     """
 
     pixels: np.ndarray
@@ -93,12 +106,13 @@ class GridImage:
         return hashlib.sha256(self.pixels.tobytes()).hexdigest()
 
 
-def to_grid(images: object, grid: Grid) -> tuple[list[GridImage], bool]:
+def to_grid(images: object, grid: Grid, resize: int = RESIZE) -> tuple[list[GridImage], bool]:
     """Put one image, or several, on the grid.
 
     Args:
         images: see `as_list`.
         grid: the engine's grid.
+        resize: as in `to_grid_image`.
 
     Returns:
         The images, and whether the input was a single one.
@@ -108,11 +122,11 @@ def to_grid(images: object, grid: Grid) -> tuple[list[GridImage], bool]:
     """
     items, single = as_list(images)
     if single:
-        return [to_grid_image(items[0], grid)], True
+        return [to_grid_image(items[0], grid, resize=resize)], True
     result = []
     for position, item in enumerate(items):
         try:
-            result.append(to_grid_image(item, grid))
+            result.append(to_grid_image(item, grid, resize=resize))
         except (ImageError, TypeError) as error:
             raise type(error)(f"image {position} of {len(items)} (counted from 0): {error}") from error
     return result, False
@@ -158,7 +172,7 @@ def _split(image: Any) -> tuple[list[Any], bool]:
     return [image[i] for i in range(shape[0])], False
 
 
-def to_grid_image(image: Any, grid: Grid, name: str | None = None) -> GridImage:
+def to_grid_image(image: Any, grid: Grid, name: str | None = None, resize: int = RESIZE) -> GridImage:
     """Decode one image and fit it to the grid.
 
     Args:
@@ -167,6 +181,7 @@ def to_grid_image(image: Any, grid: Grid, name: str | None = None) -> GridImage:
             is returned as it is.
         grid: the engine's grid.
         name: what to call it; a path is its own name unless one is given.
+        resize: how other sizes are resized; 1 only to replay certificates of that time.
 
     Returns:
         The grid image, with a record of what was done to it.
@@ -188,36 +203,20 @@ def to_grid_image(image: Any, grid: Grid, name: str | None = None) -> GridImage:
         pixels, source = decode_pil(image, "the PIL image")
     else:
         pixels, source = decode_array(image)
-    fitted, steps = _fit(pixels, grid)
-    source["steps"] += steps
+    if pixels.shape[:2] != grid.size:
+        pixels = _resized(pixels, grid, resize, source)
     # Always a copy: later writes to the caller's array must not reach the grid, nor the other way round.
-    fitted = np.array(fitted, dtype=np.uint8, order="C")
-    fitted.setflags(write=False)
-    return GridImage(fitted, name, source)
+    own = np.array(pixels, dtype=np.uint8, order="C")
+    own.setflags(write=False)
+    return GridImage(own, name, source)
 
 
-def _fit(pixels: np.ndarray, grid: Grid) -> tuple[np.ndarray, list[str]]:
-    """Return [grid.height, grid.width, 3] uint8 and what was done; nothing where the size matches."""
-    height, width = pixels.shape[:2]
-    if (height, width) == grid.size:
-        return pixels, []
-    image, resample = Image.fromarray(pixels), FILTERS[grid.filter]
-    step = [f"{grid.fit} to {grid.height}x{grid.width}, {grid.filter}"]
-    scales = (grid.height / height, grid.width / width)
-    if grid.fit == "squash":
-        return np.asarray(image.resize((grid.width, grid.height), resample)), step
-    if grid.fit == "crop":
-        # Only the box that is kept is resized: a 1×100000 image costs no more than others. A whole-number
-        # corner makes a crop without scaling exact.
-        box_width = min(float(width), grid.width / max(scales))
-        box_height = min(float(height), grid.height / max(scales))
-        left, upper = (width - box_width) // 2, (height - box_height) // 2
-        box = (left, upper, left + box_width, upper + box_height)
-        return np.asarray(image.resize((grid.width, grid.height), resample, box=box)), step
-    inner_width = max(1, min(grid.width, round(width * min(scales))))
-    inner_height = max(1, min(grid.height, round(height * min(scales))))
-    canvas = np.full((*grid.size, 3), PAD_VALUE, np.uint8)
-    left, upper = (grid.width - inner_width) // 2, (grid.height - inner_height) // 2
-    inner = np.asarray(image.resize((inner_width, inner_height), resample))
-    canvas[upper : upper + inner_height, left : left + inner_width] = inner
-    return canvas, step
+def _resized(pixels: np.ndarray, grid: Grid, resize: int, source: dict[str, Any]) -> np.ndarray:
+    """Return [grid.height, grid.width, 3] uint8, and add to the source record what was done."""
+    if resize == 1:
+        source["steps"].append(f"{grid.fit} to {grid.height}x{grid.width}, {grid.filter}")
+        return fit_with_pillow(pixels, grid.size, grid.fit, grid.filter)
+    on_grid, said = fitted(pixels, grid.size, grid.fit, grid.filter, grid.colour)
+    source["steps"].append(said)
+    source["resize"] = resize
+    return on_grid
