@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
@@ -18,18 +19,23 @@ def clone() -> Path | None:
 
 
 def hidden() -> Path | None:
-    """Return the folder of an installed copy that a clone hides, since Python was started in the clone's folder."""
-    from importlib.metadata import distributions
+    """Return the folder of another fsfast that this one hides: Python was started in a clone's folder."""
+    folders = (Path(entry) for entry in sys.path)
+    return next(
+        (f for f in folders if (f / "fsfast" / "__init__.py").is_file() and f.resolve() != _ROOT), None
+    )
 
-    copies = [Path(str(found.locate_file("fsfast"))) for found in distributions(name="fsfast")]
-    return next((copy.parent for copy in copies if copy.is_dir() and copy.parent.resolve() != _ROOT), None)
 
-
-def pip(*arguments: str) -> str:
-    """Return the command line that calls the pip of this Python, wherever it is typed."""
+def pip(command: str, *arguments: str) -> str:
+    """Return the command line that calls pip for this Python, wherever it is typed; uv's where there is no pip."""
     python = sys.executable or "python3"
-    on_path = which("pip") == str(Path(python).with_name("pip"))
-    return shlex.join([*(["pip"] if on_path else [python, "-m", "pip"]), *arguments])
+    if find_spec("pip") is None:
+        words = ["uv", "pip", command, "--python", python]
+    elif which("pip") == str(Path(python).with_name("pip")):
+        words = ["pip", command]
+    else:
+        words = [python, "-m", "pip", command]
+    return shlex.join([*words, *arguments])
 
 
 def pip_install_extras(*extras: str) -> str:
@@ -68,7 +74,7 @@ def extension_missing(error: ImportError) -> BackendUnavailable:
     build = f"with a C++ compiler at hand run {pip('install', '-e', str(folder))}"
     if installed := hidden():
         return BackendUnavailable(
-            f"{reason}: the clone in {folder} was not built, and hides the fsfast that is installed in {installed}; "
+            f"{reason}: the clone in {folder} is not built for this Python, and hides the fsfast in {installed}; "
             f"start Python in another folder to use that one, or {build}"
         )
     return BackendUnavailable(f"{reason}; {build}")

@@ -57,6 +57,9 @@ def test_pip_is_the_one_of_this_python(monkeypatch, tmp_path):
     assert installation.pip("install", "a>=1") == "pip install 'a>=1'"
     monkeypatch.setenv("PATH", "/nowhere")
     assert installation.pip("install", "b") == f"{python} -m pip install b"
+    # As `uv venv` makes an environment.
+    monkeypatch.setattr(installation, "find_spec", lambda name: None)
+    assert installation.pip("install", "c") == f"uv pip install --python {python} c"
 
 
 def test_no_message_wants_fsfast_from_an_index():
@@ -83,29 +86,23 @@ def unbuilt(tmp_path):
     return folder
 
 
-def _doctor(folder: Path, path: Path) -> str:
-    """Return what Python says that is started in a clone, with `path` for its site-packages."""
-    code = (
-        f"import sys; sys.path.append({str(path)!r}); from fsfast.cli import main; sys.exit(main(['doctor']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1, done.stderr
-    return done.stdout
-
-
 def test_an_unbuilt_clone_says_what_it_hides(unbuilt, tmp_path):
-    site = tmp_path / "site"
-    assert "hides" not in _doctor(unbuilt, site)
-    (site / "fsfast").mkdir(parents=True)
-    (site / "fsfast-0.1.0.dist-info").mkdir()
-    (site / "fsfast-0.1.0.dist-info" / "METADATA").write_text("Name: fsfast\nVersion: 0.1.0\n")
-    said = _doctor(unbuilt, site)
+    other = tmp_path / "other"
+    (other / "fsfast").mkdir(parents=True)
+    (other / "fsfast" / "__init__.py").touch()
+    code = f"import sys; sys.path.insert(1, {str(other)!r}); from fsfast.kernels import cpu"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=unbuilt, capture_output=True, text=True, check=False
+    )
     for part in (
-        f"the clone in {unbuilt} was not built, and hides the fsfast that is installed in {site}",
+        f"the clone in {unbuilt} is not built for this Python, and hides the fsfast in {other}",
         "start Python in another folder",
         f"install -e {unbuilt}",
     ):
-        assert part in said
-    assert f"the clone in {unbuilt}, Python" in said
+        assert part in done.stderr
+
+
+def test_a_clone_that_hides_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [str(ROOT), str(tmp_path)])
+    assert installation.hidden() is None
+    assert "hides" not in str(installation.extension_missing(ImportError("no module")))

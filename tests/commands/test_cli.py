@@ -72,8 +72,17 @@ def test_doctor(fs):
     assert "onnxruntime" in out
     assert "cuda" in out
     assert "backend auto" in out
+    assert f"the clone in {clone()}," in out
     findings = json.loads(fs("doctor", "--json")[1])
     assert findings["kernels"][0] is True
+    assert findings["export"] == [True, "fsfast export builds engines"]
+
+
+def test_doctor_says_what_exporting_needs(fs, monkeypatch):
+    monkeypatch.setattr("fsfast.commands.doctor.find_spec", lambda name: None if name == "torch" else name)
+    usable, remark = json.loads(fs("doctor", "--json")[1])["export"]
+    assert not usable
+    assert remark == f"not installed: torch; to build engines: {pip_install_extras('export')}"
 
 
 def test_encode_names_what_failed_and_does_the_rest(fs, photos, tmp_path):
