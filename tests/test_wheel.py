@@ -64,6 +64,7 @@ def test_an_editable_install_is_a_line_of_the_path(archive, tmp_path):
         assert content.read(line).decode() == f"{clone}\n"
 
 
+@pytest.mark.slow
 def test_it_exports(wheel, tmp_path):
     """From an environment that has everything else: the packages of this one, without its editable fsfast."""
     venv.create(tmp_path / "env")
