@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
+from export.stopping import exit_without
+
 try:
     from benchmarks.cpu import (
         bounds,
@@ -24,9 +26,7 @@ try:
     from benchmarks.measuring import harness
     from benchmarks.measuring.harness import Row, show, write_csv
 except ImportError as error:
-    sys.exit(
-        f"python -m benchmarks: {error}; it needs the environment that `make test` makes: .venv-dev/bin/python"
-    )
+    exit_without("python -m benchmarks", error, "dev")
 
 # One results file each.
 REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
-from fsfast.installation import pip_install_extras
 
 from .options import OUTPUTS, Options, check_compare, customise, describe, needs
 from .recipe import Recipe, load_recipe, recipe_names
 from .results import results_of
-from .stopping import exit_on_sigterm
+from .stopping import run
 
 # Commands of their own, named as their modules; everything else is a recipe.
 _COMMANDS = ("quantise", "tensorrt")
@@ -22,20 +21,10 @@ _COMMANDS = ("quantise", "tensorrt")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the arguments name; return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    try:
-        if arguments and arguments[0] in _COMMANDS:
-            command: Callable[[Sequence[str]], int] = import_module(f".{arguments[0]}", __package__).main
-            return command(arguments[1:])
-        return _build(_parser().parse_args(arguments))
-    except ModuleNotFoundError as error:
-        print(f"fsfast export: {error}; {pip_install_extras('export')}", file=sys.stderr)
-        return 2
-    except (FsfastError, ValueError, OSError) as error:
-        print(f"fsfast export: {error}", file=sys.stderr)
-        return 2
-
-
-def _build(args: argparse.Namespace) -> int:
+    if arguments and arguments[0] in _COMMANDS:
+        command: Callable[[Sequence[str]], int] = import_module(f".{arguments[0]}", __package__).main
+        return command(arguments[1:])
+    args = _parser().parse_args(arguments)
     options = Options(
         args.encoder,
         args.purifier,
@@ -46,20 +35,24 @@ def _build(args: argparse.Namespace) -> int:
         args.licence,
         args.random_weights,
     )
-    recipe = customise(load_recipe(args.recipe), options)
-    check_compare(recipe, args.compare)
-    if args.dry_run:
-        return _dry_run(recipe)
-    # torch is imported only now, so that --help and a wrong recipe answer at once.
-    from .build import build_engine
+    try:
+        recipe = customise(load_recipe(args.recipe), options)
+        check_compare(recipe, args.compare)
+        if args.dry_run:
+            return _dry_run(recipe)
+        # torch is imported only now, so that --help and a wrong recipe answer at once.
+        from .build import build_engine
 
-    build_engine(
-        recipe,
-        args.out or f"engines/{recipe.name}",
-        force=args.force,
-        micro_batch=args.micro_batch,
-        compare=args.compare,
-    )
+        build_engine(
+            recipe,
+            args.out or f"engines/{recipe.name}",
+            force=args.force,
+            micro_batch=args.micro_batch,
+            compare=args.compare,
+        )
+    except (FsfastError, ValueError, OSError) as error:
+        print(f"fsfast export: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -72,8 +65,15 @@ def _dry_run(recipe: Recipe) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _run(text: str) -> str:
+    """Read the folder of a run; a recipe is none."""
+    if text in recipe_names() or text.endswith(".toml"):
+        raise ValueError(f"wanted the folder of a run, got the recipe {text}")
+    return text
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="fsfast export",
         description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
         epilog="More commands, each with --help: fsfast export quantise gives an engine int8 and bfloat16, "
@@ -113,7 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="directory to write (default: engines/<name>)")
     parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
     parser.add_argument(
-        "--compare", metavar="RUN", nargs="+", default=[], help="runs with other seeds, for the model card"
+        "--compare",
+        metavar="RUN",
+        action=Several,
+        item=_run,
+        default=[],
+        help="folders of runs with other seeds, for the model card",
     )
     parser.add_argument(
         "--micro-batch", type=int, default=4, help="measure parity at this batch size too (default 4)"
@@ -122,5 +127,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    exit_on_sigterm()
-    sys.exit(main())
+    run("fsfast export", main, "export")

@@ -8,7 +8,6 @@ much keeps its float32 graph. Without --precisions, what this processor cannot m
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 import tempfile
@@ -19,18 +18,26 @@ from typing import Any
 
 import numpy as np
 
+from fsfast.commands.parser import Parser, Several, one_of
 from fsfast.engine.engine import Engine, load_engine
 from fsfast.engine.manifest import STAGES
 from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import FsfastError
 from fsfast.installation import pip_install_extras
 
-from .calibration import Samples, load_images
-from .card import reduced_precisions
-from .qdq import WEIGHT_LIMITS
-from .reduce import PRECISIONS, Options, Reduced, Settled, reduce_stage
-from .variants import ARITHMETIC, backends_for, why_not
-from .weights import WeightsFile, point_into
+from .stopping import exit_without, run
+
+try:
+    from .calibration import Samples, load_images
+    from .card import reduced_precisions
+    from .qdq import WEIGHT_LIMITS
+    from .reduce import PRECISIONS, Options, Reduced, Settled, reduce_stage
+    from .variants import ARITHMETIC, backends_for, why_not
+    from .weights import WeightsFile, point_into
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    exit_without("fsfast export quantise", error, "export")
 
 WEIGHTS = "weights.int8.safetensors"
 _CARD = "model-card.md"
@@ -205,12 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fsfast export quantise",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="fsfast export quantise", description=__doc__)
     parser.add_argument(
         "engine", metavar="ENGINE", help='directory of an engine, or "demo" for the built-in one'
     )
@@ -219,15 +222,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
     parser.add_argument(
         "--precisions",
-        nargs="+",
-        choices=PRECISIONS,
-        help="what to add (default: all that this processor can measure)",
+        metavar="NAME,…",
+        action=Several,
+        item=one_of(PRECISIONS),
+        help=f"of {','.join(PRECISIONS)} those to add (default: all that this processor can measure)",
     )
     parser.add_argument(
         "--stages",
-        nargs="+",
-        choices=STAGES,
-        help="stages that may become int8 (default: all that the engine has)",
+        metavar="NAME,…",
+        action=Several,
+        item=one_of(STAGES),
+        help=f"of {','.join(STAGES)} those that may become int8 (default: all that the engine has)",
     )
     parser.add_argument(
         "--samples",
@@ -252,4 +257,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("fsfast export quantise", main, "export")

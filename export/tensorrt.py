@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -11,10 +10,14 @@ from pathlib import Path
 
 from fsfast.backends.tensorrt import plan_folder, prepare_plan
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
+from fsfast.commands.parser import Parser, Several, one_of
 from fsfast.engine.engine import Engine, load_engine
+from fsfast.engine.manifest import STAGES
 from fsfast.errors import FsfastError
-from fsfast.installation import pip_install_extras
+from fsfast.report.text import table
 from fsfast.runtime.options import check_micro_batch, choose_precision, default_micro_batch
+
+from .stopping import run
 
 _HEADINGS = ("stage", "nodes", "layers", "build s", "plan MB", "peak MB", "")
 
@@ -59,9 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stage in _stages(engine, args.stages):
             print(f"{stage}: a plan for 1 to {micro_batch} rows, {library}", file=sys.stderr)
             rows.append(_row(engine, stage, precision, micro_batch, library, folder, args.force))
-    except ModuleNotFoundError as error:
-        print(f"fsfast export tensorrt: {error}; {pip_install_extras('export', 'tensorrt')}", file=sys.stderr)
-        return 2
     except (FsfastError, ValueError, OSError) as error:
         print(f"fsfast export tensorrt: {error}", file=sys.stderr)
         return 2
@@ -75,14 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="fsfast export tensorrt",
         description="Build an engine's TensorRT plans ahead of time. TensorRT-RTX does so without a GPU.",
     )
     parser.add_argument("engine", help="directory of an engine, or the name of a built-in one")
     parser.add_argument(
-        "--stages", nargs="+", metavar="STAGE", help="stages to build (default: all of the engine)"
+        "--stages",
+        metavar="STAGE,…",
+        action=Several,
+        item=one_of(STAGES),
+        help=f"of {','.join(STAGES)} those to build (default: all of the engine)",
     )
     parser.add_argument(
         "--micro-batch",
@@ -152,13 +156,8 @@ def _table(rows: list[Row]) -> str:
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(_HEADINGS, *cells, strict=True)]
-    lines = []
-    for stage, *numbers, remark in (_HEADINGS, *cells):
-        middle = (number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True))
-        lines.append("  ".join([stage.ljust(widths[0]), *middle, remark]).rstrip())
-    return "\n".join(lines)
+    return table(cells, _HEADINGS)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("fsfast export tensorrt", main, "export", "tensorrt")

@@ -16,15 +16,20 @@ from typing import Any, TextIO, cast
 
 from fsfast._version import __version__
 from fsfast.commands import bench, certify, demo, doctor, encode, export, info, verify
+from fsfast.commands.parser import Parser
 from fsfast.errors import FsfastError, printable
 
-_ENVIRONMENT = """environment:
-  FSFAST_BACKEND what --backend auto means: onnxruntime or openvino (default: the faster one by measurement)
-  FSFAST_CACHE   folder of self-test results and measurements (default: $XDG_CACHE_HOME/fsfast or ~/.cache/fsfast)
-  FSFAST_SECRET  derive seeds from this secret of at least 16 bytes instead of drawing them
-  FSFAST_INSTRUCTION_SET  what the kernels run on, of those that doctor names (default: the fastest; same bits)
+_EPILOG = """environment:
+  FSFAST_BACKEND: what --backend auto means, onnxruntime or openvino (default: the faster one by measurement)
+  FSFAST_CACHE: folder of self-test results and measurements (default: $XDG_CACHE_HOME/fsfast or ~/.cache/fsfast)
+  FSFAST_SECRET: derive seeds from this secret of at least 16 bytes instead of drawing them
+  FSFAST_INSTRUCTION_SET: what the kernels run on, of those that doctor names (default: the fastest; same bits)
 
-exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use"""
+exit codes:
+  0: done
+  1: some inputs failed (named on stderr, the rest done), or a certificate is not the same
+  2: wrong use
+  130: interrupted by Ctrl-C"""
 
 # 128 + SIGPIPE, as the shell reports a program that its reader left.
 _READER_LEFT = 141
@@ -44,8 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
     try:
-        args = _parser().parse_args(argv)
+        args = _parse(parser, words)
     except SystemExit:
         # --help and --version print and leave.
         _flush()
@@ -60,7 +70,7 @@ def _run(argv: Sequence[str] | None) -> int:
         _flush()
         return code
     except SystemExit:
-        # --help of `fsfast export`.
+        # `fsfast export` ends so.
         _flush()
         raise
     except BrokenPipeError:
@@ -74,6 +84,16 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         _say(args.name, "interrupted")
         return 130
+
+
+def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; what follows `export` is the exporter's to parse."""
+    behind = next((i for i, word in enumerate(words, 1) if not word.startswith("-")), len(words))
+    if words[behind - 1] != "export":
+        return parser.parse_args(words)
+    args = parser.parse_args(words[:behind])
+    args.arguments = words[behind:]
+    return args
 
 
 def _say(command: str, text: str) -> None:
@@ -106,26 +126,31 @@ def _discard_output() -> None:
     os.close(nothing)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="fsfast",
         description="Smoothed vision features, and certificates about them.",
-        epilog=_ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"fsfast {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say on stderr what was chosen, and why")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_verbose(parser, False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="fsfast")
     for module in (demo, info, doctor, encode, certify, verify, bench, export):
         summary, _, rest = (module.__doc__ or "").strip().partition("\n")
         name = module.__name__.rpartition(".")[2]
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary}\n{rest}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **getattr(module, "PARSER", {}),
-        )
+        sub = commands.add_parser(name, help=summary, description=f"{summary}\n{rest}")
         module.arguments(sub)
+        # Given before the command, it stays.
+        _add_verbose(sub, argparse.SUPPRESS)
         sub.set_defaults(command=module.run, name=name)
     return parser
+
+
+def _add_verbose(parser: Parser, default: Any) -> None:
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=default,
+        help="say on stderr what was chosen, and why",
+    )

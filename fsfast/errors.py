@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 # Of what other libraries say: enough to search for.
 _BRIEF = 400
 
@@ -34,17 +37,23 @@ class CheckpointError(FsfastError, ValueError):
     """Weights cannot be loaded: missing, damaged, not weights alone, or not those of the network at hand."""
 
 
-def printable(text: str) -> str:
+def printable(text: str, keep: str = "\n\t") -> str:
     """Return text without characters that steer a terminal or turn its direction; they become \\uXXXX.
 
-    Names in files and of files are other people's.
+    Names in files and of files are other people's. Those in `keep` stay.
     """
-    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the one that is probably meant, or nothing."""
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def brief(error: object) -> str:

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,10 @@ if vectors().startswith("avx2") and "Intel" in processor():
     # What runs on a GPU is rehearsed on the CPU, and torch's products of AVX2 on Intel's processors change with a row's
     # place among others, which the self-test rightly refuses. MKL reads this when torch is imported.
     os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+
+# How long an example takes is no fault, and a run that failed fails again.
+hypothesis.settings.register_profile("fsfast", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("fsfast")
 
 RECIPES = Path(__file__).parent / "data" / "recipes"
 

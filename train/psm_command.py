@@ -12,6 +12,7 @@ import torch
 
 from export.options import OUTPUTS, PURIFIERS_FROM, Options, customise
 from export.recipe import load_recipe
+from fsfast.commands.parser import Parser
 from fsfast.errors import FsfastError
 from train.loop import Place
 from train.place import choose_device, prepare, set_threads
@@ -67,9 +68,9 @@ def _config(options: argparse.Namespace) -> PsmConfig:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     default = PsmConfig()
-    parser = argparse.ArgumentParser("python -m train psm", description=__doc__)
+    parser = Parser(prog="python -m train psm", description=__doc__)
     parser.add_argument("--recipe", required=True, help="of fsfast export, such as clip-l14 or llava-1.5")
     parser.add_argument(
         "--encoder", required=True, metavar="FILE_OR_DIR", help="the frozen image tower's weights"

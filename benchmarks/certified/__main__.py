@@ -11,9 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.certified import coverage, figures, soundness, tightness
-from benchmarks.certified import study as certified
-from benchmarks.certified.coverage import RESULTS
+from export.stopping import exit_without
+
+try:
+    from benchmarks.certified import coverage, figures, soundness, tightness
+    from benchmarks.certified import study as certified
+    from benchmarks.certified.coverage import RESULTS
+except ImportError as error:
+    exit_without("python -m benchmarks.certified", error, "dev")
 
 # What to run, the file or folder below the results that it writes, and how to make it quick.
 STUDIES: dict[str, tuple[Callable[[list[str]], int], str, list[str]]] = {

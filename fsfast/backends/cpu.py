@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from fsfast.backends.base import CpuBackend, Graph
 from fsfast.engine.engine import Engine
 from fsfast.engine.profile import Work
-from fsfast.errors import BackendUnavailable
+from fsfast.errors import BackendUnavailable, did_you_mean
 
 # Name → the module whose BACKEND it is; the library's module has the same name.
 _HOME = {"onnxruntime": "fsfast.backends.onnxruntime.cpu", "openvino": "fsfast.backends.openvino"}
@@ -23,7 +23,8 @@ def load_backend(name: str) -> CpuBackend:
         BackendUnavailable: there is no such back end, or it cannot run on this machine.
     """
     if name not in _HOME:
-        raise BackendUnavailable(f"wanted a back end of {', '.join(BACKENDS)}, got {name!r}")
+        near = did_you_mean(name, BACKENDS)
+        raise BackendUnavailable(f"wanted a back end of {', '.join(BACKENDS)}, got {name!r}{near}")
     backend: CpuBackend = import_module(_HOME[name]).BACKEND
     return backend
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from fsfast.backends.device.stages import GpuBackend
-from fsfast.errors import BackendUnavailable
+from fsfast.errors import BackendUnavailable, did_you_mean
 
 # Name → the module whose `gpu_backend` makes it; the first is the default. torch runs the engine's modules, the others
 # its ONNX graphs.
@@ -29,6 +29,7 @@ def load_backend(name: str) -> GpuBackend:
     if name not in _HOME:
         raise BackendUnavailable(
             f"wanted a back end of {', '.join(BACKENDS)} for device='cuda', got {name!r}"
+            f"{did_you_mean(name, BACKENDS)}"
         )
     backend: GpuBackend = import_module(_HOME[name]).gpu_backend(name)
     return backend

@@ -8,13 +8,12 @@ from typing import Any
 
 from fsfast.budgets import Budget
 from fsfast.certificates.certificate import Certificate
-from fsfast.certificates.reading import parse_certificate
+from fsfast.certificates.reading import HEAD, parse_certificate
 from fsfast.errors import CertificateError
+from fsfast.file_kind import CERTIFICATE, HEAD_BYTES, recognise
 from fsfast.strict_json import parse_json
 
 FILE = Budget("FSFAST_MAX_CERTIFICATES_MB", 1024, "MB of memory")
-# Every line starts like this; a line cut off by an interruption is told from another file's text by it.
-_HEAD = b'{"format": "fsfast-certificate"'
 
 
 def read_records(content: bytes, name: str) -> tuple[list[Any], bytes]:
@@ -30,15 +29,22 @@ def read_records(content: bytes, name: str) -> tuple[list[Any], bytes]:
         try:
             records.append(parse_json(line))
         except ValueError:
-            raise CertificateError(f"{name}, line {number}, is not a certificate") from None
+            raise _not_a_line(name, number, content) from None
     if tail:
         try:
             # Only the line's end is missing: an editor may have taken it off.
             return [*records, parse_json(tail)], b""
         except ValueError:
-            if not (tail.startswith(_HEAD) or _HEAD.startswith(tail)):
-                raise CertificateError(f"{name}, line {len(lines) + 1}, is not a certificate") from None
+            if not (tail.startswith(HEAD) or HEAD.startswith(tail)):
+                raise _not_a_line(name, len(lines) + 1, content) from None
     return records, tail
+
+
+def _not_a_line(name: str, number: int, content: bytes) -> CertificateError:
+    kind = recognise(content[:HEAD_BYTES]) if number == 1 else None
+    if kind is None or kind is CERTIFICATE:
+        return CertificateError(f"{name}, line {number}, is not a certificate")
+    return CertificateError(f"{name} is not a file of certificates but {kind.what}")
 
 
 def read_file(path: str) -> tuple[list[Any], bytes]:

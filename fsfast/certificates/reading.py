@@ -13,6 +13,7 @@ from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.fields import FIELDS, SCHEMA_VERSION
 from fsfast.certificates.writing import to_record
 from fsfast.errors import CertificateAltered, CertificateError, brief, printable
+from fsfast.file_kind import CERTIFICATE, HEAD_BYTES, recognise
 from fsfast.strict_json import check_schema, parse_json
 
 # Numbers derived elsewhere may differ by rounding, never by more than this.
@@ -22,6 +23,8 @@ _SEARCH = 1e-4
 MAX_FILE_BYTES = 64 << 20
 # What follows from other fields, and may differ a little.
 _DERIVED = ("constants", "bounds", "scores", "token_scores")
+# Every certificate starts like this; a line cut off by an interruption is told from another file's text by it.
+HEAD = b'{"format": "fsfast-certificate"'
 _REMEDY = "get the file again from who made it"
 
 
@@ -39,15 +42,30 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
         record = parse_json(content)
     except FileNotFoundError:
         raise CertificateError(f"wanted a certificate file, {os.fspath(path)} does not exist") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise CertificateError(f"{os.fspath(path)} is not a certificate: {brief(error)}") from None
+    except ValueError as error:
+        raise CertificateError(f"{os.fspath(path)} {_instead(content, error)}") from None
     return parse_certificate(record, os.fspath(path))
+
+
+def _instead(content: bytes, error: ValueError) -> str:
+    """Return what a file is that is not one certificate."""
+    first, _, rest = content.partition(b"\n")
+    if first.startswith(HEAD) and rest.startswith(HEAD):
+        return "holds several certificates, one per line; read it with load_certificates"
+    kind = recognise(content[:HEAD_BYTES])
+    if kind is None or kind is CERTIFICATE:
+        return f"is not a certificate: {brief(error)}"
+    return f"is not a certificate but {kind.what}"
 
 
 def parse_certificate(record: Any, name: str = "certificate") -> Certificate:
     """Turn a JSON document into a Certificate; raises CertificateError as `load_certificate` does."""
     if not isinstance(record, dict) or record.get("format") != "fsfast-certificate":
-        raise CertificateError(f"{name} is not an fsfast certificate")
+        declared = record.get("format") if isinstance(record, dict) else None
+        but = f"; it declares itself as {brief(repr(declared))}" if isinstance(declared, str) else ""
+        raise CertificateError(f"{name} is not an fsfast certificate{but}")
     schema = record.get("schema")
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise CertificateError(

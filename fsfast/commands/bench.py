@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fsfast.commands.common import engine_arguments
+from fsfast.commands.parser import Several, integer
 from fsfast.errors import BackendUnavailable
 from fsfast.report.text import table
 
@@ -28,13 +29,19 @@ _GRAPHS = ("purifier", "encoder", "mapper")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    engine_arguments(parser)
+    engine_arguments(parser, images=False)
     parser.add_argument(
-        "--n0", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="numbers of samples (default 1 2 4 8 16)"
+        "--n0",
+        metavar="N,…",
+        action=Several,
+        item=integer,
+        default=[1, 2, 4, 8, 16],
+        help="numbers of samples (default 1,2,4,8,16)",
     )
-    parser.add_argument("--runs", type=int, default=9, help="counted runs of each (default 9)")
+    parser.add_argument("--runs", metavar="N", type=int, default=9, help="counted runs of each (default 9)")
     parser.add_argument(
         "--cosine",
+        metavar="C",
         type=float,
         default=0.999,
         help="smallest cosine to float32 of what is recommended (default 0.999)",
@@ -50,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     for flag, value in [("--runs", args.runs), *(("--n0", n0) for n0 in args.n0)]:
         if not 1 <= value <= _MOST:
             raise ValueError(f"wanted {flag} in [1, {_MOST}], got {value}")
+    if not -1.0 <= args.cosine <= 1.0:
+        raise ValueError(f"wanted --cosine in [-1, 1], got {args.cosine}")
     measured, skipped = _compare(args)
     best = recommend(measured, args.cosine)
     with SmoothedEncoder(

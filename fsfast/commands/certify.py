@@ -28,6 +28,7 @@ from fsfast.commands.common import (
     shown_radii,
 )
 from fsfast.commands.journal import append, locked, resume
+from fsfast.commands.parser import Several, number
 from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target, write_whole
 from fsfast.installation import pip_install_extras
@@ -82,8 +83,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=parse_seed, help="use this seed for every image, to replay a result")
     parser.add_argument(
         "--epsilon",
-        type=float,
-        nargs="+",
+        metavar="RADIUS,…",
+        action=Several,
+        item=number,
         help="ℓ2 radii to show and to state in the file, [0,1] pixel units (default: shows σ/2, σ, 2σ, states five)",
     )
     parser.add_argument(

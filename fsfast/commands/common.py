@@ -6,9 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
+from mimetypes import guess_type
 from typing import TYPE_CHECKING, Any
 
 from fsfast.errors import BackendUnavailable, FsfastError, printable
+from fsfast.file_kind import recognise_file
 from fsfast.images.grid import GridImage, to_grid_image
 
 if TYPE_CHECKING:
@@ -22,48 +25,86 @@ MAX_EPSILON = 1e6
 
 
 def engine_arguments(
-    parser: argparse.ArgumentParser, *, positional: bool = True, device: bool = True
+    parser: argparse.ArgumentParser, *, positional: bool = True, device: bool = True, images: bool = True
 ) -> None:
-    """Add the engine and how to run it."""
+    """Add the engine and how to run it.
+
+    Args:
+        parser: of the command.
+        positional: whether the engine is the first argument.
+        device: whether the command may run on a GPU.
+        images: whether images follow the engine.
+    """
     if positional:
         parser.add_argument(
-            "engine", metavar="ENGINE", help='directory of an engine, or "demo" for the built-in one'
+            "engine",
+            metavar="ENGINE",
+            type=partial(not_an_image, wanted=f"the engine comes first: {parser.prog} demo")
+            if images
+            else str,
+            help='directory of an engine, or "demo" for the built-in one',
         )
+    group = parser.add_argument_group("running the engine")
     if device:
-        parser.add_argument(
-            "--device",
-            default="auto",
-            help="cpu, or a GPU: cuda, cuda:1, … (default: cpu; to verify, the kind that certified, if it is here)",
+        group.add_argument(
+            "--device", metavar="NAME", default="auto", help="cpu, or a GPU: cuda, cuda:1, … (default: cpu)"
         )
     else:
         parser.set_defaults(device="cpu")
-    parser.add_argument(
+    group.add_argument(
         "--backend",
+        metavar="NAME",
         default="auto",
         help="what runs the networks: onnxruntime, openvino, or auto: the faster one here (default); on a GPU torch, "
         "torch-compile, tensorrt, tensorrt_rtx, onnxruntime, or auto: torch",
     )
-    parser.add_argument(
+    group.add_argument(
         "--precision",
-        help="one of the engine's precisions (default: its first); float32, bfloat16, float16 with torch on a GPU",
+        metavar="NAME",
+        help="one of the engine's precisions, as `fsfast info` lists them (default: its first); with torch on a GPU "
+        "float32, bfloat16 or float16",
     )
-    parser.add_argument(
-        "--threads", type=int, help="processors to use (default: all); never changes the result"
+    group.add_argument(
+        "--threads",
+        metavar="N",
+        type=int,
+        help="processors to use (default: all); never changes the result",
     )
-    parser.add_argument(
-        "--micro-batch", type=int, help="rows per run of a network (default: 1; on a GPU n0, 4 to 16)"
+    group.add_argument(
+        "--micro-batch",
+        metavar="M",
+        type=int,
+        help="noisy samples per run of a network (default: 1; on a GPU n0, 4 to 16)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--graph-threads",
+        metavar="N",
         type=int,
         help="threads inside a run of a network (default: 1); more make a single sample faster, by another function",
     )
-    parser.add_argument(
+    group.add_argument(
         "--stages",
-        metavar="NAMES",
+        metavar="NAME,…",
         type=lambda text: tuple(text.split(",")),
-        help="stages to use, separated by commas (default: all that the engine has)",
+        help="of purifier,encoder,mapper those to use (default: all that the engine has)",
     )
+
+
+def not_an_image(word: str, wanted: str) -> str:
+    """Return an argument that comes before images; for argparse.
+
+    Args:
+        word: the argument.
+        wanted: what should have come, and the command up to the place of the image.
+
+    Raises:
+        argparse.ArgumentTypeError: it is the image.
+    """
+    kind = recognise_file(word)
+    named = (guess_type(word)[0] or "").startswith("image/") and not os.path.isdir(word)
+    if kind.image if kind is not None else named:
+        raise argparse.ArgumentTypeError(f"{word} looks like an image; {wanted} {word}")
+    return word
 
 
 def as_certified(chosen: dict[str, Any], profile: Profile) -> dict[str, Any]:

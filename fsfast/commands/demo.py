@@ -29,13 +29,26 @@ PAGE, FEATURES, CERTIFICATES = "demo.html", "features.safetensors", "certificate
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("--image", metavar="FILE", nargs="+", help="images of yours instead of the examples")
-    parser.add_argument("--engine", default="demo", help='engine to use (default: "demo")')
     parser.add_argument(
-        "-n", "--n", type=int, default=1000, help="certification samples per image (default 1000)"
+        "--image", metavar="FILE", nargs="+", action="extend", help="images of yours instead of the examples"
     )
     parser.add_argument(
-        "--alpha", type=float, default=1e-3, help="probability of a wrong certificate (default 0.001)"
+        "--engine", metavar="ENGINE", default="demo", help='directory of an engine, or "demo" (default)'
+    )
+    parser.add_argument(
+        "-n",
+        "--n",
+        metavar="N",
+        type=int,
+        default=1000,
+        help="certification samples per image (default 1000)",
+    )
+    parser.add_argument(
+        "--alpha",
+        metavar="P",
+        type=float,
+        default=1e-3,
+        help="probability of a wrong certificate (default 0.001)",
     )
     parser.add_argument(
         "-o",
@@ -109,7 +122,12 @@ def _examples(encoder: SmoothedEncoder) -> list[Subject]:
 
 def _check_folder(folder: Path) -> None:
     """Make the folder, and refuse it before the work if the files could not be written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot make the folder {folder}: {error.strerror}; name another one with --output"
+        ) from None
     for name in (PAGE, FEATURES, CERTIFICATES):
         check_target(folder / name)
 

@@ -6,31 +6,31 @@ Needs the extra [export].
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
+from typing import NoReturn
 
 import fsfast
 from fsfast.installation import clone
 
 # What the exporter imports beside what fsfast itself needs.
 NEEDS = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "mpmath")
-# Everything behind the command's name is the exporter's: no option of it is ours.
-PARSER = {"add_help": False, "prefix_chars": "\0"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's arguments."""
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    """Add nothing: the exporter parses what follows the command's name."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """Hand over to the exporter."""
-    exporter = import_module(f"{package()}.__main__")
-    exporter.exit_on_sigterm()
-    code: int = exporter.main(args.arguments)
-    return code
+def run(args: argparse.Namespace) -> NoReturn:
+    """Hand over to the exporter, which exits."""
+    package = _package()
+    start: Callable[..., NoReturn] = import_module(f"{package}.stopping").run
+    main = import_module(f"{package}.__main__").main
+    start("fsfast export", partial(main, args.arguments), "export")
 
 
-def package() -> str:
+def _package() -> str:
     """Return the name of the exporter's package: a wheel's part of fsfast, or the folder beside a clone's."""
     folder = clone()
     if folder and str(folder) not in fsfast.__path__:

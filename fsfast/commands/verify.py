@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from fsfast.commands.common import complain, engine_arguments, open_encoder, shown_radii
+from fsfast.commands.common import complain, engine_arguments, not_an_image, open_encoder, shown_radii
 from fsfast.errors import CertificateAltered, CertificateError
 from fsfast.report.text import show_bound, table
 
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument(
-        "certificate", metavar="CERT", help="certificate file, or a file of one JSON line per image"
+        "certificate",
+        metavar="CERT",
+        type=partial(not_an_image, wanted=f"the certificate comes first: {parser.prog} CERT"),
+        help="certificate file, or a file of one JSON line per image",
     )
     parser.add_argument("image", metavar="IMAGE", help="the image that it speaks about")
     parser.add_argument("--engine", default="demo", help='the engine that made it (default: "demo")')

@@ -14,7 +14,8 @@ import numpy as np
 
 from fsfast.engine.graph_check import check_graph
 from fsfast.engine.manifest import SCHEMA_VERSION, FileEntry, Manifest, StageVariant, parse_manifest
-from fsfast.errors import EngineError, brief
+from fsfast.errors import EngineError, brief, did_you_mean
+from fsfast.file_kind import recognise_file
 from fsfast.files import file_sha256
 from fsfast.kernels.tables import check_thresholds, noise_reach
 from fsfast.strict_json import parse_json
@@ -126,7 +127,7 @@ def engine_path(name_or_path: str | os.PathLike[str]) -> Path:
     if not name or not os.path.exists(name):
         raise EngineError(
             f"wanted the directory of an engine or a built-in one ({', '.join(built_in)}), got {name!r}, "
-            "which does not exist"
+            f"which does not exist{did_you_mean(name, built_in)}"
         )
     return Path(name)
 
@@ -152,7 +153,11 @@ def load_engine(name_or_path: str | os.PathLike[str]) -> Engine:
     """
     path = engine_path(name_or_path)
     if not path.is_dir():
-        raise EngineError(f"wanted an engine, which is a directory; {path} is not one")
+        kind = recognise_file(path)
+        remedy = f"; name its directory, {path.parent}" if path.name in (MANIFEST, SEAL) else ""
+        raise EngineError(
+            f"wanted an engine, which is a directory; {path} is {kind.what if kind else 'not one'}{remedy}"
+        )
     try:
         return _load(path)
     except OSError as error:

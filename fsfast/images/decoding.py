@@ -16,6 +16,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fsfast.budgets import Budget
 from fsfast.errors import ImageError, brief
+from fsfast.file_kind import HEAD_BYTES, recognise
 
 # Larger images are refused by their header, before a pixel is decoded; Pillow itself refuses beyond 178,956,970.
 PIXELS = Budget("FSFAST_MAX_PIXELS", 1 << 26, "pixels")
@@ -48,7 +49,7 @@ def decode_file(path: str) -> tuple[np.ndarray, dict[str, Any]]:
         ImageError: missing, not a regular file, too large, of an unknown format, truncated or damaged.
     """
     data = _read(path)
-    with _translated(path):
+    with _translated(path, data):
         # Headers of other formats are not even looked at: their readers are not ours to answer for.
         Image.init()
         image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
@@ -114,8 +115,13 @@ def _read(path: str) -> bytes:
 
 
 @contextmanager
-def _translated(label: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into an ImageError: damaged files raise nearly every kind of exception."""
+def _translated(label: str, data: bytes | None = None) -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError: damaged files raise nearly every kind of exception.
+
+    Args:
+        label: names the image.
+        data: the file, where it is one that Pillow is to recognise.
+    """
     try:
         yield
     except (ImageError, MemoryError):
@@ -123,13 +129,22 @@ def _translated(label: str) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(f"{label}: {brief(error)}") from error
     except UnidentifiedImageError as error:
-        wanted = f"an image ({', '.join(FORMATS)})"
-        raise refusal(
-            wanted, f"{label}: Pillow cannot identify it as one of these", "convert it to PNG"
-        ) from error
+        raise _not_one_of_ours(label, data) from error
     except Exception as error:
         what = f"{label}: truncated or damaged ({type(error).__name__}: {brief(error)})"
         raise refusal("a complete image", what, "fetch or export it again") from error
+
+
+def _not_one_of_ours(label: str, data: bytes | None) -> ImageError:
+    """Return the error about a file that Pillow cannot identify; it says what the file is instead."""
+    wanted = f"an image ({', '.join(FORMATS)})"
+    kind = None if data is None else recognise(data[:HEAD_BYTES])
+    if kind is None:
+        return refusal(wanted, f"{label}: Pillow cannot identify it as one of these", "convert it to PNG")
+    if kind.image:
+        what = f"{label}: {kind.what} that Pillow cannot identify"
+        return refusal(wanted, what, "fetch or export it again, or convert it to PNG")
+    return refusal(wanted, f"{label}: {kind.what}", kind.remedy or kind.as_image)
 
 
 def _rotated(image: Image.Image, steps: list[str]) -> Image.Image:

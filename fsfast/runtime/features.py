@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fsfast.errors import FsfastError, brief
+from fsfast.file_kind import FEATURES, recognise_file
 from fsfast.files import write_whole
 from fsfast.kernels.types import FeatureSums
 from fsfast.runtime.seeds import SeedOrigin
@@ -112,7 +113,9 @@ def load_features(path: str | os.PathLike[str]) -> SmoothedFeatures:
     except FileNotFoundError:
         raise FsfastError(f"wanted a file of smoothed features, {os.fspath(path)} does not exist") from None
     except Exception as error:  # two file formats, each with errors of its own
-        raise FsfastError(f"{os.fspath(path)} is not a file of smoothed features: {brief(error)}") from None
+        kind = recognise_file(path)
+        why = f": {brief(error)}" if kind is None or kind is FEATURES else f" but {kind.what}"
+        raise FsfastError(f"{os.fspath(path)} is not a file of smoothed features{why}") from None
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

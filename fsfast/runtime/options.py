@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fsfast.engine.manifest import STAGES, Manifest
+from fsfast.errors import did_you_mean
 from fsfast.machine import available_threads
 from fsfast.runtime.sampling import check_samples
 
@@ -100,7 +101,8 @@ def choose_precision(able: Sequence[str], precision: str | None, whose: str = "t
     if precision is None:
         return able[0]
     if precision not in able:
-        raise PrecisionError(f"wanted a precision of {whose} ({', '.join(able)}), got {precision!r}")
+        near = did_you_mean(str(precision), able)
+        raise PrecisionError(f"wanted a precision of {whose} ({', '.join(able)}), got {precision!r}{near}")
     return precision
 
 
@@ -109,7 +111,10 @@ def choose_stages(manifest: Manifest, stages: Sequence[str] | None) -> tuple[str
     if stages is None:
         return tuple(manifest.stages)
     if unknown := [stage for stage in stages if stage not in manifest.stages]:
-        raise ValueError(f"wanted stages of this engine ({', '.join(manifest.stages)}), got {unknown[0]!r}")
+        near = did_you_mean(str(unknown[0]), manifest.stages)
+        raise ValueError(
+            f"wanted stages of this engine ({', '.join(manifest.stages)}), got {unknown[0]!r}{near}"
+        )
     if "encoder" not in stages:
         raise ValueError("wanted stages with 'encoder' among them; without it there are no features")
     grid = manifest.grid.size

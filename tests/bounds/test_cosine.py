@@ -71,7 +71,7 @@ def test_two_half_spaces_attain_the_bound():
     assert fcsb(epsilon / sigma, mean=mean) <= attained
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 10.0), st.floats(0.0, 10.0))
 def test_monotone_in_mean_and_distance(mean_a, mean_b, d_a, d_b):
     better = fcsb(min(d_a, d_b), mean=max(mean_a, mean_b))
@@ -88,7 +88,7 @@ def test_radius_for_one_half_is_corollary_1(mean, exact, sigma):
     assert radius(0.5, sigma=sigma, mean=mean, method="paper") == pytest.approx(sigma * exact, rel=1e-13)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.floats(0.0, 1.0, exclude_min=True),
     st.floats(1e-3, 10.0),

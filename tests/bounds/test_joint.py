@@ -174,7 +174,7 @@ KNOWN = st.fixed_dictionaries(
 DISTANCES = st.floats(0.0, 3.0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(DISTANCES, KNOWN)
 def test_joint_is_at_least_each_of_the_others(d, known):
     joint = cosine_lower_bound(d, **known)
@@ -196,7 +196,7 @@ def stated(seed):
     return {"mean": mean - 0.002, "caps": caps, "perp": rng.uniform(0.01, 0.2)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), DISTANCES, st.floats(0.0, 0.5), st.sampled_from(["d", "mean", "p", "perp"]))
 def test_monotone_in_every_constant(seed, d, by, which):
     """Up to 1e-3: each bound is verified for its own multipliers, which are searched for numerically."""

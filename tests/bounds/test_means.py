@@ -31,7 +31,7 @@ def wealth(scores, m):
     return total
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SCORES, st.sampled_from([0.5, 0.05, 1e-3, 1e-9]))
 @example([0.0], 0.5)  # no score is positive: nothing can be said
 @example([1.0], 1e-3)  # one sample, the luckiest
@@ -48,7 +48,7 @@ def test_mixture_is_the_exact_bound_rounded_down(scores, alpha):
     assert wealth(scores, above) < 1 / Fraction(alpha)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SCORES, st.sampled_from([0.5, 0.05, 1e-3]))
 @example([1.0] * 24, 1e-3)
 @example([5e-324] * 3, 0.5)  # a subnormal result would be rounded up
@@ -123,7 +123,7 @@ def test_ceiling(method, n):
         assert bound == pytest.approx(ceiling, rel=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     SCORES,
     st.integers(0, 23),

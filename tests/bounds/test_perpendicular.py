@@ -60,7 +60,7 @@ def test_it_is_below_the_bernstein_inequality_for_vectors(c, n, norm):
     assert perpendicular_upper_bound(norm, c, n, alpha, anytime=True) >= bound - 1e-9
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(0.0, 0.5), st.floats(-0.5, 0.999), st.integers(1, 10_000), st.booleans())
 def test_monotone_in_the_norm_c_n_and_alpha(norm, c, n, anytime):
     def bound(norm=norm, c=c, n=n, alpha=0.01):

@@ -15,7 +15,7 @@ from PIL import Image
 
 import fsfast
 from fsfast.certificates.reading import parse_certificate
-from fsfast.cli import main
+from fsfast.cli import _parse, _parser, main
 from fsfast.files import check_target, write_whole
 from fsfast.installation import clone, pip_install_extras
 from fsfast.report.examples import load_examples
@@ -64,6 +64,12 @@ def test_info(fs, demo_path):
     assert "purifier" in out
     record = json.loads(fs("info", demo_path, "--json")[1])
     assert record["manifest"]["name"] == "demo"
+
+
+def test_what_follows_export_is_the_exporters():
+    args = _parse(_parser(), ["-v", "export", "vit-b16-random", "--out", "x"])
+    assert (args.verbose, args.arguments) == (True, ["vit-b16-random", "--out", "x"])
+    assert _parse(_parser(), ["info", "export"]).engine == "export"
 
 
 def test_doctor(fs):

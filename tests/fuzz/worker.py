@@ -1,6 +1,6 @@
 """Runs cases one after the other in a process of its own, with limits on memory: `python -m tests.fuzz.worker`.
 
-Reads lines of JSON [kind, seed] and answers each with a line [outcome, what was said, seconds].
+Reads lines of JSON [kind, seed] and answers each with a line [outcome, what was said, seconds of the processor].
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def main() -> None:
 
     for line in sys.stdin:
         kind, seed = json.loads(line)
-        start = time.perf_counter()
+        start = time.process_time()
         with tempfile.TemporaryDirectory(prefix="fsfast-fuzz-") as folder:
             outcome, said = run_case(kind, seed, Path(folder))
-        print(json.dumps([outcome, said, time.perf_counter() - start]), file=answers, flush=True)
+        print(json.dumps([outcome, said, time.process_time() - start]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -413,10 +413,6 @@ def test_paths_that_are_no_images(tmp_path):
     refused("", "no such file")
     text = tmp_path / "notes.jpg"
     text.write_text("not an image")
-    refused(text, "notes.jpg: Pillow cannot identify it")
-    empty = tmp_path / "empty.png"
-    empty.touch()
-    refused(empty, "cannot identify")
     os.mkfifo(tmp_path / "pipe")
     # Reading it would wait for ever.
     refused(tmp_path / "pipe", "not a regular file")
@@ -434,7 +430,33 @@ def test_vector_formats_are_refused(tmp_path):
     # Rendering them would start another program.
     path = tmp_path / "a.eps"
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    refused(path, "a.eps: Pillow cannot identify it as one of these; convert it to PNG")
+    refused(path, "a.eps: a PostScript document; render it to PNG first")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a.png: an empty file; get it again"),
+        (b"not an image", "a.png: text that begins with 'not an image'; convert it to PNG"),
+        (b"<!DOCTYPE html><title>Sign in", "a web page: the download failed; download the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of git-lfs.*; run: git lfs pull"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x">', "an SVG drawing; render it to PNG first"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF document; render it to PNG first"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC photograph; it needs pillow-heif"),
+        (b"\x93NUMPY\x01\0v\0{'descr'", "a NumPy array; load it with numpy.load"),
+        (b'{"format": "fsfast-certificate"', "a certificate of fsfast"),
+        (
+            b"\x89PNG\r\n\x1a\n" + bytes(9),
+            "a PNG image that Pillow cannot identify; fetch or export it again",
+        ),
+        (bytes(range(1, 99)), "Pillow cannot identify it as one of these; convert it to PNG"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_image_is_named(tmp_path, content, message):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    refused(path, message)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif"])

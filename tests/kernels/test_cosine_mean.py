@@ -76,7 +76,7 @@ def exact_scores(features, anchor) -> np.ndarray:
     return (1 + (t / norm * anchor.astype(np.longdouble)).sum(-1)) / 2
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     tokens=st.integers(1, 5),
     dim=st.integers(1, 70),
@@ -148,7 +148,7 @@ def test_huge_and_tiny_tokens_have_exact_directions(magnitude):
     assert 1 - 1e-12 < scores[0] <= 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     image=st.lists(st.integers(-1, 3), min_size=1, max_size=12),
     tokens=st.integers(1, 9),

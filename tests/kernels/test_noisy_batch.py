@@ -98,7 +98,7 @@ def test_every_instruction_set_gives_the_same_bits(place, dtype, layout):
     np.testing.assert_array_equal(bits(got), bits(wanted))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     data=st.data(),
     height=st.integers(1, 9),
@@ -197,7 +197,7 @@ def test_ends_of_the_range():
         np.testing.assert_array_equal(noisy_batch(pictures, rows, 0, noise), wanted)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=60), st.integers(0, 2**64 - 1))
 def test_any_ascending_thresholds(thresholds, seed):
     # Not only those of a Gaussian: unsymmetric, crowded, repeated.

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsfast.kernels import _cpu, reference
@@ -27,7 +27,6 @@ def test_known_answers(philox, counter, key, answer):
     assert philox(k1 << 32 | k0, words(counter)[None]).tolist() == [words(answer).tolist()]
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**64 - 1),
     first=st.integers(0, 2**32 - 1),

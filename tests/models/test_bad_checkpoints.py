@@ -43,14 +43,14 @@ PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n"
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "the file is empty; download it again"),
+        (b"", "this is an empty file; get it again"),
         (POINTER, "a pointer of git-lfs, not the file itself; run: git lfs pull"),
-        (PAGE, "a web page, not a checkpoint: the download failed"),
+        (PAGE, "this is a web page: the download failed; download the file itself"),
         (b"\xef\xbb\xbf\r\n <html>", "a web page"),
-        (b"Entry not found", "a text file that begins with b'Entry not found'"),
-        (b'{"error":"Repository not found"}', "a text file that begins with"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(40), "got something else that begins with"),
-        (b"\x7fELF\x02\x01\x01\x00{" + bytes(40), "got something else"),
+        (b"Entry not found", "text that begins with 'Entry not found'"),
+        (b'{"error":"Repository not found"}', "text that begins with"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "got a PNG image"),
+        (b"\x7fELF\x02\x01\x01\x00{" + bytes(40), "got something else that begins with"),
     ],
     ids=["empty", "lfs", "html", "html after BOM", "text", "json", "png", "elf"],
 )

@@ -72,7 +72,7 @@ def test_an_encoder(watched, backend):
         ("-m", "fsfast", "certify", "demo", "PHOTO", "-n", "20", "-o", "lines.jsonl"),
         ("-m", "export", "--help"),
         ("-c", "import fsfast, onnxruntime, time; time.sleep(2)"),
-        ("-c", "import benchmarks.__main__, export.build, train.__main__"),
+        ("-c", "import benchmarks.__main__, export.build, train.demo_command"),
     ],
     ids=["doctor", "certify", "export", "library", "modules"],
 )

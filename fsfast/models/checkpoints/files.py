@@ -13,6 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fsfast.errors import CheckpointError
+from fsfast.file_kind import HEAD_BYTES, recognise
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Keys under which training scripts keep the state dict; `vision_encoder_state_dict` is TeCoA's.
@@ -20,7 +21,6 @@ _WRAPPERS = ("state_dict", "vision_encoder_state_dict", "model_state_dict", "mod
 _MAX_WRAPPERS = 3
 # As the safetensors library has it.
 _MAX_HEADER_BYTES = 100_000_000
-_HEAD_BYTES = 512
 # The pickle of torch.save holds names and shapes: 50 kB for adm256's 566 tensors.
 _MAX_PICKLE_BYTES = 16 << 20
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
@@ -152,21 +152,15 @@ def refuse_text(path: Path, head: bytes) -> None:
     Raises:
         CheckpointError: a pointer of git-lfs, a web page, or nothing.
     """
-    if not head:
-        raise CheckpointError(f"{path}: the file is empty; download it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: this is a pointer of git-lfs, not the file itself; run: git lfs pull")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise CheckpointError(
-            f"{path}: this is a web page, not a checkpoint: the download failed; "
-            "download the file itself (some models want a login first)"
-        )
+    kind = recognise(head[:HEAD_BYTES])
+    if kind is not None and kind.remedy:
+        raise CheckpointError(f"{path}: this is {kind.what}; {kind.remedy}")
 
 
 def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
     try:
         with open(path, "rb") as handle:
-            head = handle.read(_HEAD_BYTES)
+            head = handle.read(HEAD_BYTES)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read it: {error.strerror or error}") from None
     # A header's length can begin with any byte, so this comes first; read as one, text and pickles are far too long.
@@ -177,14 +171,9 @@ def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
     if head.startswith(b"\x80"):
         return "pickle"
     refuse_text(path, head)
-    what = "a text file" if _is_text(head) else "something else"
-    raise CheckpointError(
-        f"{path}: wanted a safetensors file or one of torch.save, got {what} that begins with {head[:24]!r}"
-    )
-
-
-def _is_text(head: bytes) -> bool:
-    return all(byte >= 32 or byte in b"\t\r\n" for byte in head)
+    kind = recognise(head)
+    what = kind.what if kind is not None else f"something else that begins with {head[:24]!r}"
+    raise CheckpointError(f"{path}: wanted a safetensors file or one of torch.save, got {what}")
 
 
 def _check_zip(path: Path) -> None:
