@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fsfast import installation
+from fsfast.commands.export import NEEDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,10 +36,10 @@ def test_an_installed_copy_names_what_the_extra_requires(installed):
     assert re.fullmatch(r"openvino>=\d{4}\.\d", openvino)
     export = shlex.split(installation.pip_install_extras("export", "tensorrt").partition(" install ")[2])
     names = [re.match(r"[\w-]+", word)[0] for word in export]
-    assert {"torch", "onnx", "mpmath", "tensorrt-rtx-cu13-libs"} <= set(names)
+    assert {*NEEDS, "tensorrt_rtx_cu13_libs"} <= {name.replace("-", "_") for name in names}
     assert len(names) == len(set(names))
     assert not {"fsfast", "numpy", "openvino", "pytest"} & set(names)
-    assert ("tomli" in names) == (sys.version_info < (3, 11))
+    assert ("tomli" in names) == ("tomli" in NEEDS) == (sys.version_info < (3, 11))
 
 
 def test_an_installed_copy_without_metadata(installed, monkeypatch):

@@ -6,6 +6,7 @@ Needs the extra [export].
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -16,6 +17,8 @@ from fsfast.installation import clone
 
 # What the exporter imports beside what fsfast itself needs.
 NEEDS = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "mpmath")
+if sys.version_info < (3, 11):
+    NEEDS += ("tomli",)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
