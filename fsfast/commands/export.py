@@ -16,7 +16,7 @@ import fsfast
 from fsfast.installation import clone
 
 # What the exporter imports beside what fsfast itself needs.
-NEEDS = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "mpmath")
+NEEDS: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "mpmath")
 if sys.version_info < (3, 11):
     NEEDS += ("tomli",)
 
