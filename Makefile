@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity lint types docs wheels bench bench-avx2 gpu certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 gpu certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -58,6 +58,10 @@ parity: .venv-parity/installed
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e ".[parity]"
 	touch $@
+
+# The demo's page and the site on screens of telephones and desks; Debian's chromium.
+browser: .venv-dev/installed docs
+	.venv-dev/bin/python -m pytest tests/report/test_browser.py
 
 lint: .venv-dev/installed
 	.venv-dev/bin/ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, overload
@@ -16,12 +16,14 @@ from fsfast.errors import BackendUnavailable, CertificateError, EngineError
 from fsfast.images.grid import GridImage, to_grid
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.function import stack
+from fsfast.runtime.many import OnError, Outcome, check_many, judged
 from fsfast.runtime.opening import open_engine
 from fsfast.runtime.options import Options, check_secret
 from fsfast.runtime.pipeline import Sample
-from fsfast.runtime.progress import progress_bar
+from fsfast.runtime.progress import Progress, counting_samples, progress_bar
 from fsfast.runtime.sampling import MAX_SAMPLES, check_samples
 from fsfast.runtime.seeds import Seeds, seed_from_system
+from fsfast.runtime.serving import encode, encode_each
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
     from fsfast.certificates.replay import Verification
     from fsfast.runtime.gpu.tensors import SmoothedTensors
-
-# Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
-_GROUP = 16
 
 
 class _Tensor(Protocol):
@@ -148,7 +147,7 @@ class SmoothedEncoder:
         *,
         seeds: Sequence[int] | np.ndarray | None = None,
         raw_mean: bool = False,
-        progress: bool | None = None,
+        progress: Progress = None,
         seconds: dict[str, float] | None = None,
     ) -> SmoothedFeatures | SmoothedTensors: ...
 
@@ -160,7 +159,7 @@ class SmoothedEncoder:
         *,
         seeds: Sequence[int] | np.ndarray | None = None,
         raw_mean: bool = False,
-        progress: bool | None = None,
+        progress: Progress = None,
         seconds: dict[str, float] | None = None,
     ) -> SmoothedFeatures: ...
 
@@ -171,7 +170,7 @@ class SmoothedEncoder:
         *,
         seeds: Sequence[int] | np.ndarray | None = None,
         raw_mean: bool = False,
-        progress: bool | None = None,
+        progress: Progress = None,
         seconds: dict[str, float] | None = None,
     ) -> SmoothedFeatures | SmoothedTensors:
         """Return the smoothed features of one or more images.
@@ -183,7 +182,8 @@ class SmoothedEncoder:
             n0: samples per image; None: the engine's default.
             seeds: one 64-bit seed per image, to replay an earlier result; None: fresh ones.
             raw_mean: also return the mean of the raw features (no certificate speaks about it).
-            progress: show a progress bar on stderr; None: when that is a terminal and it takes long.
+            progress: show a progress bar; None: on a terminal or in a notebook, when it takes long. A function is
+                called instead, with the number of images done since, in fractions, too.
             seconds: a dictionary to which the seconds spent in each step are added, where `times_steps`.
 
         Returns:
@@ -202,32 +202,47 @@ class SmoothedEncoder:
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
         # 2. Rows: their seeds
         drawn = self._seeds.serving(items, seeds)
-        chosen = [seed for seed, _ in drawn]
-        parts = []
-        with progress_bar(progress, len(items) * n0, "encode") as advance:
-            for first in range(0, len(items), _GROUP):
-                group = slice(first, first + _GROUP)
-                parts.append(
-                    self._function.serve(
-                        items[group], chosen[group], n0, raw_mean=raw_mean, advance=advance, seconds=seconds
-                    )
-                )
-        return SmoothedFeatures(
-            features=self._shaped([part.features for part in parts]),
-            unit=self._shaped([part.unit for part in parts]),
-            raw_mean=self._shaped([part.raw for part in parts]) if raw_mean else None,
-            seeds=np.array(chosen, np.uint64),
-            seed_origins=tuple(origin for _, origin in drawn),
-            grid_sha256=tuple(item.grid_sha256 for item in items),
-            n0=n0,
-            sigma=self.sigma,
-            engine=self.manifest.name,
-            engine_digest=self.engine_digest,
-            function_id=self.function_id,
-            random_weights=self.manifest.random_weights,
-        )
+        return encode(self._function, items, drawn, n0, raw_mean=raw_mean, progress=progress, seconds=seconds)
 
     __call__ = encode
+
+    def encode_iter(
+        self,
+        images: Iterable[Any],
+        n0: int | None = None,
+        *,
+        seeds: Iterable[int] | None = None,
+        raw_mean: bool = False,
+        on_error: OnError = "raise",
+        progress: Progress = None,
+    ) -> Iterator[Outcome[SmoothedFeatures]]:
+        """Yield the smoothed features of any number of images, one after the other, in constant memory.
+
+        Args:
+            images: any iterable, a generator too, of what `encode` takes for one image; up to 16 are read ahead, since
+                images share micro-batches. A batch [B, H, W, 3] counts as B images.
+            n0, raw_mean, progress: as in `encode`.
+            seeds: an iterable with a seed for every image, those that fail included; None: fresh ones.
+            on_error: what becomes of an image that cannot be put on the grid. "raise": its error, after the results of
+                the images before it; "skip": it is left out; "return": its outcome has the error. Others are not
+                touched by it.
+
+        Returns:
+            An iterator of one Outcome per image, in their order: position, name, and as result the SmoothedFeatures of
+            this image alone, bit for bit those of `encode`.
+
+        Raises:
+            ImageError, TypeError: with "raise", while iterating: an image cannot be put on the grid.
+            TypeError: a single image instead of an iterable.
+            ValueError: n0 or on_error are off; while iterating: fewer seeds than images.
+        """
+        check_many(images, on_error)
+        n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
+        given = None if seeds is None else iter(seeds)
+        each = encode_each(
+            self._function, self._seeds, images, n0, given, raw_mean=raw_mean, progress=progress
+        )
+        return judged(each, on_error)
 
     def encode_tensors(
         self,
@@ -268,7 +283,8 @@ class SmoothedEncoder:
         No noise, no purifier, no mapper, and no guarantee.
         """
         items, _ = to_grid(images, self.manifest.grid)
-        return self._shaped([self._function.pipeline.clean(stack(items))])
+        tokens = self._function.pipeline.clean(stack(items))
+        return tokens[:, 0] if self.manifest.pooled else tokens
 
     def sample(self, image: Any, seed: int | None = None, index: int = 0) -> Sample:
         """Return one noisy sample of an image, and what the purifier makes of it: something to look at.
@@ -313,7 +329,7 @@ class SmoothedEncoder:
         n0: int | None = None,
         seeds: Sequence[int] | np.ndarray | None = None,
         served: SmoothedFeatures | None = None,
-        progress: bool | None = None,
+        progress: Progress = None,
     ) -> Certificate: ...
 
     @overload
@@ -332,7 +348,7 @@ class SmoothedEncoder:
         n0: int | None = None,
         seeds: Sequence[int] | np.ndarray | None = None,
         served: SmoothedFeatures | None = None,
-        progress: bool | None = None,
+        progress: Progress = None,
     ) -> list[Certificate]: ...
 
     @overload
@@ -351,7 +367,7 @@ class SmoothedEncoder:
         n0: int | None = None,
         seeds: Sequence[int] | np.ndarray | None = None,
         served: SmoothedFeatures | None = None,
-        progress: bool | None = None,
+        progress: Progress = None,
     ) -> Certificate | list[Certificate]: ...
 
     def certify(
@@ -369,7 +385,7 @@ class SmoothedEncoder:
         n0: int | None = None,
         seeds: Sequence[int] | np.ndarray | None = None,
         served: SmoothedFeatures | None = None,
-        progress: bool | None = None,
+        progress: Progress = None,
     ) -> Certificate | list[Certificate]:
         """Certify the direction of an image's smoothed features.
 
@@ -404,9 +420,56 @@ class SmoothedEncoder:
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
         n0 = None if n0 is None else check_samples(n0, "n0")
         request = Request(plan, anchor, n0, seeds, served)
-        with progress_bar(progress, len(items) * plan.n, "certify") as advance:
-            certificates = issue(self._function, self._seeds, items, request, advance)
+        with (
+            progress_bar(progress, len(items), "certify") as advance,
+            counting_samples(advance, len(items), plan.n) as drawn,
+        ):
+            certificates = issue(self._function, self._seeds, items, request, drawn)
         return certificates[0] if single else certificates
+
+    def certify_iter(
+        self,
+        images: Iterable[Any],
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Iterable[int] | None = None,
+        served: Mapping[str, SmoothedFeatures] | None = None,
+        on_error: OnError = "raise",
+        progress: Progress = None,
+    ) -> Iterator[Outcome[Certificate]]:
+        """Yield certificates of any number of images, one after the other, in constant memory.
+
+        Args:
+            images, seeds, on_error: as in `encode_iter`; nothing is read ahead.
+            n, alpha, epsilon, cosine, n_max, anchor, method, per_token, n0: as in `certify`.
+            served: features of single images by their `grid_sha256`, as
+                `fsfast.FeatureFolder(…).by_pixels`: certify the directions handed out there. An image that is missing
+                there fails.
+            progress: as in `encode`.
+
+        Returns:
+            An iterator of one Outcome per image, in their order; its result is the Certificate of `certify`.
+
+        Raises:
+            ImageError, CertificateError, TypeError, ValueError: as `encode_iter` and `certify`.
+        """
+        from fsfast.certificates.certification import plan_of
+        from fsfast.certificates.issuing import Request, issue_each
+
+        check_many(images, on_error)
+        plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
+        request = Request(plan, anchor, None if n0 is None else check_samples(n0, "n0"))
+        given = None if seeds is None else iter(seeds)
+        each = issue_each(self._function, self._seeds, images, request, given, served, progress)
+        return judged(each, on_error)
 
     def verify(self, certificate: Certificate, image: Any) -> Verification:
         """Replay a certificate's noise and scores on this encoder and compare.
@@ -428,9 +491,7 @@ class SmoothedEncoder:
 
         return replay(self._function, certificate, self._image_of(certificate, image))
 
-    def certify_anew(
-        self, certificate: Certificate, image: Any, *, progress: bool | None = None
-    ) -> Certificate:
+    def certify_anew(self, certificate: Certificate, image: Any, *, progress: Progress = None) -> Certificate:
         """Certify the direction of a certificate again, with noise from the system.
 
         A replay proves the computation; this also shows that the stated seed was no lucky one.
@@ -445,12 +506,35 @@ class SmoothedEncoder:
         """
         from fsfast.certificates.replay import certify_anew
 
+        item = self._certified_image(certificate, image)
+        most = certificate.stopping.n_max if certificate.stopping else certificate.n
+        with (
+            progress_bar(progress, 1, "certify") as advance,
+            counting_samples(advance, 1, most) as drawn,
+        ):
+            return certify_anew(self._function, certificate, item, seed_from_system(), drawn)
+
+    def restore_direction(self, certificate: Certificate, image: Any) -> Certificate:
+        """Return a certificate from a file with its direction, which files leave out: `predict` needs it.
+
+        The anchor's samples are drawn again from its seed, n0 of them; the certificate's are not.
+
+        Args:
+            certificate, image: as in `verify`.
+
+        Raises:
+            CertificateError, ValueError: as `certify_anew`; or this encoder computes another function, or the anchor
+                does not come from its seed.
+        """
+        from fsfast.certificates.replay import restore_direction
+
+        return restore_direction(self._function, certificate, self._certified_image(certificate, image))
+
+    def _certified_image(self, certificate: Certificate, image: Any) -> GridImage:
         item = self._image_of(certificate, image)
         if item.grid_sha256 != certificate.grid_sha256:
             raise CertificateError("the image is not the certified one: its pixels on the grid differ")
-        most = certificate.stopping.n_max if certificate.stopping else certificate.n
-        with progress_bar(progress, most, "certify") as advance:
-            return certify_anew(self._function, certificate, item, seed_from_system(), advance)
+        return item
 
     def _image_of(self, certificate: Certificate, image: Any) -> GridImage:
         from fsfast.certificates.certificate import Certificate as Record
@@ -468,11 +552,6 @@ class SmoothedEncoder:
                 f"{certificate.engine_digest[:16]}…, this one has {self.engine_digest[:16]}…; open that engine"
             )
         return items[0]
-
-    def _shaped(self, parts: Sequence[np.ndarray | None]) -> np.ndarray:
-        """Join groups of images; drop the token axis of pooled features."""
-        whole = np.concatenate([part for part in parts if part is not None])
-        return whole[:, 0] if self.manifest.pooled else whole
 
 
 def _reopened(engine: str, digest: str, options: dict[str, Any]) -> SmoothedEncoder:

@@ -98,6 +98,25 @@ def certify_anew(
     return certify(function, [task], plan_behind(certificate), advance)[0]
 
 
+def restore_direction(function: Function, certificate: Certificate, item: GridImage) -> Certificate:
+    """Return the certificate with its direction, from the anchor's samples; bit for bit, or not at all.
+
+    Raises:
+        CertificateError: the function is another one, or the anchor does not come from its seed.
+    """
+    if certificate.function_id != function.function_id:
+        raise CertificateError(
+            "the certificate belongs to another execution profile; open the encoder with that one's options"
+        )
+    _check_work(certificate)
+    task = _task(function, certificate, item)
+    if task.anchor.sha256 != certificate.anchor.sha256:
+        raise CertificateError(
+            "the certificate's anchor does not come from its seed; replay it with `verify`"
+        )
+    return replace(certificate, direction=task.unit)
+
+
 def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
     """Return what fresh samples refute, each with probability of error ≤ the certificate's alpha.
 

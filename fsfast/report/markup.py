@@ -29,6 +29,16 @@ def figure(chart: str, caption: str) -> str:
     return f'<figure class="figure">{chart}\n<figcaption>{prose(caption)}</figcaption></figure>'
 
 
+def pair(*figures: str) -> str:
+    """Return figures that share a row where it is wide enough for two."""
+    return f'<div class="pair">\n{"".join(figures)}\n</div>'
+
+
+def fold(summary: str, content: str) -> str:
+    """Return content that is shown when its summary is opened."""
+    return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>"
+
+
 def prose(text: str) -> str:
     """Escape a caption; keep "n = 1000" on one line, and set indices as such."""
     return escape(text).replace(" = ", "\u00a0=\u00a0").replace("S_L", "S<sub>L</sub>").replace("ℓ2", "ℓ₂")
@@ -43,8 +53,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, ki
         for row in rows
     )
     return (
-        f'<div class="scroll">{opening}<caption>{prose(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
+        f"{opening}<caption>{prose(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody></table>"
     )
 
 

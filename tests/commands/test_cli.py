@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
@@ -596,12 +595,11 @@ def test_too_little_memory_is_one_line(fs, monkeypatch):
 
 
 def test_no_progress_bar_unless_stderr_is_a_terminal(fs, photos, monkeypatch, capsys):
-    import tqdm
+    import tqdm.auto
 
     # The bar waits for a second; without that a short run shows whether it would come.
-    monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=0))
-    real = tqdm.tqdm
-    monkeypatch.setattr(tqdm, "tqdm", lambda **options: real(**{**options, "delay": 0}))
+    real = tqdm.auto.tqdm
+    monkeypatch.setattr(tqdm.auto, "tqdm", lambda **o: real(**{**o, "delay": 0, "mininterval": 0}))
     with progress_bar(True, 5, "shown") as advance:
         advance(5)
     assert "shown" in capsys.readouterr().err
@@ -650,7 +648,7 @@ def test_a_plot_needs_something_new_and_matplotlib(fs, tmp_path, monkeypatch):
     code, _, err = fs("certify", "demo", image, "--n", 5, "-o", target, "--plot", plot)
     assert (code, "nothing is drawn" in err, plot.exists()) == (0, True, False)
     # Before any sample is drawn.
-    monkeypatch.setattr("fsfast.commands.certify.find_spec", lambda name: None)
+    monkeypatch.setattr("fsfast.commands.plotting.find_spec", lambda name: None)
     monkeypatch.setattr(fsfast.SmoothedEncoder, "certify", None)
     code, _, err = fs("certify", "demo", image, "--n", 5, "--plot", plot)
     assert (code, pip_install_extras("plot") in err) == (2, True)

@@ -65,6 +65,8 @@ class SmoothedTensors:
             function_id=self.function.function_id,
             random_weights=manifest.random_weights,
             raw_mean=None if self.raw_mean is None else self.raw_mean.cpu().numpy(),
+            names=tuple(item.name for item in items),
+            sources=tuple(item.source for item in items),
         )
 
 
