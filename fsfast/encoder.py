@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from fsfast.runtime.serving import GROUP, encode, encode_each
 if TYPE_CHECKING:
     # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
     from fsfast.bounds import MeanMethod
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
     from fsfast.certificates.replay import Verification
     from fsfast.runtime.gpu.tensors import SmoothedTensors
+
+
+class _Tensor(Protocol):
+    """A tensor, to type checkers: its own class would be any object where torch is missing."""
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it lies on a GPU."""
 
 
 class SmoothedEncoder:
@@ -212,7 +221,7 @@ class SmoothedEncoder:
     @overload
     def encode(
         self,
-        images: Tensor,
+        images: _Tensor,
         n0: int | None = None,
         *,
         seeds: Sequence[int] | np.ndarray | None = None,
@@ -392,6 +401,63 @@ class SmoothedEncoder:
             raise ValueError(f"wanted the index of a sample, 0 to 2³² − 1, got {index!r}")
         ((chosen, _),) = self._seeds.serving(items, None if seed is None else [seed])
         return self._function.pipeline.sample(items[0].pixels, chosen, int(index))
+
+    @overload
+    def certify(
+        self,
+        images: str | os.PathLike[str] | Image,
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: Progress = None,
+    ) -> Certificate: ...
+
+    @overload
+    def certify(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: Progress = None,
+    ) -> list[Certificate]: ...
+
+    @overload
+    def certify(
+        self,
+        images: Any,
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: Progress = None,
+    ) -> Certificate | list[Certificate]: ...
 
     def certify(
         self,

@@ -16,6 +16,7 @@ from fsfast.certificates.wording import (
     show_radius,
 )
 from fsfast.errors import BackendUnavailable
+from fsfast.installation import pip_install_extras
 from fsfast.notebook import escape, facts
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def plot(certificate: Statement, ax: Axes | None) -> Axes:
         from matplotlib.axes import Axes
     except ImportError as error:
         raise BackendUnavailable(
-            f"plot needs matplotlib ({error}); pip install 'fsfast[plot]', or take the numbers from `curve`"
+            f"plot needs matplotlib ({error}); {pip_install_extras('plot')}, or take the numbers from `curve`"
         ) from error
     if ax is None:
         _, ax = pyplot.subplots()

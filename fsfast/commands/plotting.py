@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from fsfast.errors import BackendUnavailable
 from fsfast.files import check_target
+from fsfast.installation import pip_install_extras
 
 
 def check_plot(path: str) -> None:
@@ -20,4 +21,4 @@ def check_plot(path: str) -> None:
     if not path.endswith(".svg"):
         raise ValueError(f"wanted --plot FILE.svg, got {path}")
     if find_spec("matplotlib") is None:
-        raise BackendUnavailable("--plot needs matplotlib; pip install 'fsfast[plot]'")
+        raise BackendUnavailable(f"--plot needs matplotlib; {pip_install_extras('plot')}")

@@ -14,8 +14,9 @@ from PIL import Image
 
 import fsfast
 from fsfast.certificates.reading import parse_certificate
-from fsfast.cli import main
+from fsfast.cli import _parse, _parser, main
 from fsfast.files import check_target, write_whole
+from fsfast.installation import clone, pip_install_extras
 from fsfast.report.examples import load_examples
 from fsfast.runtime.progress import progress_bar
 
@@ -48,7 +49,7 @@ def test_help_of_every_command(fs):
     code, out, _ = fs("--help")
     assert code == 0
     assert "exit codes" in out
-    for command in ("demo", "info", "doctor", "encode", "certify", "verify", "bench"):
+    for command in ("demo", "info", "doctor", "encode", "certify", "verify", "bench", "export"):
         assert command in out
         code, text, _ = fs(command, "--help")
         assert code == 0
@@ -64,14 +65,29 @@ def test_info(fs, demo_path):
     assert record["manifest"]["name"] == "demo"
 
 
+def test_what_follows_export_is_the_exporters():
+    args = _parse(_parser(), ["-v", "export", "vit-b16-random", "--out", "x"])
+    assert (args.verbose, args.arguments) == (True, ["vit-b16-random", "--out", "x"])
+    assert _parse(_parser(), ["info", "export"]).engine == "export"
+
+
 def test_doctor(fs):
     code, out, _ = fs("doctor")
     assert code == 0
     assert "onnxruntime" in out
     assert "cuda" in out
     assert "backend auto" in out
+    assert f"the clone in {clone()}," in out
     findings = json.loads(fs("doctor", "--json")[1])
     assert findings["kernels"][0] is True
+    assert findings["export"] == [True, "fsfast export builds engines"]
+
+
+def test_doctor_says_what_exporting_needs(fs, monkeypatch):
+    monkeypatch.setattr("fsfast.commands.doctor.find_spec", lambda name: None if name == "torch" else name)
+    usable, remark = json.loads(fs("doctor", "--json")[1])["export"]
+    assert not usable
+    assert remark == f"not installed: torch; to build engines: {pip_install_extras('export')}"
 
 
 def test_encode_names_what_failed_and_does_the_rest(fs, photos, tmp_path):
@@ -420,7 +436,7 @@ def test_without_the_compiled_extension(args, code):
     assert done.returncode == code, done.stderr
     if code:
         assert "the C++ extension of fsfast does not load" in done.stdout + done.stderr
-        assert "pip install -e ." in done.stdout + done.stderr
+        assert f"pip install -e {clone()}" in done.stdout + done.stderr
 
 
 def test_the_command_line_loads_no_kernels_before_they_are_needed():
@@ -652,7 +668,7 @@ def test_a_plot_needs_something_new_and_matplotlib(fs, tmp_path, monkeypatch):
     monkeypatch.setattr("fsfast.commands.plotting.find_spec", lambda name: None)
     monkeypatch.setattr(fsfast.SmoothedEncoder, "certify", None)
     code, _, err = fs("certify", "demo", image, "--n", 5, "--plot", plot)
-    assert (code, "fsfast[plot]" in err) == (2, True)
+    assert (code, pip_install_extras("plot") in err) == (2, True)
 
 
 def test_verify_notes_another_file_with_the_same_pixels(fs, photos, tmp_path):
