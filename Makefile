@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity lint docs bench bench-avx2 gpu certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 gpu certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -59,6 +59,10 @@ parity: .venv-parity/installed
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e ".[parity]"
 	touch $@
 
+# The demo's page and the site on screens of telephones and desks; Debian's chromium.
+browser: .venv-dev/installed docs
+	.venv-dev/bin/python -m pytest tests/report/test_browser.py
+
 lint: .venv-dev/installed
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
@@ -69,6 +73,16 @@ lint: .venv-dev/installed
 	$(PYTHON) -m venv .venv-dev
 	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt -e ".[dev]"
 	touch $@
+
+# What mypy and pyright see of fsfast without torch; pyright needs node.
+types: .venv-dev/installed
+	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check pyright
+	.venv-dev/bin/python -m pytest tests/test_types.py
+
+# An archive of the sources, and a manylinux wheel for each of PYTHONS, into dist/; proved in fresh environments.
+PYTHONS ?= $(PYTHON)
+wheels: .venv-dev/installed
+	.venv-dev/bin/python -m tests.release $(PYTHONS)
 
 # The site of README, docs/ and docstrings, into build/site. A link or a reference that leads nowhere is an error.
 docs: .venv-docs/installed

@@ -1,9 +1,10 @@
-"""Builds the C++ kernels; everything else about the package stands in pyproject.toml."""
+"""Builds the C++ kernels, and puts export/ into wheels; everything else about the package stands in pyproject.toml."""
 
 from glob import glob
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 FLAGS = ["-O3", "-pthread"]
 # Contraction would give other bits on processors with fused multiply-add than on those without. Nobody reads the
@@ -24,10 +25,26 @@ def extension(name: str, source: str, *flags: str) -> Pybind11Extension:
     )
 
 
+class WithExport(build_py):
+    """Copies export/ as `fsfast.export`: nothing called plainly "export" belongs beside other people's packages.
+
+    An editable install copies nothing; there `fsfast export` finds the folder of the clone.
+    """
+
+    def finalize_options(self) -> None:
+        """Add the package; setuptools asks for this method."""
+        super().finalize_options()
+        if not self.editable_mode:
+            self.packages = [*self.packages, "fsfast.export"]
+            self.package_dir = {**self.package_dir, "fsfast.export": "export"}
+            self.package_data = {**self.package_data, "fsfast.export": ["recipes/*.toml"]}
+
+
 if __name__ == "__main__":
     setup(
+        cmdclass={"build_py": WithExport},
         ext_modules=[
             extension("fsfast.kernels._cpu", "csrc/bindings.cpp", *EXACT),
             extension("fsfast._processor", "csrc/processor.cpp"),
-        ]
+        ],
     )

@@ -14,6 +14,11 @@ ELSEWHERE = {
     "CHANGELOG.md": "CHANGELOG.md",
     "model-card.md": "fsfast/assets/engines/demo/model-card.md",
 }
+# Two pictures of which the reader's system chooses one.
+_PICTURE = re.compile(
+    r"<picture>\s*<source media=\"\(prefers-color-scheme: dark\)\" srcset=\"([^\"]+)\">\s*"
+    r"<img alt=\"([^\"]+)\" src=\"([^\"]+)\">\s*</picture>"
+)
 _LOADED = re.compile(
     r"<(?:script|img|source|iframe|link rel=\"stylesheet\")[^>]*\b(?:src|srcset|href)=\"((?:https?:)?//[^\"]*)"
 )
@@ -29,12 +34,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Let links lead to pages of the site, wherever the file lies in the repository."""
+    """Let links lead to pages of the site, wherever the file lies in the repository, and pictures follow its switch."""
     if page.file.src_uri in ELSEWHERE:
         markdown = re.sub(r"(\]\(|=\")docs/", r"\1", markdown)
     for target, source in ELSEWHERE.items():
         markdown = markdown.replace(f"](../{source}", f"]({target}")
-    return markdown
+    return _PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
 
 
 def on_post_build(config: Any) -> None:

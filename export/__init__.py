@@ -1,1 +1,1 @@
-"""Checkpoints to engines: `python -m export RECIPE`. Works from a clone; not part of the wheel."""
+"""Checkpoints to engines: `fsfast export RECIPE`. Wheels hold it as `fsfast.export`."""

@@ -1,20 +1,30 @@
-"""Command line: `python -m export RECIPE --out DIR`."""
+"""Command line: `fsfast export RECIPE --out DIR`, or in a clone `python -m export`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from export.options import OUTPUTS, Options, check_compare, customise, describe, needs
-from export.recipe import Recipe, load_recipe, recipe_names
-from export.results import results_of
-from export.stopping import run
 from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
 
+from .options import OUTPUTS, Options, check_compare, customise, describe, needs
+from .recipe import Recipe, load_recipe, recipe_names
+from .results import results_of
+from .stopping import run
 
-def main(argv: list[str] | None = None) -> int:
-    """Build the engine that the arguments name; return the exit code."""
-    args = _parser().parse_args(argv)
+# Commands of their own, named as their modules; everything else is a recipe.
+_COMMANDS = ("quantise", "tensorrt")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the arguments name; return the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in _COMMANDS:
+        command: Callable[[Sequence[str]], int] = import_module(f".{arguments[0]}", __package__).main
+        return command(arguments[1:])
+    args = _parser().parse_args(arguments)
     options = Options(
         args.encoder,
         args.purifier,
@@ -31,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run:
             return _dry_run(recipe)
         # torch is imported only now, so that --help and a wrong recipe answer at once.
-        from export.build import build_engine
+        from .build import build_engine
 
         build_engine(
             recipe,
@@ -41,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
             compare=args.compare,
         )
     except (FsfastError, ValueError, OSError) as error:
-        print(f"python -m export: {error}", file=sys.stderr)
+        print(f"fsfast export: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -64,8 +74,10 @@ def _run(text: str) -> str:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m export",
+        prog="fsfast export",
         description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
+        epilog="More commands, each with --help: fsfast export quantise gives an engine int8 and bfloat16, "
+        "fsfast export tensorrt builds its plans ahead of time.",
     )
     parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
     files = parser.add_argument_group(
@@ -115,4 +127,4 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    run("python -m export", main, needs="export")
+    run("fsfast export", main, "export")

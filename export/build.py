@@ -14,17 +14,6 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from export.card import model_card
-from export.graph import ExportedGraph, export_graph
-from export.networks import Drawn, Network, Source, check_networks, encoder_config, fold
-from export.options import check_compare
-from export.parity import Step, Steps, check_parity, measure
-from export.published import Published
-from export.recipe import Recipe
-from export.results import RESULTS, read_results
-from export.study import load_study
-from export.thresholds import gaussian_thresholds
-from export.weights import WeightsFile, point_into
 from fsfast import __version__
 from fsfast.engine.chain import Chain
 from fsfast.engine.graph_check import check_graph
@@ -32,6 +21,18 @@ from fsfast.engine.manifest import SCHEMA_VERSION
 from fsfast.engine.schedule import Denoise
 from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import EngineError
+
+from .card import model_card
+from .graph import ExportedGraph, export_graph
+from .networks import Drawn, Network, Source, check_networks, encoder_config, fold
+from .options import check_compare
+from .parity import Step, Steps, check_parity, measure
+from .published import Published
+from .recipe import Recipe
+from .results import RESULTS, read_results
+from .study import load_study
+from .thresholds import gaussian_thresholds
+from .weights import WeightsFile, point_into
 
 # fp32 Attention of opset 23 fails in TensorRT-RTX; 21 keeps GroupNormalization whole.
 OPSET = 21

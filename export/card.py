@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.measured import results_markdown, spread_markdown
+from .measured import results_markdown, spread_markdown
 
 
 def model_card(record: dict[str, Any], parameters: dict[str, int], results: dict[str, Any] | None) -> str:

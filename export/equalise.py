@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.graph import ExportedGraph
-from export.qdq import Product, products
+from .graph import ExportedGraph
+from .qdq import Product, products
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from export.recipe import BY_SHAPE, STAGES, Recipe
 from fsfast.models import (
     ADM256,
     UNET_LIGHT,
@@ -23,6 +22,8 @@ from fsfast.models import (
     VisionTransformer,
     ViTConfig,
 )
+
+from .recipe import BY_SHAPE, STAGES, Recipe
 
 PURIFIERS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
 ENCODERS = {"vit-b16": VIT_B_16, "vit-l14": VIT_L_14, "vit-l14-336": VIT_L_14_336, "vit-tiny": VIT_TINY}

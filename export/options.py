@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.recipe import BY_SHAPE, STAGES, Recipe
-from export.recipe_values import MAX_BLOCKS, check_name
-from export.results import RESULTS
 from fsfast.images.grid import Grid
+
+from .recipe import BY_SHAPE, STAGES, Recipe
+from .recipe_values import MAX_BLOCKS, check_name
+from .results import RESULTS
 
 # Both were, or are to be, trained on images of this size.
 PURIFIED_SIDE = 256
@@ -25,7 +26,7 @@ PURIFIERS_FROM = {
 MAPPER_FROM = (
     "mapper.safetensors of a training run, for this encoder and this sigma; the paper's are not published",
 )
-RUN_FROM = "made by `python -m train demo`, or leave training out with --random-weights"
+RUN_FROM = "made in a clone by `python -m train demo`, or leave training out with --random-weights"
 OUTPUTS = {
     "penultimate": ("penultimate", False),
     "tokens": ("tokens", False),

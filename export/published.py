@@ -10,14 +10,15 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from export.networks import PURIFIERS, check_grid, encoder_config, feature_dim
-from export.options import needs
-from export.recipe import Recipe
-from export.results import RESULTS
 from fsfast.models import Loaded, UNet, load_encoder, load_mapper, load_purifier
 
+from .networks import PURIFIERS, check_grid, encoder_config, feature_dim
+from .options import needs
+from .recipe import Recipe
+from .results import RESULTS
+
 _ADM256_FILE, _ADM256_LICENCE = "256x256_diffusion_uncond.pt", "MIT"
-_UNSTATED = "not stated (python -m export --licence says it)"
+_UNSTATED = "not stated (fsfast export --licence says it)"
 
 
 class Published:

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.graph import ExportedGraph
 from fsfast.engine.onnx_unsigned import SAFE_WEIGHT
+
+from .graph import ExportedGraph
 
 # Bits of a weight → its largest magnitude; weights are symmetric. With 7 bits no pair of products leaves 16 bits, so
 # that processors without VNNI can add them fast: see fsfast.engine.onnx_unsigned.

@@ -1,4 +1,4 @@
-"""Add reduced precisions to an engine: `python -m export.quantise ENGINE --images DIR --out DIR`.
+"""Add reduced precisions to an engine: `fsfast export quantise ENGINE --images DIR --out DIR`.
 
 bfloat16 computes the float32 graphs in bfloat16. int8 computes products with stored weights in 8 bits, with scales
 calibrated on noisy (and purified) samples of the given images, and the rest in float32; int8+bfloat16 the rest in
@@ -18,24 +18,26 @@ from typing import Any
 
 import numpy as np
 
-from export.stopping import exit_without, run
 from fsfast.commands.parser import Parser, Several, one_of
 from fsfast.engine.engine import Engine, load_engine
 from fsfast.engine.manifest import STAGES
 from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import FsfastError
+from fsfast.installation import pip_install_extras
+
+from .stopping import exit_without, run
 
 try:
-    from export.calibration import Samples, load_images
-    from export.card import reduced_precisions
-    from export.qdq import WEIGHT_LIMITS
-    from export.reduce import PRECISIONS, Options, Reduced, Settled, reduce_stage
-    from export.variants import ARITHMETIC, backends_for, why_not
-    from export.weights import WeightsFile, point_into
+    from .calibration import Samples, load_images
+    from .card import reduced_precisions
+    from .qdq import WEIGHT_LIMITS
+    from .reduce import PRECISIONS, Options, Reduced, Settled, reduce_stage
+    from .variants import ARITHMETIC, backends_for, why_not
+    from .weights import WeightsFile, point_into
 except ImportError as error:
     if __name__ != "__main__":
         raise
-    exit_without("python -m export.quantise", error, "export")
+    exit_without("fsfast export quantise", error, "export")
 
 WEIGHTS = "weights.int8.safetensors"
 _CARD = "model-card.md"
@@ -92,7 +94,7 @@ def add_precisions(
 def _check(engine: Engine, options: Settled) -> None:
     manifest = engine.manifest
     if not options.precisions:
-        raise ValueError("no back end here computes in a reduced precision; pip install 'fsfast[cpu]'")
+        raise ValueError(f"no back end here computes in a reduced precision; {pip_install_extras('cpu')}")
     if options.weight_bits not in WEIGHT_LIMITS:
         raise ValueError(f"wanted 7 or 8 bits of a weight, got {options.weight_bits}")
     if "float32" not in manifest.precisions:
@@ -192,7 +194,7 @@ def _provenance(
     }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Add precisions as the arguments say; return the exit code."""
     args = _parser().parse_args(argv)
     options = Options(
@@ -205,13 +207,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         add_precisions(args.engine, Path(args.images), args.out, options, force=args.force)
     except (FsfastError, ValueError, OSError) as error:
-        print(f"python -m export.quantise: {error}", file=sys.stderr)
+        print(f"fsfast export quantise: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m export.quantise", description=__doc__)
+    parser = Parser(prog="fsfast export quantise", description=__doc__)
     parser.add_argument(
         "engine", metavar="ENGINE", help='directory of an engine, or "demo" for the built-in one'
     )
@@ -255,4 +257,4 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    run("python -m export.quantise", main, needs="export")
+    run("fsfast export quantise", main, "export")

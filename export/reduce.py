@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from export.calibration import Samples, activation_ranges, run_all
-from export.equalise import equalise, normalisations, watch_channels
-from export.graph import ExportedGraph
-from export.qdq import products, quantise
-from export.variants import Measured, backends_for, measure_variant
-from export.weights import in_memory
 from fsfast.backends.selftest import load_golden
 from fsfast.engine.engine import Engine
 from fsfast.engine.onnx_arrays import stored_arrays
 from fsfast.machine import sums_8_bit_products_exactly
+
+from .calibration import Samples, activation_ranges, run_all
+from .equalise import equalise, normalisations, watch_channels
+from .graph import ExportedGraph
+from .qdq import products, quantise
+from .variants import Measured, backends_for, measure_variant
+from .weights import in_memory
 
 PRECISIONS = ("bfloat16", "int8", "int8+bfloat16")
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from export.recipe import Recipe
+from .recipe import Recipe
 
 RESULTS = "results.json"
 
@@ -21,8 +21,8 @@ def read_results(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
-            f"wanted a finished training run in {folder}, got no {RESULTS}; run `python -m train demo` first, "
-            "or pass --random-weights for an engine that only has the right structure"
+            f"wanted a finished training run in {folder}, got no {RESULTS}; run `python -m train demo` first "
+            "(in a clone), or pass --random-weights for an engine that only has the right structure"
         ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / RESULTS}: {error}") from None

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from fsfast.installation import pip_install_extras
 
-def run(program: str, main: Callable[[], int], *, needs: str) -> NoReturn:
+
+def run(program: str, main: Callable[[], int], *needs: str) -> NoReturn:
     """Run a command line and exit with its code: 2 without its packages, 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
@@ -21,15 +23,15 @@ def run(program: str, main: Callable[[], int], *, needs: str) -> NoReturn:
     try:
         sys.exit(main())
     except ImportError as error:
-        exit_without(program, error, needs)
+        exit_without(program, error, *needs)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def exit_without(program: str, error: ImportError, needs: str) -> NoReturn:
+def exit_without(program: str, error: ImportError, *needs: str) -> NoReturn:
     """Exit with code 2, naming the package that cannot be imported and the remedy; arguments as `run`."""
-    print(f"{program}: {error}; pip install -e '.[{needs}]', or use .venv-dev/bin/python", file=sys.stderr)
+    print(f"{program}: {error}; {pip_install_extras(*needs)}", file=sys.stderr)
     sys.exit(2)
 
 

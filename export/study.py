@@ -10,11 +10,12 @@ import torch
 from safetensors.numpy import save
 from torch import nn
 
-from export.networks import empty
-from export.recipe import Recipe
-from export.results import results_of
-from export.run_folder import CLASS_NAMES, Weights, load_run
 from fsfast.engine.classes import TENSOR
+
+from .networks import empty
+from .recipe import Recipe
+from .results import results_of
+from .run_folder import CLASS_NAMES, Weights, load_run
 
 
 @dataclass(frozen=True)

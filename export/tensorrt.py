@@ -1,13 +1,13 @@
-"""Build the TensorRT plans of an engine ahead of time: `python -m export.tensorrt ENGINE`."""
+"""Build the TensorRT plans of an engine ahead of time: `fsfast export tensorrt ENGINE`."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from export.stopping import run
 from fsfast.backends.tensorrt import plan_folder, prepare_plan
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
 from fsfast.commands.parser import Parser, Several, one_of
@@ -16,6 +16,8 @@ from fsfast.engine.manifest import STAGES
 from fsfast.errors import FsfastError
 from fsfast.report.text import table
 from fsfast.runtime.options import check_micro_batch, choose_precision, default_micro_batch
+
+from .stopping import run
 
 _HEADINGS = ("stage", "nodes", "layers", "build s", "plan MB", "peak MB", "")
 
@@ -45,7 +47,7 @@ class Row:
     built: bool
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Build the plans that the arguments name; return the exit code."""
     args = _parser().parse_args(argv)
     try:
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{stage}: a plan for 1 to {micro_batch} rows, {library}", file=sys.stderr)
             rows.append(_row(engine, stage, precision, micro_batch, library, folder, args.force))
     except (FsfastError, ValueError, OSError) as error:
-        print(f"python -m export.tensorrt: {error}", file=sys.stderr)
+        print(f"fsfast export tensorrt: {error}", file=sys.stderr)
         return 2
     if args.json:
         found = {"engine": engine.digest, "library": str(library), "precision": precision}
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m export.tensorrt",
+        prog="fsfast export tensorrt",
         description="Build an engine's TensorRT plans ahead of time. TensorRT-RTX does so without a GPU.",
     )
     parser.add_argument("engine", help="directory of an engine, or the name of a built-in one")
@@ -158,4 +160,4 @@ def _table(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    run("python -m export.tensorrt", main, needs="export,tensorrt")
+    run("fsfast export tensorrt", main, "export", "tensorrt")

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration import Run, side_by_side
 from fsfast.backends.cpu import BACKENDS, installed, load_backend
 from fsfast.errors import BackendUnavailable
+from fsfast.installation import pip_install_extras
 from fsfast.machine import available_threads, processor
+
+from .calibration import Run, side_by_side
 
 # What a precision computes in, apart from its 8-bit products.
 ARITHMETIC = {"float32": "float32", "bfloat16": "bfloat16", "int8": "float32", "int8+bfloat16": "bfloat16"}
@@ -68,7 +70,7 @@ def backends_for(precision: str) -> tuple[str, ...]:
 def why_not(precision: str) -> str:
     """Return why no back end here computes as a precision says, and what would help."""
     if "openvino" not in installed():
-        return f"no back end here computes in {ARITHMETIC[precision]}: pip install 'fsfast[openvino]'"
+        return f"no back end here computes in {ARITHMETIC[precision]}: {pip_install_extras('openvino')}"
     return (
         f"{processor()} does not compute in {ARITHMETIC[precision]} (for bfloat16 it takes AVX512_BF16 or AMX): add it "
         "on a processor that does"

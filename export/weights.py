@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.graph import ExportedGraph
+from .graph import ExportedGraph
 
 _DTYPES = {
     "float32": "F32",

@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from fsfast.certificates.replay import Verification
     from fsfast.encoder import SmoothedEncoder
     from fsfast.images.arrays import from_pixel_values
+    from fsfast.runtime.feature_folder import FeatureFolder
     from fsfast.runtime.features import SmoothedFeatures, load_features
+    from fsfast.runtime.many import Outcome
 
 __all__ = [
     "BackendUnavailable",
     "Certificate",
     "CertificateError",
     "EngineError",
+    "FeatureFolder",
     "FsfastError",
     "ImageError",
+    "Outcome",
     "SmoothedEncoder",
     "SmoothedFeatures",
     "Verification",
@@ -50,6 +54,8 @@ _HOME = {
     "SmoothedEncoder": "encoder",
     "SmoothedFeatures": "runtime.features",
     "load_features": "runtime.features",
+    "FeatureFolder": "runtime.feature_folder",
+    "Outcome": "runtime.many",
     "from_pixel_values": "images.arrays",
     "Certificate": "certificates.certificate",
     "Verification": "certificates.replay",

@@ -1,4 +1,4 @@
-"""Command line: `fsfast demo | info | doctor | encode | certify | verify | bench`.
+"""Command line: `fsfast demo | info | doctor | encode | certify | verify | summary | bench | export`.
 
 Exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use.
 """
@@ -10,12 +10,13 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
 
 from fsfast._version import __version__
-from fsfast.commands import bench, certify, demo, doctor, encode, info, verify
+from fsfast.commands import bench, certify, demo, doctor, encode, export, info, summary, verify
 from fsfast.commands.parser import Parser
 from fsfast.errors import FsfastError, printable
 
@@ -50,11 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
-    if not (sys.argv[1:] if argv is None else argv):
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
         parser.print_help(sys.stderr)
         return 2
     try:
-        args = parser.parse_args(argv)
+        args = _parse(parser, words)
     except SystemExit:
         # --help and --version print and leave.
         _flush()
@@ -64,10 +66,15 @@ def _run(argv: Sequence[str] | None) -> int:
         logging.getLogger("fsfast").setLevel(logging.INFO)
     command: Callable[[argparse.Namespace], int] = args.command
     try:
-        with redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
+        with redirect_stdout(cast(TextIO, _Printable(sys.stdout))), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(args.name, str(message))
             code = command(args)
         _flush()
         return code
+    except SystemExit:
+        # `fsfast export` ends so.
+        _flush()
+        raise
     except BrokenPipeError:
         raise
     except MemoryError as error:
@@ -79,6 +86,16 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         _say(args.name, "interrupted")
         return 130
+
+
+def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; what follows `export` is the exporter's to parse."""
+    behind = next((i for i, word in enumerate(words, 1) if not word.startswith("-")), len(words))
+    if words[behind - 1] != "export":
+        return parser.parse_args(words)
+    args = parser.parse_args(words[:behind])
+    args.arguments = words[behind:]
+    return args
 
 
 def _say(command: str, text: str) -> None:
@@ -120,10 +137,10 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"fsfast {__version__}")
     _add_verbose(parser, False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="fsfast")
-    for module in (demo, info, doctor, encode, certify, verify, bench):
-        summary, _, rest = (module.__doc__ or "").strip().partition("\n")
+    for module in (demo, info, doctor, encode, certify, verify, summary, bench, export):
+        title, _, rest = (module.__doc__ or "").strip().partition("\n")
         name = module.__name__.rpartition(".")[2]
-        sub = commands.add_parser(name, help=summary, description=f"{summary}\n{rest}")
+        sub = commands.add_parser(name, help=title, description=f"{title}\n{rest}")
         module.arguments(sub)
         # Given before the command, it stays.
         _add_verbose(sub, argparse.SUPPRESS)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
 from fsfast.engine.classes import load_classes
 from fsfast.engine.engine import built_in_name
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError
-from fsfast.images.grid import GridImage, to_grid
+from fsfast.images.grid import Grid, GridImage, to_grid
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.function import stack
+from fsfast.runtime.many import OnError, Outcome, check_many, judged
 from fsfast.runtime.opening import open_engine
 from fsfast.runtime.options import Options, check_secret
-from fsfast.runtime.pipeline import Sample
-from fsfast.runtime.progress import progress_bar
+from fsfast.runtime.pipeline import Sample, encoder_closed
+from fsfast.runtime.progress import Progress, count_of, counting_samples, progress_bar
 from fsfast.runtime.sampling import MAX_SAMPLES, check_samples
 from fsfast.runtime.seeds import Seeds, seed_from_system
+from fsfast.runtime.serving import GROUP, encode, encode_each
 
 if TYPE_CHECKING:
     # Certification needs SciPy, a GPU torch; who only encodes on a CPU imports neither.
+    import torch
+    from PIL.Image import Image
     from torch import Tensor
 
     from fsfast.bounds import MeanMethod
@@ -33,8 +38,13 @@ if TYPE_CHECKING:
     from fsfast.certificates.replay import Verification
     from fsfast.runtime.gpu.tensors import SmoothedTensors
 
-# Sums are kept per image in float64; so many images at a time bound the memory of a large batch.
-_GROUP = 16
+
+class _Tensor(Protocol):
+    """A tensor, to type checkers: its own class would be any object where torch is missing."""
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it lies on a GPU."""
 
 
 class SmoothedEncoder:
@@ -44,7 +54,8 @@ class SmoothedEncoder:
 
     Args:
         engine: directory of an engine, or the name of a built-in one ("demo").
-        device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions).
+        device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions);
+            or a torch.device.
         backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
             machine. On a GPU "torch", "torch-compile", "tensorrt", "tensorrt_rtx", "onnxruntime", or "auto": torch.
             Part of the function's identity; `choice` says which was taken, and why.
@@ -52,7 +63,7 @@ class SmoothedEncoder:
             function's identity.
         threads: in all; None: the processors that this process may use. Never changes a bit of the result.
         micro_batch: M, rows per run of a graph; part of the function's identity. None: 1 on a CPU; on a GPU the
-            engine's n0 rounded up to a power of two, in 4…16.
+            engine's n0 rounded up to a power of two, in 4…16. A call that leaves half of them idle says so.
         graph_threads: threads inside one run of a graph; part of the function's identity. None: 1, so that all
             threads work on different samples; more shorten the time of a single sample.
         stages: the stages to use, "encoder" among them; None: all that the engine has. Part of the
@@ -70,7 +81,7 @@ class SmoothedEncoder:
         self,
         engine: str | os.PathLike[str] = "demo",
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         backend: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
@@ -81,7 +92,7 @@ class SmoothedEncoder:
     ):
         secret = check_secret(secret)
         stages = None if stages is None else tuple(stages)
-        options = Options(device, backend, precision, threads, micro_batch, graph_threads, stages)
+        options = Options(str(device), backend, precision, threads, micro_batch, graph_threads, stages)
         opened = open_engine(engine, options)
         self._opened_as = (built_in_name(engine) or os.path.abspath(engine), options, secret is not None)
         self.threads = opened.threads
@@ -96,7 +107,10 @@ class SmoothedEncoder:
         self._function = opened.function
 
     def __repr__(self) -> str:
-        return f"SmoothedEncoder({str(self.engine_path)!r}, σ = {self.sigma:g}, {self.profile.precision})"
+        height, width = self.grid.size
+        facts = f"σ = {self.sigma:g}, n0 = {self.n0}, {height}×{width} → {self.tokens}×{self.dim}"
+        where = "closed" if self.closed else f"{self.precision}, {self.backend} on {self.device}"
+        return f"SmoothedEncoder({str(self.engine_path)!r}, {facts}, {where})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as "open this engine again with these options"; raises TypeError where there is a secret."""
@@ -109,6 +123,7 @@ class SmoothedEncoder:
         return _reopened, (engine, self.engine_digest, asdict(options))
 
     def __enter__(self) -> SmoothedEncoder:
+        self._check_open()
         return self
 
     def __exit__(
@@ -126,19 +141,92 @@ class SmoothedEncoder:
         return self.manifest.sigma
 
     @property
+    def n0(self) -> int:
+        """Samples per image where `encode` is not told otherwise; fixed by the engine."""
+        return self.manifest.n0
+
+    @property
+    def tokens(self) -> int:
+        """L, tokens per image; 1 where features are pooled."""
+        return self.manifest.tokens
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a token."""
+        return self.manifest.dim
+
+    @property
+    def grid(self) -> Grid:
+        """The size on which images are smoothed, and how others are fitted to it."""
+        return self.manifest.grid
+
+    @property
+    def precision(self) -> str:
+        """The precision of the networks."""
+        return self.profile.precision
+
+    @property
+    def backend(self) -> str:
+        """What runs the networks; `choice` says why."""
+        return self.profile.backend
+
+    @property
+    def device(self) -> str:
+        """Where they run: "cpu", "cuda:0", …"""
+        return self._function.pipeline.device
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called; features and certificates outlive it, calls raise FsfastError."""
+        return self._function.pipeline.closed
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise encoder_closed()
+
+    def _warn_of_idle_rows(self, images: int, n0: int) -> None:
+        """Warn where so many images leave half of a micro-batch idle whose size was asked for."""
+        _, options, _ = self._opened_as
+        rows, m = images * n0, options.micro_batch
+        if m is not None and 2 * rows <= m:
+            few = f"{images} image{'' if images == 1 else 's'} × n0 = {n0}"
+            warnings.warn(
+                f"micro_batch = {m} with {few} leaves {m - rows} of {m} rows idle, and they cost what others do; open "
+                f"the encoder with a micro_batch of at most {rows}, or encode more images at once",
+                stacklevel=3,
+            )
+
+    @property
     def times_steps(self) -> bool:
         """Whether `encode` can say how long each step takes: not on a GPU, where they overlap."""
         return self._function.pipeline.times_steps
 
+    def prepare(self, images: Any) -> GridImage | list[GridImage]:
+        """Return images as the encoder sees them: what `encode`, `certify` and `verify` do to their input first.
+
+        Args:
+            images: as in `encode`.
+
+        Returns:
+            A GridImage, or a list of them for a list or batch of images: pixels [H, W, 3] uint8 on the grid, a name
+            for files, and a source record of what came and what was done. All methods take them in place of images.
+
+        Raises:
+            ImageError, TypeError: an input is not an image that can be put on the grid.
+        """
+        self._check_open()
+        items, single = to_grid(images, self.grid)
+        return items[0] if single else items
+
     @overload
     def encode(
         self,
-        images: Tensor,
+        images: _Tensor,
         n0: int | None = None,
         *,
         seeds: Sequence[int] | np.ndarray | None = None,
         raw_mean: bool = False,
-        progress: bool | None = None,
+        progress: Progress = None,
         seconds: dict[str, float] | None = None,
     ) -> SmoothedFeatures | SmoothedTensors: ...
 
@@ -150,7 +238,7 @@ class SmoothedEncoder:
         *,
         seeds: Sequence[int] | np.ndarray | None = None,
         raw_mean: bool = False,
-        progress: bool | None = None,
+        progress: Progress = None,
         seconds: dict[str, float] | None = None,
     ) -> SmoothedFeatures: ...
 
@@ -161,19 +249,21 @@ class SmoothedEncoder:
         *,
         seeds: Sequence[int] | np.ndarray | None = None,
         raw_mean: bool = False,
-        progress: bool | None = None,
+        progress: Progress = None,
         seconds: dict[str, float] | None = None,
     ) -> SmoothedFeatures | SmoothedTensors:
         """Return the smoothed features of one or more images.
 
         Args:
-            images: a path, PIL image, uint8 [H, W, 3] or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or
-                a list of these, of any sizes. A uint8 tensor on the encoder's GPU and grid stays there: this is
-                then `encode_tensors`. Other tensors are copied to the host.
+            images: a path, the bytes of an image file or a file open for reading them, a PIL image, uint8 [H, W, 3]
+                or [B, H, W, 3], floats in [0,1] on the 1/255 grid, or a list of these, of any sizes. A uint8 tensor on
+                the encoder's GPU and grid stays there: this is then `encode_tensors`. Other tensors are copied to the
+                host.
             n0: samples per image; None: the engine's default.
             seeds: one 64-bit seed per image, to replay an earlier result; None: fresh ones.
             raw_mean: also return the mean of the raw features (no certificate speaks about it).
-            progress: show a progress bar on stderr; None: when that is a terminal and it takes long.
+            progress: show a progress bar; None: on a terminal or in a notebook, when it takes long. A function is
+                called instead, with the number of images done since, in fractions, too.
             seconds: a dictionary to which the seconds spent in each step are added, where `times_steps`.
 
         Returns:
@@ -184,6 +274,7 @@ class SmoothedEncoder:
             ImageError: an input is not an image that can be put on the grid.
             ValueError: n0 or seeds are off.
         """
+        self._check_open()
         if seconds is None and self._function.takes(images):
             batch = images if images.ndim == 4 else images[None]
             return self.encode_tensors(batch, n0, seeds=seeds, raw_mean=raw_mean)
@@ -192,32 +283,50 @@ class SmoothedEncoder:
         n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
         # 2. Rows: their seeds
         drawn = self._seeds.serving(items, seeds)
-        chosen = [seed for seed, _ in drawn]
-        parts = []
-        with progress_bar(progress, len(items) * n0, "encode") as advance:
-            for first in range(0, len(items), _GROUP):
-                group = slice(first, first + _GROUP)
-                parts.append(
-                    self._function.serve(
-                        items[group], chosen[group], n0, raw_mean=raw_mean, advance=advance, seconds=seconds
-                    )
-                )
-        return SmoothedFeatures(
-            features=self._shaped([part.features for part in parts]),
-            unit=self._shaped([part.unit for part in parts]),
-            raw_mean=self._shaped([part.raw for part in parts]) if raw_mean else None,
-            seeds=np.array(chosen, np.uint64),
-            seed_origins=tuple(origin for _, origin in drawn),
-            grid_sha256=tuple(item.grid_sha256 for item in items),
-            n0=n0,
-            sigma=self.sigma,
-            engine=self.manifest.name,
-            engine_digest=self.engine_digest,
-            function_id=self.function_id,
-            random_weights=self.manifest.random_weights,
-        )
+        self._warn_of_idle_rows(len(items), n0)
+        return encode(self._function, items, drawn, n0, raw_mean=raw_mean, progress=progress, seconds=seconds)
 
     __call__ = encode
+
+    def encode_iter(
+        self,
+        images: Iterable[Any],
+        n0: int | None = None,
+        *,
+        seeds: Iterable[int] | None = None,
+        raw_mean: bool = False,
+        on_error: OnError = "raise",
+        progress: Progress = None,
+    ) -> Iterator[Outcome[SmoothedFeatures]]:
+        """Yield the smoothed features of any number of images, one after the other, in constant memory.
+
+        Args:
+            images: any iterable, a generator too, of what `encode` takes for one image; up to 16 are read ahead, since
+                images share micro-batches. A batch [B, H, W, 3] counts as B images.
+            n0, raw_mean, progress: as in `encode`.
+            seeds: an iterable with a seed for every image, those that fail included; None: fresh ones.
+            on_error: what becomes of an image that cannot be put on the grid. "raise": its error, after the results of
+                the images before it; "skip": it is left out; "return": its outcome has the error. Others are not
+                touched by it.
+
+        Returns:
+            An iterator of one Outcome per image, in their order: position, name, and as result the SmoothedFeatures of
+            this image alone, bit for bit those of `encode`.
+
+        Raises:
+            ImageError, TypeError: with "raise", while iterating: an image cannot be put on the grid.
+            TypeError: a single image instead of an iterable.
+            ValueError: n0 or on_error are off; while iterating: fewer seeds than images.
+        """
+        self._check_open()
+        check_many(images, on_error)
+        n0 = self.manifest.n0 if n0 is None else check_samples(n0, "n0")
+        self._warn_of_idle_rows(count_of(images) or GROUP, n0)
+        given = None if seeds is None else iter(seeds)
+        each = encode_each(
+            self._function, self._seeds, images, n0, given, raw_mean=raw_mean, progress=progress
+        )
+        return judged(each, on_error)
 
     def encode_tensors(
         self,
@@ -244,21 +353,26 @@ class SmoothedEncoder:
             ImageError: another dtype, shape or device.
             ValueError: n0 or seeds are off.
         """
+        self._check_open()
         if not self._function.keeps_tensors:
             raise BackendUnavailable("encode_tensors needs an encoder on a GPU; open it with device='cuda'")
         from fsfast.runtime.gpu.function import GpuFunction
         from fsfast.runtime.gpu.tensors import encode_tensors
 
         assert isinstance(self._function, GpuFunction)
-        return encode_tensors(self._function, self._seeds, images, n0, seeds, raw_mean=raw_mean)
+        out = encode_tensors(self._function, self._seeds, images, n0, seeds, raw_mean=raw_mean)
+        self._warn_of_idle_rows(len(out), out.n0)
+        return out
 
     def clean(self, images: Any) -> np.ndarray:
         """Return the vanilla encoder's features of the images on the grid, [B, L, D] or [B, D] float32.
 
         No noise, no purifier, no mapper, and no guarantee.
         """
+        self._check_open()
         items, _ = to_grid(images, self.manifest.grid)
-        return self._shaped([self._function.pipeline.clean(stack(items))])
+        tokens = self._function.pipeline.clean(stack(items))
+        return tokens[:, 0] if self.manifest.pooled else tokens
 
     def sample(self, image: Any, seed: int | None = None, index: int = 0) -> Sample:
         """Return one noisy sample of an image, and what the purifier makes of it: something to look at.
@@ -275,6 +389,7 @@ class SmoothedEncoder:
             ImageError: the input is not an image that can be put on the grid.
             ValueError: more than one image, or seed or index are off.
         """
+        self._check_open()
         items, single = to_grid(image, self.manifest.grid)
         if not single:
             raise ValueError(f"wanted one image to sample, got {len(items)}")
@@ -286,6 +401,63 @@ class SmoothedEncoder:
             raise ValueError(f"wanted the index of a sample, 0 to 2³² − 1, got {index!r}")
         ((chosen, _),) = self._seeds.serving(items, None if seed is None else [seed])
         return self._function.pipeline.sample(items[0].pixels, chosen, int(index))
+
+    @overload
+    def certify(
+        self,
+        images: str | os.PathLike[str] | Image,
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: Progress = None,
+    ) -> Certificate: ...
+
+    @overload
+    def certify(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: Progress = None,
+    ) -> list[Certificate]: ...
+
+    @overload
+    def certify(
+        self,
+        images: Any,
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Sequence[int] | np.ndarray | None = None,
+        served: SmoothedFeatures | None = None,
+        progress: Progress = None,
+    ) -> Certificate | list[Certificate]: ...
 
     def certify(
         self,
@@ -302,7 +474,7 @@ class SmoothedEncoder:
         n0: int | None = None,
         seeds: Sequence[int] | np.ndarray | None = None,
         served: SmoothedFeatures | None = None,
-        progress: bool | None = None,
+        progress: Progress = None,
     ) -> Certificate | list[Certificate]:
         """Certify the direction of an image's smoothed features.
 
@@ -329,17 +501,73 @@ class SmoothedEncoder:
             ImageError: an input is not an image that can be put on the grid.
             CertificateError: `served` belongs to other images or another function.
             ValueError: another argument is off.
+
+        Warns:
+            UserWarning: before sampling, where no scores of so many samples could certify anything, or the target.
         """
         from fsfast.certificates.certification import plan_of
         from fsfast.certificates.issuing import Request, issue
 
+        self._check_open()
         items, single = to_grid(images, self.manifest.grid)
         plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
         n0 = None if n0 is None else check_samples(n0, "n0")
         request = Request(plan, anchor, n0, seeds, served)
-        with progress_bar(progress, len(items) * plan.n, "certify") as advance:
-            certificates = issue(self._function, self._seeds, items, request, advance)
+        if shortfall := plan.shortfall(self.sigma, self._function.total_variation):
+            warnings.warn(shortfall, stacklevel=2)
+        with (
+            progress_bar(progress, len(items), "certify") as advance,
+            counting_samples(advance, len(items), plan.n) as drawn,
+        ):
+            certificates = issue(self._function, self._seeds, items, request, drawn)
         return certificates[0] if single else certificates
+
+    def certify_iter(
+        self,
+        images: Iterable[Any],
+        n: int | None = None,
+        alpha: float = 1e-3,
+        *,
+        epsilon: float | None = None,
+        cosine: float | None = None,
+        n_max: int | None = None,
+        anchor: AnchorKind = "served",
+        method: MeanMethod = "mixture",
+        per_token: bool = False,
+        n0: int | None = None,
+        seeds: Iterable[int] | None = None,
+        served: Mapping[str, SmoothedFeatures] | None = None,
+        on_error: OnError = "raise",
+        progress: Progress = None,
+    ) -> Iterator[Outcome[Certificate]]:
+        """Yield certificates of any number of images, one after the other, in constant memory.
+
+        Args:
+            images, seeds, on_error: as in `encode_iter`; nothing is read ahead.
+            n, alpha, epsilon, cosine, n_max, anchor, method, per_token, n0: as in `certify`.
+            served: features of single images by their `grid_sha256`, as
+                `fsfast.FeatureFolder(…).by_pixels`: certify the directions handed out there. An image that is missing
+                there fails.
+            progress: as in `encode`.
+
+        Returns:
+            An iterator of one Outcome per image, in their order; its result is the Certificate of `certify`.
+
+        Raises:
+            ImageError, CertificateError, TypeError, ValueError: as `encode_iter` and `certify`.
+        """
+        from fsfast.certificates.certification import plan_of
+        from fsfast.certificates.issuing import Request, issue_each
+
+        self._check_open()
+        check_many(images, on_error)
+        plan = plan_of(n, alpha, method, epsilon, cosine, n_max, per_token)
+        if shortfall := plan.shortfall(self.sigma, self._function.total_variation):
+            warnings.warn(shortfall, stacklevel=2)
+        request = Request(plan, anchor, None if n0 is None else check_samples(n0, "n0"))
+        given = None if seeds is None else iter(seeds)
+        each = issue_each(self._function, self._seeds, images, request, given, served, progress)
+        return judged(each, on_error)
 
     def verify(self, certificate: Certificate, image: Any) -> Verification:
         """Replay a certificate's noise and scores on this encoder and compare.
@@ -361,9 +589,7 @@ class SmoothedEncoder:
 
         return replay(self._function, certificate, self._image_of(certificate, image))
 
-    def certify_anew(
-        self, certificate: Certificate, image: Any, *, progress: bool | None = None
-    ) -> Certificate:
+    def certify_anew(self, certificate: Certificate, image: Any, *, progress: Progress = None) -> Certificate:
         """Certify the direction of a certificate again, with noise from the system.
 
         A replay proves the computation; this also shows that the stated seed was no lucky one.
@@ -378,16 +604,40 @@ class SmoothedEncoder:
         """
         from fsfast.certificates.replay import certify_anew
 
+        item = self._certified_image(certificate, image)
+        most = certificate.stopping.n_max if certificate.stopping else certificate.n
+        with (
+            progress_bar(progress, 1, "certify") as advance,
+            counting_samples(advance, 1, most) as drawn,
+        ):
+            return certify_anew(self._function, certificate, item, seed_from_system(), drawn)
+
+    def restore_direction(self, certificate: Certificate, image: Any) -> Certificate:
+        """Return a certificate from a file with its direction, which files leave out: `predict` needs it.
+
+        The anchor's samples are drawn again from its seed, n0 of them; the certificate's are not.
+
+        Args:
+            certificate, image: as in `verify`.
+
+        Raises:
+            CertificateError, ValueError: as `certify_anew`; or this encoder computes another function, or the anchor
+                does not come from its seed.
+        """
+        from fsfast.certificates.replay import restore_direction
+
+        return restore_direction(self._function, certificate, self._certified_image(certificate, image))
+
+    def _certified_image(self, certificate: Certificate, image: Any) -> GridImage:
         item = self._image_of(certificate, image)
         if item.grid_sha256 != certificate.grid_sha256:
             raise CertificateError("the image is not the certified one: its pixels on the grid differ")
-        most = certificate.stopping.n_max if certificate.stopping else certificate.n
-        with progress_bar(progress, most, "certify") as advance:
-            return certify_anew(self._function, certificate, item, seed_from_system(), advance)
+        return item
 
     def _image_of(self, certificate: Certificate, image: Any) -> GridImage:
         from fsfast.certificates.certificate import Certificate as Record
 
+        self._check_open()
         if not isinstance(certificate, Record):
             raise TypeError(
                 f"wanted a Certificate, got {type(certificate).__name__}; fsfast.load_certificate reads a file"
@@ -401,11 +651,6 @@ class SmoothedEncoder:
                 f"{certificate.engine_digest[:16]}…, this one has {self.engine_digest[:16]}…; open that engine"
             )
         return items[0]
-
-    def _shaped(self, parts: Sequence[np.ndarray | None]) -> np.ndarray:
-        """Join groups of images; drop the token axis of pooled features."""
-        whole = np.concatenate([part for part in parts if part is not None])
-        return whole[:, 0] if self.manifest.pooled else whole
 
 
 def _reopened(engine: str, digest: str, options: dict[str, Any]) -> SmoothedEncoder:

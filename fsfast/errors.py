@@ -60,11 +60,3 @@ def brief(error: object) -> str:
     """Return what another library says, in one line of sensible length."""
     text = printable(" ".join(str(error).split()))
     return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
-
-
-def extension_missing(error: ImportError) -> BackendUnavailable:
-    """Return the error that says why the compiled part of fsfast does not load, and the remedy."""
-    return BackendUnavailable(
-        f"the C++ extension of fsfast does not load ({error}); with a C++ compiler at hand run "
-        "pip install --force-reinstall fsfast, or pip install -e . in the source folder"
-    )

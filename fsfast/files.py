@@ -23,6 +23,14 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def append(path: str | os.PathLike[str], content: bytes) -> None:
+    """Append to a file and wait until it is on the disk."""
+    with open(path, "ab") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty file beside `path` to write to; afterwards it is flushed to the disk and renamed to `path`.

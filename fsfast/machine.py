@@ -9,7 +9,8 @@ from functools import cache
 from math import ceil
 from types import ModuleType
 
-from fsfast.errors import BackendUnavailable, extension_missing
+from fsfast.errors import BackendUnavailable
+from fsfast.installation import extension_missing
 
 # What decides which code libraries run, and with it bits, in the order of a device class.
 _DECISIVE = (

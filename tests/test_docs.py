@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +45,31 @@ def test_the_readmes_plots_are_drawn_from_the_results_files(monkeypatch, tmp_pat
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.parametrize("path", sorted(plots.FOLDER.iterdir()), ids=lambda p: p.name)
+def test_plots_can_be_read_on_a_telephone(path):
+    """Without a size of its own an SVG fills its column; of a telephone's 390 pixels, 358 are left for it."""
+    text = path.read_text(encoding="utf-8")
+    width, drawn = re.search(r'^<svg [^>]*\bwidth="(\d+)"[^>]*viewBox="0 0 (\d+) ', text).groups()
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", text)]
+    assert sizes
+    assert min(sizes) * min(int(width), 358) / int(drawn) >= 11
+
+
+def test_the_sites_pictures_follow_its_switch_of_colours():
+    """The README's pictures follow the reader's system; the site has a switch of its own."""
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = hooks.on_page_markdown(
+        readme, SimpleNamespace(file=SimpleNamespace(src_uri="index.md")), None, None
+    )
+    for name in ("certified", "latency"):
+        for mode in ("light", "dark"):
+            assert f"](plots/{name}-{mode}.svg#only-{mode})" in shown
+    assert "<picture>" not in shown
+
+
 def test_a_machines_folder_names_its_vector_extensions():
     for path in readme.RESULTS.glob("*-cores"):
         assert re.search(r"-(sse2|avx2|avx512|neon)(-(vnni|bf16|amx|sve|i8mm|masked))*-\d+-cores$", path.name)
@@ -60,7 +87,7 @@ def test_the_engines_numbers_come_from_the_results_file():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r'(?:\]\(|\bsrc(?:set)?=")([^)"]+)[)"]', page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target.split("#")[0]).exists(), target
 

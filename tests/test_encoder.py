@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import pickle
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -103,6 +107,54 @@ def test_another_micro_batch_is_another_function(demo):
         assert other.function_id != demo.function_id
 
 
+def test_sigma_is_in_pixel_units_before_any_normalisation(demo):
+    """σ = 0.25 is 63.75 levels of 255 on the grid, whatever mean and std the encoder normalises by."""
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    noise = np.stack([demo.sample(grey, seed=1, index=i).noisy.astype(float) - 128 for i in range(8)])
+    assert noise.std() == pytest.approx(255 * demo.sigma, rel=0.01)
+    assert abs(noise.mean()) < 1
+    # Every sample is new: no two have noise in common.
+    assert abs(np.corrcoef(noise.reshape(8, -1)) - np.eye(8)).max() < 0.05
+
+
+def test_one_picture_twice_has_noise_of_its_own_each_time(demo, picture):
+    out = demo.encode([picture, picture], 1)
+    assert len(set(out.seeds.tolist())) == 2
+    assert (out.features[0] != out.features[1]).any()
+    assert out.grid_sha256[0] == out.grid_sha256[1]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "says"),
+    [
+        (lambda x: x.astype(np.float32), r"floats in \[0, 1\], got 0 … 255; pass levels 0 … 255 as uint8"),
+        (lambda x: (x / 255 - 0.5) / 0.25, r"normalised pixels through fsfast\.from_pixel_values"),
+        (lambda x: x / 127.5 - 1, r"got -1 … 1; .*from_pixel_values"),
+        (lambda x: x.astype(np.uint16), r"got uint16; .*astype\(np\.uint8\)"),
+        # Noise is added here; who hands over noisy floats would get it twice.
+        (lambda x: np.clip(x / 255 + 0.1 * np.sin(np.arange(x.size)).reshape(x.shape), 0, 1), "off the grid"),
+    ],
+    ids=["0 to 255", "normalised", "-1 to 1", "16 bits", "noisy"],
+)
+def test_pixels_in_other_units_are_refused_with_the_remedy(demo, pixels, says):
+    levels = np.arange(64 * 64 * 3).reshape(64, 64, 3) % 256
+    for call in (demo.encode, demo.certify, demo.prepare):
+        with pytest.raises(ImageError, match=says):
+            call(pixels(levels))
+
+
+def test_rows_that_stay_idle_are_said(picture):
+    with fsfast.SmoothedEncoder("demo", micro_batch=8, threads=2) as encoder:
+        with pytest.warns(
+            UserWarning, match=r"1 image × n0 = 4 leaves 4 of 8 rows idle.* at most 4, or encode more"
+        ):
+            encoder.encode(picture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            encoder.encode([picture] * 2)
+            encoder.encode(picture, 5)
+
+
 def test_many_threads_may_share_an_encoder(demo, pictures):
     wanted = demo.encode(pictures, 3, seeds=[1, 2, 3]).features
     found: list[np.ndarray] = []
@@ -195,6 +247,76 @@ def test_a_closed_encoder_says_so_every_time(picture):
         for call in (encoder.encode, encoder.clean, lambda x: encoder.certify(x, 3)):
             with pytest.raises(fsfast.FsfastError, match="closed"):
                 call(picture)
+
+
+def test_a_closed_encoder_says_nothing_else(demo, picture):
+    """Whatever else is wrong with a call; and what it was can still be asked for."""
+    encoder = fsfast.SmoothedEncoder("demo", threads=1)
+    certificate = demo.certify(picture, 70)
+    encoder.close()
+    calls = {
+        "encode": lambda: encoder.encode("missing.png", 0),
+        "encode_tensors": lambda: encoder.encode_tensors(picture),
+        "clean": lambda: encoder.clean(None),
+        "sample": lambda: encoder.sample([]),
+        "prepare": lambda: encoder.prepare(picture),
+        "certify": lambda: encoder.certify("missing.png", 0),
+        "verify": lambda: encoder.verify(certificate, picture),
+        "certify_anew": lambda: encoder.certify_anew(certificate, picture),
+        "with": encoder.__enter__,
+    }
+    for name, call in calls.items():
+        with pytest.raises(fsfast.FsfastError) as caught:
+            call()
+        assert str(caught.value) == "the encoder is closed; open a new SmoothedEncoder", name
+    assert encoder.closed
+    assert repr(encoder).endswith("σ = 0.25, n0 = 4, 64×64 → 64×128, closed)")
+    assert encoder.device == "cpu"
+
+
+def test_what_an_encoder_is_can_be_asked_for(demo, pooled):
+    assert (demo.n0, demo.tokens, demo.dim, demo.grid.size) == (4, 64, 128, (64, 64))
+    assert (demo.precision, demo.backend, demo.device, demo.closed) == (
+        "float32",
+        "onnxruntime",
+        "cpu",
+        False,
+    )
+    assert repr(demo).endswith("σ = 0.25, n0 = 4, 64×64 → 64×128, float32, onnxruntime on cpu)")
+    assert demo.encode(np.zeros((64, 64, 3), np.uint8)).features.shape == (1, demo.tokens, demo.dim)
+    assert pooled.tokens == 1
+
+
+def test_a_torch_device_is_a_device(demo):
+    with fsfast.SmoothedEncoder("demo", device=torch.device("cpu"), threads=1) as encoder:
+        assert encoder.function_id == demo.function_id
+        assert pickle.loads(pickle.dumps(encoder)).device == "cpu"
+    with pytest.raises(ValueError, match="got 'mps'"):
+        fsfast.SmoothedEncoder("demo", device=torch.device("mps"))
+    with pytest.raises(BackendUnavailable, match="cuda"):
+        fsfast.SmoothedEncoder("demo", device=torch.device("cuda:99"))
+
+
+def test_prepare_gives_what_is_encoded(demo, photograph, picture):
+    one = demo.prepare(photograph)
+    assert one.pixels.shape == (64, 64, 3)
+    assert one.name == str(photograph)
+    assert one.source["steps"][-1].endswith("the middle 64×64 kept, bicubic")
+    assert one.grid_sha256 == demo.encode(photograph, 1).grid_sha256[0]
+    several = demo.prepare([photograph, picture])
+    assert [item.source["kind"] for item in several] == ["file", "array"]
+    wanted = demo.encode([photograph, picture], 1, seeds=[1, 2]).features
+    np.testing.assert_array_equal(demo.encode(several, 1, seeds=[1, 2]).features, wanted)
+
+
+def test_bytes_and_open_files_are_certified_as_the_file(demo, photograph):
+    data = photograph.read_bytes()
+    made = demo.certify(io.BytesIO(data), 70, seeds=[1])
+    assert made.source["kind"] == "stream"
+    assert made.source["sha256"] == hashlib.sha256(data).hexdigest()
+    assert demo.verify(made, data)
+    with open(photograph, "rb") as file:
+        assert demo.encode([data, file], 1, seeds=[1, 1]).grid_sha256 == (made.grid_sha256,) * 2
 
 
 def test_closing_while_others_compute(picture):

@@ -19,7 +19,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a page shows one after the other is one session.
-PYTHON = ["README.md", "quickstart.md", "serving.md"]
+PYTHON = ["README.md", "quickstart.md", "serving.md", "data-sets.md"]
 NEEDS_A_GPU = ["gpu.md", "tensorrt.md"]
 # Fewer samples than shown: the machinery is the same.
 QUICK = [("n=1000", "n=60"), ("certify demo photo.jpg", "certify demo photo.jpg -n 60")]
@@ -31,7 +31,7 @@ RUN = {
     "fsfast verify certificates.jsonl photo.jpg": 0,
     "fsfast encode demo photo.jpg -o features.safetensors": 0,
     # It names the files that are wanted, and where they are to be had.
-    "python -m export llava-1.5 --purifier adm256 --dry-run": 1,
+    "fsfast export llava-1.5 --purifier adm256 --dry-run": 1,
 }
 
 
@@ -144,10 +144,11 @@ def test_commands_exist():
                 assert all((ROOT / word).exists() for word in rest if word.endswith(".py")), line
                 continue
             # Subcommands come first.
-            command = rest[:1] if module in ("fsfast", "train") else []
+            depth = 2 if rest[:2] in (["export", "quantise"], ["export", "tensorrt"]) else 1
+            command = rest[:depth] if module in ("fsfast", "train") else []
             key = (module, *command)
             helps.setdefault(key, _help(*key))
             for option in (word for word in rest if word.startswith("-")):
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[key]), f"{line}: {option}"
         else:
-            assert name == "source", line
+            assert name in ("source", "pip"), line

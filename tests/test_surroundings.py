@@ -178,15 +178,16 @@ os._exit(0 if status == 7 << 8 else 1)
 def test_two_commands_do_not_write_to_one_file(tmp_path):
     """The second one is refused; nothing is lost of the first one's."""
     from fsfast.commands.journal import locked
-    from fsfast.errors import CertificateError
+    from fsfast.errors import FsfastError
 
     target = tmp_path / "lines.jsonl"
-    with locked(str(target)):
-        with pytest.raises(CertificateError, match="another fsfast certify writes to"), locked(str(target)):
+    with locked(str(target), "certify"):
+        refused = pytest.raises(FsfastError, match="another fsfast certify writes to")
+        with refused, locked(str(target), "certify"):
             pass
         target.write_text("{}\n")
     assert target.read_text() == "{}\n"
-    with locked(str(tmp_path / "empty.jsonl")):
+    with locked(str(tmp_path / "empty.jsonl"), "certify"):
         pass
     assert not (tmp_path / "empty.jsonl").exists()
 

@@ -33,7 +33,9 @@ def certificate():
 
 def test_public_names_are_there():
     errors = {"BackendUnavailable", "CertificateError", "EngineError", "FsfastError", "ImageError"}
-    classes = {"Certificate", "SmoothedEncoder", "SmoothedFeatures", "Verification"}
+    classes = {
+        *("Certificate", "FeatureFolder", "Outcome", "SmoothedEncoder", "SmoothedFeatures", "Verification"),
+    }
     functions = {"from_pixel_values", "load_certificate", "load_certificates", "load_features"}
     assert set(fsfast.__all__) == errors | classes | functions | {"__version__"}
     assert set(fsfast.bounds.__all__) == {

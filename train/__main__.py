@@ -22,4 +22,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run("python -m train", main, needs="export,train")
+    run("python -m train", main, "export", "train")

@@ -60,9 +60,10 @@ def _digits() -> Any:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ImportError as error:
         from fsfast.errors import BackendUnavailable
+        from fsfast.installation import pip_install_extras
 
         raise BackendUnavailable(
-            f"the study data need scikit-learn ({error}); install it with: pip install 'fsfast[train]'"
+            f"the study data need scikit-learn ({error}); install it with: {pip_install_extras('train')}"
         ) from error
     return load_digits()
 

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    print(f"{options.out}: weights for python -m export {options.recipe}, sigma {recipe.sigma:g}")
+    print(f"{options.out}: weights for fsfast export {options.recipe}, sigma {recipe.sigma:g}")
     return 0
 
 
@@ -71,7 +71,7 @@ def _config(options: argparse.Namespace) -> PsmConfig:
 def _parser() -> Parser:
     default = PsmConfig()
     parser = Parser(prog="python -m train psm", description=__doc__)
-    parser.add_argument("--recipe", required=True, help="of python -m export, such as clip-l14 or llava-1.5")
+    parser.add_argument("--recipe", required=True, help="of fsfast export, such as clip-l14 or llava-1.5")
     parser.add_argument(
         "--encoder", required=True, metavar="FILE_OR_DIR", help="the frozen image tower's weights"
     )

@@ -129,9 +129,10 @@ def _loader(source: Source) -> Callable[[], Any]:
         import skimage.data
     except ImportError as error:
         from fsfast.errors import BackendUnavailable
+        from fsfast.installation import pip_install_extras
 
         raise BackendUnavailable(
             f"the study data need scikit-image and scikit-learn ({error}); install them with: "
-            "pip install 'fsfast[train]'"
+            f"{pip_install_extras('train')}"
         ) from error
     return getattr(skimage.data, source.name)

@@ -1,6 +1,6 @@
 """The picture of docs/certificates.md, drawn from the results files: `python -m benchmarks.certified.figures`.
 
-Left: what the same samples certify by every method. Right: how often the confidence bounds fail.
+Above: what the same samples certify by every method. Below: how often the confidence bounds fail.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.certified.coverage import RESULTS
 from benchmarks.measuring.tables import read
 from fsfast.files import write_whole
 from fsfast.report.curves import METHOD_LINES
-from fsfast.report.svg import COOL, GREEN, INK, MUTED, WARM, WHOLE, new_figure, style
+from fsfast.report.svg import COOL, GREEN, INK, MUTED, WARM, new_figure, style
 
 FIGURE = Path(__file__).parents[2] / "docs" / "certificates.png"
 
@@ -43,12 +43,14 @@ _BOUNDS = {
 def draw(folder: Path, target: Path) -> None:
     """Draw curves.csv and coverage.csv of a folder into a PNG file, whole or not at all."""
     with style():
-        figure = new_figure(1.5 * WHOLE, 320)
-        left, right = figure.subplots(1, 2)
-        curves(left, read(folder / "curves.csv"))
-        coverage(right, read(folder / "coverage.csv"))
+        figure = new_figure(440, 840)
+        above, below = figure.subplots(2, 1)
+        curves(above, read(folder / "curves.csv"))
+        coverage(below, read(folder / "coverage.csv"))
+        for axes in (above, below):
+            axes.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.16))
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, buffer.getvalue())
 
@@ -73,7 +75,6 @@ def curves(axes: Axes, rows: list[dict[str, str]]) -> None:
         ylim=(0, 1.02),
         xlim=(0, None),
     )
-    axes.legend(loc="lower left")
 
 
 def coverage(axes: Axes, rows: list[dict[str, str]]) -> None:
@@ -89,7 +90,7 @@ def coverage(axes: Axes, rows: list[dict[str, str]]) -> None:
         line = {"color": colour, "fillstyle": "none", "markersize": 6, "linestyle": "none"}
         axes.plot(at, np.maximum(worst, 0.5 / runs), marker=marker, label=name, **line)
     axes.set(
-        title=f"Worst case over scores, n and stopping, {runs:,} runs each",
+        title=f"The worst of many cases, {runs:,} runs each",
         xlabel="α, promised",
         ylabel="share of wrong bounds",
         xscale="log",
@@ -98,7 +99,6 @@ def coverage(axes: Axes, rows: list[dict[str, str]]) -> None:
     axes.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.legend(loc="upper left")
 
 
 def main() -> int:

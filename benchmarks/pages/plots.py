@@ -32,7 +32,9 @@ DARK = {
     "warm": "#f5935a",
     "green": "#45c7a0",
 }
-_SIZE = (520, 300)
+_SIZE = (368, 268)
+# Where there is room; a telephone shows them smaller.
+_SCALE = 1.25
 
 
 def certified(rows: Sequence[dict[str, str]]) -> Figure:
@@ -45,9 +47,9 @@ def certified(rows: Sequence[dict[str, str]]) -> Figure:
         label = f"certified by fsfast, n = {n:,}" if key == "joint" else "the paper's plug-in: no certificate"
         axes.plot(*figures.certified(rows, method, n), label=label, **line)
     axes.set(
-        title="Cosine to the feature handed out that no attack can undercut",
+        title="What no attack can undercut",
         xlabel="ℓ₂ size of the attack, ε / σ",
-        ylabel="cosine ≥",
+        ylabel="cosine to the feature handed out ≥",
         ylim=(0, 1.02),
         xlim=(0, None),
     )
@@ -94,7 +96,8 @@ def _samples(row: dict[str, str]) -> int:
 
 def write(name: str, figure: Figure, label: str) -> None:
     """Write NAME-light.svg and NAME-dark.svg."""
-    svg = to_svg(figure, name, label)
+    width, height = (f"{_SCALE * length:g}" for length in _SIZE)
+    svg = to_svg(figure, name, label).replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)
     light = re.sub(r"var\(--\w+, (#\w+)\)", r"\1", svg).replace("currentColor", INK)
     dark = re.sub(r"var\(--(\w+), #\w+\)", lambda m: DARK[m[1]], svg).replace(
         "currentColor", DARK["currentColor"]

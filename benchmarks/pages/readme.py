@@ -10,12 +10,14 @@ import argparse
 import json
 import re
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 from benchmarks.measuring.harness import RESULTS, machine
 from benchmarks.measuring.tables import markdown, number, read, share
 from benchmarks.pages import performance
 from export.measured import ablation_table, attack_lines
+from fsfast.certificates.wording import round_down
 from fsfast.engine.engine import engine_path
 from fsfast.files import write_whole
 
@@ -100,8 +102,8 @@ def render_certificates(folder: Path) -> str:
     rows = read(folder / "methods.csv")
     distances = [name.removeprefix("bound_") for name in rows[0] if name.startswith("bound_")]
     cells = [
-        [r["n"], r["method"], r["mean_radius"][:-1]]
-        + [f"{float(r[f'bound_{d}']):.3f}{_none(r[f'none_{d}'])}" for d in distances]
+        [r["n"], r["method"], round_down(Decimal(r["mean_radius"]), 3)]
+        + [f"{round_down(Decimal(r[f'bound_{d}']), 3)}{_none(r[f'none_{d}'])}" for d in distances]
         for r in rows
     ]
     header = ["n", "method", "mean radius (cos ≥ .5)", *(f"cos ≥ at ε = {d} σ" for d in distances)]

@@ -26,6 +26,7 @@ from fsfast.engine.onnx_arrays import array_of
 from fsfast.engine.onnx_inputs import weights_as_inputs
 from fsfast.engine.profile import Work
 from fsfast.errors import BackendUnavailable, EngineError, brief
+from fsfast.installation import pip_install_extras
 from fsfast.machine import sums_8_bit_products_exactly
 
 try:
@@ -34,7 +35,7 @@ try:
         from openvino import op
 except ImportError as error:
     raise BackendUnavailable(
-        f"the back end openvino needs the package openvino ({error}); pip install 'fsfast[openvino]'"
+        f"the back end openvino needs the package openvino ({error}); {pip_install_extras('openvino')}"
     ) from None
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}

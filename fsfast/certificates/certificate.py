@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fsfast.certificates.display import plot, to_html
 from fsfast.certificates.prediction import Prediction, predict
 from fsfast.certificates.statement import Statement
+from fsfast.certificates.wording import show_alpha, show_bound, show_epsilon
 from fsfast.certificates.writing import to_json, to_record
 from fsfast.engine.classes import ClassHead
+from fsfast.errors import printable
 from fsfast.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from fsfast.runtime.features import SmoothedFeatures
 
 
@@ -41,6 +46,21 @@ class Certificate(Statement):
         """
         return predict(self.cosine, self.sigma, classes, self._direction(served))
 
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the certified cosine against the radius, from 0 to where nothing is certified.
+
+        Args:
+            ax: axes of matplotlib to draw on; None: new ones.
+
+        Returns:
+            The axes; the line has a label for a legend.
+
+        Raises:
+            BackendUnavailable: matplotlib is missing.
+            TypeError: ax is something else.
+        """
+        return plot(self, ax)
+
     def save(self, path: str | os.PathLike[str], epsilons: Sequence[float] | None = None) -> None:
         """Write the certificate as JSON, whole or not at all; `epsilons` as in `to_record`."""
         write_whole(path, to_json(self, epsilons))
@@ -54,13 +74,13 @@ class Certificate(Statement):
         return to_record(self, epsilons)
 
     def __repr__(self) -> str:
+        name = printable(self.image_name or "image")
         radii = [0.5 * self.sigma, self.sigma]
-        bounds = ", ".join(f"{_show(self.cosine(r))} at ε = {r:g}" for r in radii)
+        bounds = ", ".join(f"{show_bound(self.cosine(r))} at ε = {show_epsilon(r)}" for r in radii)
         return (
-            f"Certificate({self.image_name or 'image'}: cosine ≥ {bounds}; n = {self.n}, α = {self.alpha:g}"
+            f"Certificate({name}: cosine ≥ {bounds}; n = {self.n}, α = {show_alpha(self.alpha)}"
             f"{'; random weights' if self.random_weights else ''})"
         )
 
-
-def _show(bound: float | None) -> str:
-    return "none" if bound is None else f"{bound:.3f}"
+    def _repr_html_(self) -> str:
+        return to_html(self)

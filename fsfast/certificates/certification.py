@@ -15,6 +15,7 @@ from fsfast.bounds import MeanMethod
 from fsfast.bounds.cosine import cosine_lower_bound
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.evidence import PILOT, Budget, choose_thresholds, constants
+from fsfast.certificates.reach import MAX_SCORES, Reach
 from fsfast.certificates.statement import Anchor, Stopping, round_scores
 from fsfast.images.grid import GridImage
 from fsfast.kernels.types import FeatureSums
@@ -27,8 +28,6 @@ from fsfast.runtime.seeds import SeedOrigin
 # A sequential certification looks at 32 samples first, and then at a tenth more each time; it does not give up
 # before 100.
 FIRST_LOOK, LOOK_RATIO, HOPE = 32, 1.1, 100
-# A file with more would not be read again.
-MAX_SCORES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,12 @@ class Plan:
     method: MeanMethod = "mixture"
     per_token: bool = False
     target: tuple[float, float] | None = None
+
+    def shortfall(self, sigma: float, total_variation: float) -> str | None:
+        """Return a sentence where no scores could certify anything, or the target; None where some could."""
+        alpha = 0.5 * self.alpha if self.per_token else self.alpha
+        reach = Reach(self.n, alpha, self.target is not None, sigma, total_variation)
+        return reach.shortfall(*(self.target or (0.0,)))
 
 
 def plan_behind(certificate: Certificate) -> Plan:

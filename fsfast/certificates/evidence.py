@@ -20,6 +20,7 @@ SCORE_UNIT = 2.0**-20
 
 # Places of the thresholds: so many spreads of the pilot's scores below their median.
 _SPREADS = (0.0, 1.0, 2.0, 3.5, 5.5, 9.0)
+MOST_CAPS = len(_SPREADS)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from fsfast.certificates.anchors import AnchorKind, anchors
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.certification import Plan, Task, certify
+from fsfast.errors import CertificateError
 from fsfast.images.grid import GridImage
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.function import Function
+from fsfast.runtime.many import Outcome, on_grid, seeds_of
 from fsfast.runtime.pipeline import Advance
+from fsfast.runtime.progress import Progress, count_of, counting_samples, progress_bar
 from fsfast.runtime.seeds import Seeds
 
 
@@ -63,3 +67,47 @@ def issue(
             given = source.certification(item, function.function_id, about.sha256, request.plan)
         tasks.append(Task(item, unit, about, *given))
     return certify(function, tasks, request.plan, advance)
+
+
+def issue_each(
+    function: Function,
+    source: Seeds,
+    images: Iterable[Any],
+    request: Request,
+    seeds: Iterator[int] | None = None,
+    served: Mapping[str, SmoothedFeatures] | None = None,
+    progress: Progress = None,
+) -> Iterator[Outcome[Certificate]]:
+    """Yield the certificate of every image, or why there is none.
+
+    Args:
+        function, source: as in `issue`.
+        images, seeds, served, progress: as in `SmoothedEncoder.certify_iter`.
+        request: what is asked of each; without seeds and `served`.
+
+    Raises:
+        TypeError, ValueError: as `issue`, or fewer seeds than images.
+    """
+    with progress_bar(progress, count_of(images), "certify") as advance:
+        for outcome in on_grid(images, function.manifest.grid):
+            item, error = outcome.result, outcome.error
+            chosen = None if seeds is None else seeds_of([outcome], seeds)
+            certificate = None
+            with counting_samples(advance, 1, request.plan.n) as drawn:
+                try:
+                    if item is not None:
+                        one = replace(request, seeds=chosen, served=_handed_out(served, item))
+                        (certificate,) = issue(function, source, [item], one, drawn)
+                except CertificateError as refused:
+                    error = refused
+            yield Outcome(outcome.position, outcome.name, certificate, error)
+
+
+def _handed_out(served: Mapping[str, SmoothedFeatures] | None, item: GridImage) -> SmoothedFeatures | None:
+    """Return what was served for an image, where that is to be certified."""
+    if served is None:
+        return None
+    try:
+        return served[item.grid_sha256]
+    except KeyError:
+        raise CertificateError("`served` has no features of this image; encode it first") from None

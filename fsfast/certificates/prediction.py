@@ -19,7 +19,7 @@ class Prediction:
     """A certified class.
 
     Attributes:
-        index: of the class with the largest score.
+        index: of the class with the largest score: the nearest one, also of an image that shows none of them.
         name: its name, or its number as text.
         radius: ℓ2 radius ([0,1] units) within which every image's smoothed feature has this class, with the
             certificate's confidence; 0.0 if there is none. The class of f̂ is the k with the largest ⟨f̂(x'), w_k⟩ over

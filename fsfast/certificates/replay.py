@@ -22,6 +22,7 @@ from fsfast.certificates.certification import (
 )
 from fsfast.certificates.evidence import PILOT
 from fsfast.certificates.statement import Stopping
+from fsfast.certificates.wording import round_down, round_up
 from fsfast.errors import CertificateError
 from fsfast.images.grid import GridImage
 from fsfast.runtime.function import Function
@@ -98,6 +99,25 @@ def certify_anew(
     return certify(function, [task], plan_behind(certificate), advance)[0]
 
 
+def restore_direction(function: Function, certificate: Certificate, item: GridImage) -> Certificate:
+    """Return the certificate with its direction, from the anchor's samples; bit for bit, or not at all.
+
+    Raises:
+        CertificateError: the function is another one, or the anchor does not come from its seed.
+    """
+    if certificate.function_id != function.function_id:
+        raise CertificateError(
+            "the certificate belongs to another execution profile; open the encoder with that one's options"
+        )
+    _check_work(certificate)
+    task = _task(function, certificate, item)
+    if task.anchor.sha256 != certificate.anchor.sha256:
+        raise CertificateError(
+            "the certificate's anchor does not come from its seed; replay it with `verify`"
+        )
+    return replace(certificate, direction=task.unit)
+
+
 def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
     """Return what fresh samples refute, each with probability of error ≤ the certificate's alpha.
 
@@ -107,7 +127,8 @@ def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
     details = []
     most = 1.0 - float(mean_lower_bound(1.0 - fresh.scores, stated.alpha, "mixture"))
     if most < stated.constants.mean:
-        details.append(f"mean score ≥ {stated.constants.mean:.4f} stated, fresh samples say ≤ {most:.4f}")
+        said = round_down(stated.constants.mean, 4)
+        details.append(f"mean score ≥ {said} stated, fresh samples say ≤ {round_up(most, 4)}")
     for tau, share in stated.constants.caps:
         missed = fresh.scores < (1.0 + tau) / 2.0
         if fresh.stopping is None:
@@ -118,7 +139,8 @@ def contradictions(stated: Certificate, fresh: Certificate) -> list[str]:
         most = 1.0 - float(lower)
         if most < share:
             details.append(
-                f"share of inner products ≥ {tau:.4f}: at least {share:.4f} stated, fresh samples say ≤ {most:.4f}"
+                f"share of inner products ≥ {round_down(tau, 4)}: at least {round_down(share, 4)} stated, "
+                f"fresh samples say ≤ {round_up(most, 4)}"
             )
     return details
 

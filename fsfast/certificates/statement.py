@@ -21,8 +21,9 @@ from fsfast.bounds.cosine import (
 from fsfast.bounds.served import served_cosine_lower_bound
 from fsfast.bounds.tokens import token_share_below
 from fsfast.certificates.evidence import SCORE_UNIT, Budget, Constants, constants
+from fsfast.certificates.reach import Reach
 from fsfast.engine.profile import Profile
-from fsfast.errors import CertificateError
+from fsfast.errors import CertificateError, brief
 from fsfast.images.grid import RESIZE
 from fsfast.runtime.seeds import SeedOrigin
 
@@ -68,7 +69,8 @@ class Statement:
     """With probability ≥ 1 − alpha over the certification noise: for every image x' on the grid within ℓ2
     distance ε of x, Cos(f̂(x'), u) ≥ `cosine(ε)`. f̂ is the smoothed encoder, u the anchor.
 
-    It speaks about the image on the engine's grid, not about the file before resizing.
+    It speaks about the image on the engine's grid, not about the file before resizing. Where nothing is certified a
+    single bound is None, which nothing can be compared with, an entry of an array is NaN, and a radius is 0.0.
 
     Attributes:
         scores: [n] float64, multiples of 2⁻²⁰, rounded down.
@@ -135,10 +137,13 @@ class Statement:
         return len(self.scores)
 
     @property
+    def _own_alpha(self) -> float:
+        return self.alpha if self.token_scores is None else 0.5 * self.alpha
+
+    @property
     def budget(self) -> Budget:
         """How α is spent; half of it belongs to the tokens where they have certificates of their own."""
-        alpha = self.alpha if self.token_scores is None else 0.5 * self.alpha
-        return Budget.of(alpha, len(self.thresholds), self.stopping is not None)
+        return Budget.of(self._own_alpha, len(self.thresholds), self.stopping is not None)
 
     @cached_property
     def constants(self) -> Constants:
@@ -147,6 +152,11 @@ class Statement:
         return constants(
             self.scores, self.thresholds, self.perp_norm, self.budget, self.total_variation, self.method
         )
+
+    @property
+    def reach(self) -> Reach:
+        """How far so many samples reach at best, whatever their scores; `reach.shortfall(ε)` says it in words."""
+        return Reach(self.n, self._own_alpha, self.stopping is not None, self.sigma, self.total_variation)
 
     @property
     def score_lower_bound(self) -> float:
@@ -165,13 +175,21 @@ class Statement:
         certificate**.
 
         Raises:
+            TypeError: something else than one number; `curve` takes many radii.
             ValueError: epsilon negative or not finite, unknown method.
         """
         # F. Cosine
         return cosine_lower_bound(self._distance(epsilon), **self._known(method), method=method)
 
     def curve(self, epsilons: Sequence[float], method: CosineMethod = "joint") -> np.ndarray:
-        """Return `cosine` at many radii at once, [R] float64; NaN where nothing is certified."""
+        """Return `cosine` at many radii at once, [R] float64; NaN where nothing is certified.
+
+        Raises:
+            TypeError: something else than [R] numbers; `cosine` takes a single one.
+            ValueError: as `cosine`.
+        """
+        if np.ndim(epsilons) != 1:
+            raise TypeError(f"wanted radii ε [R], got {_brief(epsilons)}; `cosine` takes a single one")
         d = np.array([self._distance(epsilon) for epsilon in epsilons])
         return cosine_curve(d, **self._known(method), method=method)
 
@@ -179,8 +197,10 @@ class Statement:
         """Return the largest ℓ2 radius ([0,1] pixel units) certified for `cosine`, 0.0 if there is none.
 
         Raises:
+            TypeError: something else than one number.
             ValueError: cosine outside (0, 1], unknown method.
         """
+        cosine = _number(cosine, "a cosine in (0, 1]", "ask for one after the other")
         return radius(cosine, sigma=self.sigma, **self._known(method), method=method)
 
     def inner_product(self, epsilon: float) -> float | None:
@@ -257,6 +277,7 @@ class Statement:
         return unit
 
     def _distance(self, epsilon: float) -> float:
+        epsilon = _number(epsilon, "a radius ε", "`curve` takes many radii")
         if not 0.0 <= epsilon < float("inf"):
             raise ValueError(f"wanted a radius ε ≥ 0 in [0,1] pixel units, got {epsilon}")
         return epsilon / self.sigma
@@ -265,6 +286,17 @@ class Statement:
         if method == "paper":
             return {"mean": self.mean_score}
         return {"mean": self.constants.mean, "caps": self.constants.caps, "perp": self.constants.perp}
+
+
+def _number(value: Any, wanted: str, remedy: str) -> float:
+    """Return a number, of Python or NumPy, as a float; raises TypeError."""
+    if np.ndim(value) or np.asarray(value).dtype.kind not in "iuf":
+        raise TypeError(f"wanted {wanted} as one number, got {_brief(value)}; {remedy}")
+    return float(value)
+
+
+def _brief(value: Any) -> str:
+    return f"{type(value).__name__} {brief(repr(value))}"
 
 
 def round_scores(scores: np.ndarray) -> np.ndarray:

@@ -1,22 +1,20 @@
 """Certify the direction of images' smoothed features.
 
-Prints a table. With -o, one certificate per line (JSON) is appended to a file as it is finished; run the same
-command again after an interruption and the images that are done are left out. With --served, the directions
-are those that `fsfast encode` handed out; images are found in its file by their pixels on the grid.
+Prints a table, row by row. With -o, one certificate per line (JSON) is appended to a file as it is finished; run the
+same command again after an interruption and the images that are done are left out. With --served, the directions
+are those that `fsfast encode` handed out; images are found there by their pixels on the grid.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from fsfast.commands.certificate_table import CertificateTable
 from fsfast.commands.common import (
     MAX_EPSILON,
     as_text,
@@ -27,16 +25,18 @@ from fsfast.commands.common import (
     readable,
     shown_radii,
 )
-from fsfast.commands.journal import append, locked, resume
+from fsfast.commands.inputs import image_arguments, image_paths
+from fsfast.commands.journal import Journal, locked
 from fsfast.commands.parser import Several, number
-from fsfast.errors import BackendUnavailable
+from fsfast.commands.plotting import check_plot
+from fsfast.commands.served import load_served
+from fsfast.errors import CertificateError
 from fsfast.files import check_target, write_whole
-from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
+from fsfast.runtime.progress import beside_bars, progress_bar
 
 if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
     from fsfast.encoder import SmoothedEncoder
-    from fsfast.engine.classes import ClassHead
     from fsfast.images.grid import GridImage
     from fsfast.runtime.features import SmoothedFeatures
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     engine_arguments(parser)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files of any size")
+    image_arguments(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="append certificates here, one JSON line each")
     parser.add_argument("-n", "--n", type=int, help="certification samples per image (default 1000)")
     parser.add_argument(
@@ -77,7 +77,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--n0", type=int, help="serving samples (default: the engine's)")
     parser.add_argument(
-        "--served", metavar="FILE", help="certify the directions that `fsfast encode` wrote to this file"
+        "--served",
+        metavar="NAME",
+        help="certify the directions that `fsfast encode` wrote to this file or folder",
     )
     parser.add_argument("--seed", type=parse_seed, help="use this seed for every image, to replay a result")
     parser.add_argument(
@@ -100,69 +102,100 @@ class Outcome:
     """What became of one image.
 
     Attributes:
+        name: of its file, without the folder.
         certificate: None where it failed, and was named on stderr.
         new: whether it was made just now; else an earlier run of the same command made it.
     """
 
+    name: str
     certificate: Certificate | None
     new: bool = False
 
 
 def run(args: argparse.Namespace) -> int:
-    """Certify image after image; one that fails does not stop the rest."""
+    """Certify image after image; one that fails does not stop the rest unless that is asked for."""
     _check(args)
+    paths = image_paths(args)
     served = load_served(args.served) if args.served is not None else None
-    with open_encoder(args) as encoder, locked(args.output):
-        outcomes = list(_outcomes(args, encoder, served))
-        # Those of an earlier run come first.
-        certificates = [o.certificate for o in sorted(outcomes, key=lambda o: o.new) if o.certificate]
-        if certificates and not args.json:
-            radii = args.epsilon or shown_radii(encoder.sigma)
-            _print_table(certificates, radii, encoder.manifest.random_weights, encoder.classes)
-        if args.plot is not None:
-            _plot(args.plot, next((o.certificate for o in outcomes if o.new), None))
-    return 0 if all(o.certificate for o in outcomes) else 1
+    failed, before, drawn = False, 0, None
+    with (
+        open_encoder(args) as encoder,
+        locked(args.output, "certify"),
+        progress_bar(None, len(paths), "certify") as advance,
+    ):
+        table = None if args.json else _table(args, paths, encoder)
+        for outcome in _outcomes(args, paths, encoder, served, advance):
+            if outcome.certificate is None:
+                failed = True
+            elif table is not None:
+                table.add(outcome.name, outcome.certificate)
+            before += outcome.certificate is not None and not outcome.new
+            if outcome.new and drawn is None:
+                drawn = outcome.certificate
+    if before:
+        complain(
+            "certify", as_text(args.output), f"{before} of the images were done before, and are left out"
+        )
+    if table is not None:
+        table.explain()
+    if args.plot is not None:
+        _plot(args.plot, drawn)
+    return 1 if failed else 0
+
+
+def _table(args: argparse.Namespace, paths: Sequence[str], encoder: SmoothedEncoder) -> CertificateTable:
+    names = [_name(path) for path in paths]
+    radii = args.epsilon or shown_radii(encoder.sigma)
+    return CertificateTable(names, radii, encoder.classes, tokens=args.per_token)
+
+
+def _name(path: str) -> str:
+    return Path(as_text(path)).name
 
 
 def _outcomes(
-    args: argparse.Namespace, encoder: SmoothedEncoder, served: Mapping[str, SmoothedFeatures] | None
+    args: argparse.Namespace,
+    paths: Sequence[str],
+    encoder: SmoothedEncoder,
+    served: Mapping[str, SmoothedFeatures] | None,
+    advance: Callable[[float], object],
 ) -> Iterator[Outcome]:
     """Yield what becomes of every image; certificates are written as they are made."""
-    done = resume(args.output, _settings(args, encoder, served)) if args.output is not None else {}
-    for image in readable(args.images, encoder, "certify"):
+    journal = None if args.output is None else Journal(args.output, _settings(args, encoder, served))
+    images = readable(paths, encoder, "certify", args.on_error)
+    for path, image in zip(paths, images, strict=False):
+        name = _name(path)
         if image is None:
-            yield Outcome(None)
+            yield Outcome(name, None)
+        elif (found := _found_before(args, encoder, journal, image)) is not None:
+            yield Outcome(name, found)
         elif served is not None and image.grid_sha256 not in served:
-            complain("certify", str(image.name), f"{as_text(args.served)} has no features of it")
-            yield Outcome(None)
-        elif image.grid_sha256 in done:
-            complain("certify", str(image.name), "done before, left out")
-            yield Outcome(done[image.grid_sha256])
+            complain("certify", path, f"{as_text(args.served)} has no features of it")
+            yield Outcome(name, None)
+            if args.on_error == "stop":
+                return
         else:
-            certificate = _certify(encoder, image, args, served)
-            _emit(certificate, args)
-            if args.output is not None:
-                # The same picture may be named twice.
-                done[image.grid_sha256] = certificate
-            yield Outcome(certificate, new=True)
+            certificate = _certify(encoder, image, args, served, advance)
+            _emit(certificate, args, journal)
+            yield Outcome(name, certificate, new=True)
+            continue
+        advance(1)
 
 
-def load_served(path: str) -> dict[str, SmoothedFeatures]:
-    """Return the features of each image in a file that `encode` wrote, by the hash of its pixels on the grid.
-
-    Raises:
-        FsfastError: the file is missing or holds something else.
-        ValueError: one image has two directions there, so that it is not clear which to certify.
-    """
-    from fsfast.runtime.features import load_features
-
-    features = load_features(path)
-    found: dict[str, SmoothedFeatures] = {}
-    for i, key in enumerate(features.grid_sha256):
-        if key in found and (found[key].unit != features[i].unit).any():
-            raise ValueError(f"{path} has two directions of one image (the second is number {i + 1})")
-        found[key] = features[i]
-    return found
+def _found_before(
+    args: argparse.Namespace, encoder: SmoothedEncoder, journal: Journal | None, image: GridImage
+) -> Certificate | None:
+    """Return the certificate that an earlier run made, as complete as the table needs it."""
+    if journal is None or image.grid_sha256 not in journal:
+        return None
+    certificate = journal[image.grid_sha256]
+    if args.json or encoder.classes is None:
+        return certificate
+    try:
+        return encoder.restore_direction(certificate, image)
+    except CertificateError:
+        # Its seed may be one that nobody can draw from again; the table says so.
+        return certificate
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -174,11 +207,7 @@ def _check(args: argparse.Namespace) -> None:
         if not 0.0 <= epsilon <= MAX_EPSILON:
             raise ValueError(f"wanted --epsilon in [0, {MAX_EPSILON:g}], got {epsilon}")
     if args.plot is not None:
-        check_target(args.plot)
-        if not args.plot.endswith(".svg"):
-            raise ValueError(f"wanted --plot FILE.svg, got {args.plot}")
-        if find_spec("matplotlib") is None:
-            raise BackendUnavailable("--plot needs matplotlib; pip install 'fsfast[plot]'")
+        check_plot(args.plot)
     if args.until is None and (args.cosine is not None or args.n_max is not None):
         raise ValueError("--cosine and --n-max belong to --until")
     if args.until is not None and (args.n is not None or args.per_token):
@@ -240,6 +269,7 @@ def _certify(
     image: GridImage,
     args: argparse.Namespace,
     served: Mapping[str, SmoothedFeatures] | None,
+    advance: Callable[[float], object],
 ) -> Certificate:
     certificate = encoder.certify(
         image,
@@ -254,71 +284,17 @@ def _certify(
         n0=args.n0,
         seeds=None if args.seed is None else [args.seed],
         served=None if served is None else served[image.grid_sha256],
+        progress=advance,
     )
     assert not isinstance(certificate, list)
     return certificate
 
 
-def _emit(certificate: Certificate, args: argparse.Namespace) -> None:
+def _emit(certificate: Certificate, args: argparse.Namespace, journal: Journal | None) -> None:
     """Append the certificate to the output file, and print it with --json."""
     line = json.dumps(certificate.to_record(args.epsilon), ensure_ascii=False)
-    if args.output is not None:
-        append(args.output, line)
+    if journal is not None:
+        journal.append(certificate, line)
     if args.json:
-        print(line, flush=True)
-
-
-def _print_table(
-    certificates: list[Certificate],
-    radii: list[float],
-    random_weights: bool,
-    classes: ClassHead | None,
-) -> None:
-    first = certificates[0]
-    columns = _columns(radii, classes, tokens=first.token_scores is not None)
-    rows = [[show(certificate) for show in columns.values()] for certificate in certificates]
-    print(table(rows, list(columns)))
-    print(
-        f"\nWith probability ≥ {1 - first.alpha:g} per image, for every image x' on the "
-        f"{first.grid[0]}×{first.grid[1]} grid within ℓ2 distance ε of x ([0,1] units):\n"
-        "the smoothed feature of x' has at least this cosine to the certified direction. "
-        f"σ = {first.sigma:g}."
-    )
-    if first.token_scores is not None:
-        print("Each token's cosine is bounded on its own, too: the smallest and the largest bound are shown.")
-    if classes is not None:
-        print("Within the last column's radius that feature also keeps its class.")
-    for c in certificates:
-        if c.stopping is not None and c.stopping.reason != "reached":
-            what = f"cosine {c.stopping.cosine:g} at ε = {c.stopping.epsilon:g} not certified"
-            print(f"{Path(c.image_name or 'image').name}: {what} with n = {c.n} ({c.stopping.reason})")
-    if random_weights:
-        print(RANDOM_WEIGHTS)
-
-
-def _columns(
-    radii: list[float], classes: ClassHead | None, *, tokens: bool
-) -> dict[str, Callable[[Certificate], str]]:
-    """Return the columns of the table: header → cell of a certificate."""
-    columns: dict[str, Callable[[Certificate], str]] = {
-        "image": lambda c: Path(c.image_name or "image").name,
-        "n": lambda c: str(c.n),
-    }
-    for radius in radii:
-        columns[f"cos ≥ at ε={radius:g}"] = lambda c, r=radius: show_bound(c.cosine(r))  # type: ignore[misc]
-    columns["radius for cos ≥ 0.5"] = lambda c: show_radius(c.radius(0.5))
-    if tokens:
-        columns[f"tokens: cos ≥ at ε={radii[0]:g}"] = lambda c: _token_bounds(c, radii[0])
-    if classes is not None:
-        # A file has no directions to name a class by.
-        columns["class"] = lambda c: "" if c.direction is None else c.predict(classes).name
-        columns["its radius"] = lambda c: (
-            "" if c.direction is None else show_radius(c.predict(classes).radius)
-        )
-    return columns
-
-
-def _token_bounds(certificate: Certificate, radius: float) -> str:
-    """Return the smallest and the largest bound of a token."""
-    bounds = np.nan_to_num(certificate.token_cosine(radius))
-    return " … ".join(show_bound(float(bound) or None) for bound in (bounds.min(), bounds.max()))
+        with beside_bars():
+            print(line, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from mimetypes import guess_type
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fsfast.errors import BackendUnavailable, FsfastError, printable
 from fsfast.file_kind import recognise_file
 from fsfast.images.grid import GridImage, to_grid_image
+from fsfast.runtime.progress import beside_bars
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
@@ -171,14 +172,21 @@ def parse_seed(text: str) -> int:
         raise argparse.ArgumentTypeError(f"wanted a number like 7 or 0x1f, got {text!r}") from None
 
 
-def readable(paths: Sequence[str], encoder: SmoothedEncoder, command: str) -> Iterator[GridImage | None]:
-    """Yield every image on the engine's grid, or None for one that failed, after naming it on stderr."""
+def readable(
+    paths: Iterable[str], encoder: SmoothedEncoder, command: str, on_error: str = "skip"
+) -> Iterator[GridImage | None]:
+    """Yield every image on the engine's grid, or None for one that failed, after naming it on stderr.
+
+    With `on_error` "stop" the first that fails is the last.
+    """
     for path in paths:
         try:
             yield to_grid_image(path, encoder.manifest.grid, name=as_text(path))
         except FsfastError as error:
             complain(command, path, error)
             yield None
+            if on_error == "stop":
+                return
 
 
 def as_text(path: str) -> str:
@@ -189,7 +197,8 @@ def as_text(path: str) -> str:
 def complain(command: str, path: str, error: Exception | str) -> None:
     """Name an input that failed."""
     text = str(error) if path in str(error) else f"{path}: {error}"
-    print(f"fsfast {command}: {printable(text)}", file=sys.stderr)
+    with beside_bars():
+        print(f"fsfast {command}: {printable(text)}", file=sys.stderr)
 
 
 def shown_radii(sigma: float) -> list[float]:

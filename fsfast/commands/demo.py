@@ -1,7 +1,7 @@
 """Show everything once: classes, certificates, attacks, timings, and a page to look at.
 
 Uses the built-in engine and test images that its training never saw, or images of yours (--image). Writes
-demo.html, features.safetensors and certificates.jsonl. The page needs matplotlib: pip install 'fsfast[plot]'.
+demo.html, features.safetensors and certificates.jsonl. The page needs matplotlib (extra [plot]).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from fsfast.commands.common import as_text, engine_arguments, open_encoder, readable
 from fsfast.files import check_target, write_whole
+from fsfast.installation import pip_install_extras
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
@@ -136,7 +137,7 @@ def _missing_for_the_page() -> str | None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        return f"matplotlib cannot be used ({error}); for the page: pip install 'fsfast[plot]'"
+        return f"matplotlib cannot be used ({error}); for the page: {pip_install_extras('plot')}"
     return None
 
 

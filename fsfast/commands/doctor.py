@@ -6,9 +6,13 @@ import argparse
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 
 from fsfast._version import __version__
+from fsfast.commands import export
 from fsfast.errors import BackendUnavailable, FsfastError
+from fsfast.installation import clone, pip_install_extras
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,19 +35,23 @@ def run(args: argparse.Namespace) -> int:
 def examine() -> dict[str, tuple[bool, str]]:
     """Return part → (usable, remark)."""
     findings = {
-        "fsfast": (True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
+        "fsfast": (True, _fsfast()),
         "processor": _processor(),
         "precisions": _precisions(),
         "kernels": _kernels(),
         "onnxruntime": _backend("onnxruntime"),
         "openvino": _backend("openvino"),
         "demo engine": _engine(),
-        "torch": _package(
-            "torch", "only needed on a GPU and to export engines: pip install 'fsfast[export]'"
-        ),
+        "torch": _package("torch", "only needed on a GPU and to export engines"),
+        "export": _export(),
     }
     findings["backend auto"] = _auto()
     return findings | _cuda()
+
+
+def _fsfast() -> str:
+    where = f"the clone in {folder}" if (folder := clone()) else f"installed in {Path(__file__).parents[2]}"
+    return f"{__version__}, {where}, Python {platform.python_version()}, {platform.platform()}"
 
 
 def _processor() -> tuple[bool, str]:
@@ -118,6 +126,13 @@ def _cuda() -> dict[str, tuple[bool, str]]:
         text = "; ".join([*lacks, *(["no usable GPU, see cuda"] if found else []), experimental])
         findings[f"cuda {backend}"] = (not (lacks or found), text)
     return findings
+
+
+def _export() -> tuple[bool, str]:
+    """Whether `fsfast export` can build an engine here."""
+    if missing := [name for name in export.NEEDS if find_spec(name) is None]:
+        return False, f"not installed: {', '.join(missing)}; to build engines: {pip_install_extras('export')}"
+    return True, "fsfast export builds engines"
 
 
 def _engine() -> tuple[bool, str]:

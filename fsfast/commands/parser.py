@@ -101,7 +101,7 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         found, unknown = super().parse_known_args(self._one_value_each(words), namespace)
         for word in unknown:
-            if word.startswith("-") and word != "--":
+            if word.startswith("-") and word not in ("-", "--"):
                 self._refuse(word)
         if unknown:
             last = self._get_positional_actions()[-1:]

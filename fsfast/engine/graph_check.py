@@ -15,7 +15,7 @@ _OTHER_ORDER = 16
 
 
 def check_graph(graph: bytes, weights_file: str, *, rows: int = 1, weights_bytes: int | None = None) -> None:
-    """Refuse a graph that `python -m export` would not write, or that orders too much.
+    """Refuse a graph that `fsfast export` would not write, or that orders too much.
 
     Args:
         graph: serialised ModelProto.

@@ -1,4 +1,4 @@
-"""A graph as `python -m export` writes it, and nothing else: every byte is accounted for before any runtime sees it.
+"""A graph as `fsfast export` writes it, and nothing else: every byte is accounted for before any runtime sees it.
 
 `fsfast.engine.onnx_bytes` reads ONNX; here stands what an engine's graph must be beyond that: its header, empty
 descriptions, one input and one output, operators of a list (`fsfast.engine.operators`) that cannot fail, draw random
@@ -108,9 +108,7 @@ def parse_graph(graph: bytes) -> Graph:
     external_tensors(graph)
     model = read(memoryview(graph), onnx_bytes.MODEL, "model")
     if graph[2 : 2 + len(_HEADER)] != _HEADER or graph[0] != 0x08:
-        raise ValueError(
-            "it was not written by `python -m export`: wanted ir_version, then the producer fsfast"
-        )
+        raise ValueError("it was not written by `fsfast export`: wanted ir_version, then the producer fsfast")
     _check_empty(model, "model")
     opsets = [read(opset, onnx_bytes.OPSET, "opset_import") for opset in model.get("opset_import", [])]
     if [opset.get("version") for opset in opsets] != [[OPSET]]:
@@ -118,7 +116,7 @@ def parse_graph(graph: bytes) -> Graph:
     fields = read(model["graph"][0], onnx_bytes.GRAPH, "graph")
     for unwanted in ("value_info", "quantization_annotation"):
         if unwanted in fields:
-            raise ValueError(f"{unwanted} is not written by `python -m export`")
+            raise ValueError(f"{unwanted} is not written by `fsfast export`")
     _check_empty(fields, "graph")
     if len(fields.get("node", [])) > MAX_NODES:
         raise ValueError(f"wanted at most {MAX_NODES} nodes, got {len(fields['node'])}")
@@ -137,7 +135,7 @@ def _check_empty(fields: dict[str, list[Any]], what: str) -> None:
     """Refuse descriptions: bytes in which something else could be hidden."""
     for name in _DESCRIPTIONS:
         if any(value for value in fields.get(name, [])):
-            raise ValueError(f"{name} of {what} is not empty; `python -m export` leaves it empty")
+            raise ValueError(f"{name} of {what} is not empty; `fsfast export` leaves it empty")
 
 
 def _end(value_info: memoryview) -> tuple[str, str, tuple[int, ...]]:

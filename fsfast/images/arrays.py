@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
+from fsfast.errors import ImageError
 from fsfast.images.decoding import refusal
 
 # Floats must lie this close to a multiple of 1/255, in levels.
 GRID_TOLERANCE = 1e-3
+
+_HALF = "half precision cannot hold multiples of 1/255; keep the float32 or uint8 original"
 
 
 def from_pixel_values(x: Any, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -59,7 +62,7 @@ def decode_array(image: Any) -> tuple[np.ndarray, dict[str, Any]]:
     values, kind = _as_numpy(image)
     shape = list(values.shape)
     if len(shape) != 3 or shape[-1] != 3:
-        raise refusal("an image [H, W, 3]", f"shape {shape}", shape_remedy(values.shape, 0))
+        raise wrong_shape("an image [H, W, 3]", values)
     if 0 in shape:
         raise refusal("an image with pixels", f"shape {shape}", "check how it was made")
     steps: list[str] = []
@@ -82,9 +85,8 @@ def _as_numpy(x: Any) -> tuple[np.ndarray, str]:
         return x, "array"
     try:
         if all(hasattr(x, method) for method in ("detach", "cpu", "numpy")):
-            if "float16" in str(x.dtype):
-                # NumPy has no bfloat16; the check of the dtype refuses this stand-in in the same words.
-                return np.empty(tuple(x.shape), np.float16), "tensor"
+            if "bfloat16" in str(x.dtype):
+                raise refusal("pixels of full precision", f"bfloat16 {list(x.shape)}", _HALF)
             return x.detach().cpu().numpy(), "tensor"
         if hasattr(x, "__array__"):
             return np.asarray(x), "array"
@@ -92,18 +94,30 @@ def _as_numpy(x: Any) -> tuple[np.ndarray, str]:
             return np.from_dlpack(x), "array"
     except (TypeError, RuntimeError, BufferError) as error:
         raise TypeError(f"wanted a dense array or tensor, got one that NumPy cannot read: {error}") from error
-    remedy = {bytes: "; open encoded bytes with PIL.Image.open(io.BytesIO(data))"}.get(type(x), "")
-    remedy = "; pass list(images)" if isinstance(x, (Iterator, set, dict)) else remedy
     raise TypeError(
-        f"wanted a path, a PIL image, an array or tensor, or a list of these; got {type(x).__name__}{remedy}"
+        "wanted a path, bytes or an open file, a PIL image, an array or tensor, or a list of these; got "
+        f"{type(x).__name__}{_kind_remedy(x)}"
     )
+
+
+def _kind_remedy(x: Any) -> str:
+    """Say what to do about an object that holds images and is none: the end of a sentence."""
+    if isinstance(x, Mapping):
+        if "pixel_values" in x:
+            return "; pass its entry 'pixel_values' through fsfast.from_pixel_values"
+        # Rows of data sets; an encoded image is {"bytes": …, "path": …} there, and either may be None.
+        found = [key for key in ("image", "img", "bytes", "path") if x.get(key) is not None]
+        return f"; pass its entry {found[0]!r}" if found else "; pass the images in it as a list"
+    if isinstance(x, Set):
+        return ", which has no order; pass a list"
+    return "; pass list(images)" if isinstance(x, Iterable) else ""
 
 
 def _check_float(values: np.ndarray, wanted: str) -> None:
     """Refuse arrays [..., ] that are not float32 or wider, or not finite."""
     if values.dtype.kind != "f" or values.dtype.itemsize < 4:
         if "float16" in str(values.dtype):
-            remedy = "half precision cannot hold multiples of 1/255; keep the float32 or uint8 original"
+            remedy = _HALF
         elif values.dtype == np.bool_:
             remedy = "for a black and white image pass 255 * x.astype(np.uint8)"
         else:
@@ -114,8 +128,15 @@ def _check_float(values: np.ndarray, wanted: str) -> None:
         raise refusal("finite pixels", f"{wrong} of {values.size} NaN or infinite", "repair their source")
 
 
-def shape_remedy(shape: tuple[int, ...], batch: int) -> str:
-    """Say what to do about an image of this shape; `batch` leading axes are left alone."""
+def wrong_shape(wanted: str, x: Any, batch: int = 0) -> ImageError:
+    """Return the error about an array or tensor of another shape; `batch` leading axes are right."""
+    dtype, shape = str(getattr(x, "dtype", type(x).__name__)).removeprefix("torch."), tuple(x.shape)
+    return refusal(wanted, f"{dtype} of shape {list(shape)}", _shape_remedy(shape[batch:], batch, dtype))
+
+
+def _shape_remedy(shape: tuple[int, ...], batch: int, dtype: str) -> str:
+    if dtype.startswith(("object", "<U", "|S", "StringDType")):
+        return "an array of paths or images is passed as a list: x.tolist()"
     if len(shape) == 2:
         return "for a grey image repeat the channel: np.stack([x] * 3, axis=-1)"
     if len(shape) != 3:
@@ -126,9 +147,14 @@ def shape_remedy(shape: tuple[int, ...], batch: int) -> str:
         return (
             "drop the alpha channel with x[..., :3], or pass PIL.Image.fromarray(x), composed on white here"
         )
-    if shape[0] == 3:
+    if shape[0] in (1, 3, 4):
         order = (0, 2, 3, 1) if batch else (1, 2, 0)
-        return f"channels come last: x.permute{order} for a tensor, np.transpose(x, {order}) for an array"
+        remedy = f"channels come last: x.permute{order} for a tensor, np.transpose(x, {order}) for an array"
+        if "float16" in dtype:
+            remedy += f"; {_HALF}"
+        elif "float" in dtype:
+            remedy += "; what an image processor normalised goes through fsfast.from_pixel_values instead"
+        return remedy
     return "the last axis holds red, green and blue"
 
 

@@ -48,13 +48,26 @@ def decode_file(path: str) -> tuple[np.ndarray, dict[str, Any]]:
     Raises:
         ImageError: missing, not a regular file, too large, of an unknown format, truncated or damaged.
     """
-    data = _read(path)
-    with _translated(path, data):
+    return decode_bytes(_read(path), path, "file")
+
+
+def decode_bytes(data: bytes, label: str, kind: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the pixels [h, w, 3] uint8 of an encoded image's first frame, and the source record.
+
+    Args:
+        data: what stands in a file.
+        label: names the image in messages.
+        kind: of the source, for its record.
+
+    Raises:
+        ImageError: of an unknown format, truncated or damaged.
+    """
+    with _translated(label, data):
         # Headers of other formats are not even looked at: their readers are not ours to answer for.
         Image.init()
         image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
-    pixels, source = decode_pil(image, path)
-    return pixels, source | {"kind": "file", "sha256": hashlib.sha256(data).hexdigest()}
+    pixels, source = decode_pil(image, label)
+    return pixels, source | {"kind": kind, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def decode_pil(image: Image.Image, label: str) -> tuple[np.ndarray, dict[str, Any]]:

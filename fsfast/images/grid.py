@@ -17,12 +17,13 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
-from fsfast.errors import ImageError
-from fsfast.images.arrays import decode_array, shape_remedy
-from fsfast.images.decoding import decode_file, decode_pil, refusal
+from fsfast.errors import ImageError, printable
+from fsfast.images.arrays import decode_array, wrong_shape
+from fsfast.images.decoding import decode_bytes, decode_file, decode_pil
 from fsfast.images.fits import Colour, Fit, fitted
 from fsfast.images.pillow_fits import fit_with_pillow
 from fsfast.images.resampling import FILTERS
+from fsfast.images.streams import encoded_bytes
 
 # What makes the pixels of the grid where an image has another size: 1, Pillow's resize with fits of its own; 2, exact
 # tables and the hosts' fits. A certificate records which; 1 where it records none.
@@ -91,14 +92,19 @@ class GridImage:
     Attributes:
         pixels: [H, W, 3] uint8, C-contiguous, read-only, not shared with the input.
         name: the path for files, else what the caller gave.
-        source: JSON-able. kind (file | pil | array | tensor), size [h, w] before rotation and fitting, mode
-            (Pillow's mode, or the dtype), steps (what was done, in order); format for files and PIL
-            images that have one; sha256 of the bytes for files; resize (`RESIZE`) where the size changed.
+        source: JSON-able. kind (file | bytes | stream | pil | array | tensor), size [h, w] before rotation and
+            fitting, mode (Pillow's mode, or the dtype), steps (what was done, in order); format where there is
+            one; sha256 of the bytes for files, bytes and streams; resize (`RESIZE`) where the size changed.
     """
 
     pixels: np.ndarray
     name: str | None
     source: dict[str, Any]
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        steps = ", ".join(self.source.get("steps", ())) or "as it came"
+        return f"GridImage({printable(self.name or self.source.get('kind', 'image'))}: {height}×{width}, {steps})"
 
     @cached_property
     def grid_sha256(self) -> str:
@@ -136,8 +142,9 @@ def as_list(images: object) -> tuple[list[Any], bool]:
     """Split the input into single images, without decoding any.
 
     Args:
-        images: a path, a PIL image, an array or tensor [H, W, 3] or [B, H, W, 3] (the same as a list of B),
-            or a list or tuple of these; batches inside a list are spliced in.
+        images: a path, an encoded image (bytes, or a file open for reading them), a PIL image, an array or tensor
+            [H, W, 3] or [B, H, W, 3] (the same as a list of B), or a list or tuple of these; batches inside a list
+            are spliced in.
 
     Returns:
         The images in order, and whether the input was a single one.
@@ -168,7 +175,7 @@ def _split(image: Any) -> tuple[list[Any], bool]:
     if shape[0] == 0:
         raise ImageError(f"wanted at least one image, got an empty batch of shape {list(shape)}")
     if shape[-1] != 3:
-        raise refusal("a batch [B, H, W, 3]", f"shape {list(shape)}", shape_remedy(shape[1:], 1))
+        raise wrong_shape("a batch [B, H, W, 3]", image, batch=1)
     return [image[i] for i in range(shape[0])], False
 
 
@@ -176,9 +183,9 @@ def to_grid_image(image: Any, grid: Grid, name: str | None = None, resize: int =
     """Decode one image and fit it to the grid.
 
     Args:
-        image: a path; a PIL image (the frame it stands at); an array or tensor [H, W, 3], uint8, or float32
-            or float64 in [0, 1] that lies on the 1/255 grid within 1e-3 levels; a GridImage of this size, which
-            is returned as it is.
+        image: a path; an encoded image as bytes or behind an open file; a PIL image (the frame it stands at); an
+            array or tensor [H, W, 3], uint8, or float32 or float64 in [0, 1] that lies on the 1/255 grid within
+            1e-3 levels; a GridImage of this size, which is returned as it is.
         grid: the engine's grid.
         name: what to call it; a path is its own name unless one is given.
         resize: how other sizes are resized; 1 only to replay certificates of that time.
@@ -201,6 +208,8 @@ def to_grid_image(image: Any, grid: Grid, name: str | None = None, resize: int =
         name = path if name is None else name
     elif isinstance(image, Image.Image):
         pixels, source = decode_pil(image, "the PIL image")
+    elif encoded := encoded_bytes(image):
+        pixels, source = decode_bytes(*encoded)
     else:
         pixels, source = decode_array(image)
     if pixels.shape[:2] != grid.size:

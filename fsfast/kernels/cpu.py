@@ -9,7 +9,8 @@ import os
 
 import numpy as np
 
-from fsfast.errors import BackendUnavailable, extension_missing
+from fsfast.errors import BackendUnavailable
+from fsfast.installation import extension_missing
 from fsfast.kernels import checks
 from fsfast.kernels.types import STORAGE, Dtype, FeatureSums, Layout, NoiseTables, ResizeTables, Rows
 

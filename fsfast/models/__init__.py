@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fsfast.errors import BackendUnavailable
+from fsfast.installation import pip_install_extras
 
 if TYPE_CHECKING:
     from fsfast.models.checkpoints import (
@@ -80,6 +81,6 @@ def __getattr__(name: str) -> Any:
     except ImportError as error:
         raise BackendUnavailable(
             f"fsfast.models.{name} needs torch, which cannot be imported here ({error}); "
-            "install it with: pip install 'fsfast[export]'"
+            f"install it with: {pip_install_extras('export')}"
         ) from error
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

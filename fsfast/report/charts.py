@@ -7,18 +7,20 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MultipleLocator
+from matplotlib.markers import CARETLEFT
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.wording import round_down
+from fsfast.errors import printable
 from fsfast.report.svg import (
     COOL,
     GREEN,
-    HALF,
     INK,
     MUTED,
     PAPER,
     WARM,
-    WHOLE,
+    WIDTH,
     new_figure,
     quiet_axis,
     style,
@@ -36,41 +38,62 @@ _PARTS = {
 }
 
 
-def score_histograms(certificates: Mapping[str, Certificate], *, name: str = "scores") -> str:
-    """Draw the certification scores of one or more certificates, a panel each, with S_L, mean and thresholds.
+def score_histogram(certificate: Certificate, title: str, *, colour: str = COOL, name: str = "scores") -> str:
+    """Draw the certification scores of a certificate, with their mean, its lower bound and the thresholds of caps.
 
     Args:
-        certificates: label → certificate.
+        certificate: any.
+        title: of the chart.
+        colour: of the bars.
         name: unique in the page.
     """
-    low = min(min(float(c.scores.min()), c.score_lower_bound) for c in certificates.values())
-    low = max(0.0, low - 0.04 * (1 - low))
-    colours = (WARM, COOL) if len(certificates) == 2 else (COOL,)
+    scores, bound, mean = certificate.scores, certificate.score_lower_bound, certificate.mean_score
+    low, high = float(scores.min()), float(scores.max())
+    # The bound of few samples lies so far below them that beside it they would be a sliver.
+    near = bound >= low - 2 * (high - low)
+    if near:
+        low = min(low, bound)
+    margin = 0.04 * (high - low) or 1e-3
     with style():
-        figure = new_figure(WHOLE, 60 + 120 * len(certificates))
-        panels = figure.subplots(len(certificates), sharex=True, squeeze=False)[:, 0]
-        for axes, (label, c), colour in zip(panels, certificates.items(), cycle(colours), strict=False):
-            counts, _, _ = axes.hist(c.scores, _bins(c.scores), color=colour, alpha=0.8)
-            # Room for the label above the bars.
-            top = 1.35 * counts.max()
-            axes.vlines(c.score_lower_bound, 0, top, color=INK, linewidth=1.2)
-            # Thresholds of caps, as ticks inside the axis.
-            inside = [t for t in c.thresholds if t > low]
-            axes.vlines(inside, 0, 0.06 * top, color=INK, linewidth=1.6)
-            axes.vlines(c.mean_score, 0, 1.06 * counts.max(), color=INK, linewidth=1.0, linestyles="dotted")
-            side = -1 if c.score_lower_bound > (1 + low) / 2 else 1
-            axes.text(
-                c.score_lower_bound + side * 0.008 * (1 - low),
-                0.97 * top,
-                f"S_L = {_floor(c.score_lower_bound, 4)}, mean {c.mean_score:.4f} (dotted)",
-                ha="right" if side < 0 else "left",
-                va="top",
+        figure = new_figure(WIDTH, 265)
+        axes = figure.add_subplot()
+        counts, edges = np.histogram(scores, _bins(scores))
+        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colour, alpha=0.8)
+        top = 1.1 * float(counts.max())
+        said = f"mean is at least {round_down(bound, 4)}"
+        if near:
+            axes.vlines(bound, 0, top, color=INK, linewidth=1.6, label=said)
+        else:
+            axes.plot(
+                low - margin,
+                0.5 * top,
+                marker=CARETLEFT,
+                markersize=9,
+                linestyle="none",
+                color=INK,
+                clip_on=False,
+                label=f"{said}, left of here",
             )
-            axes.set(title=label, ylim=(0, top), xlim=(low, 1.0))
-            quiet_axis(axes, grid="y")
-        panels[-1].set_xlabel("score (1 + cosine to the served direction) / 2")
-        figure.supylabel("samples", fontsize="medium")
-        return to_svg(figure, name, "Histograms of the certification scores")
+        axes.vlines(mean, 0, top, color=INK, linewidth=1.2, linestyles="dotted", label=f"mean {mean:.4f}")
+        inside = [threshold for threshold in certificate.thresholds if threshold > low - margin]
+        height = np.full(len(inside), 0.05 * top)
+        axes.plot(inside, height, "|", color=INK, markersize=9, markeredgewidth=2, label="thresholds")
+        axes.set(
+            title=title,
+            xlabel="score: (1 + cosine) / 2",
+            ylabel="samples",
+            ylim=(0, top),
+            xlim=(low - margin, min(high + margin, 1.0)),
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.ticklabel_format(axis="x", useOffset=False)
+        quiet_axis(axes, grid="y")
+        figure.legend(loc="outside lower left")
+        return to_svg(
+            figure,
+            name,
+            f"Histogram of the certification scores. {title}: lower bound of the mean {round_down(bound, 4)}",
+        )
 
 
 def _bins(scores: np.ndarray) -> np.ndarray:
@@ -90,46 +113,50 @@ def class_bars(
     label: str | None = None,
     target: str | None = None,
     name: str = "classes",
-) -> str:
-    """Draw the class scores of one image as different encoders give them, a panel each, on one axis.
+) -> list[str]:
+    """Draw the class scores of one image as different encoders give them, a chart each, on equal axes.
 
     Args:
         panels: title → [K] scores.
         classes: names of the K classes.
         label: the true class, highlighted.
         target: the class that an attack aims at, highlighted.
-        name: unique in the page.
+        name: unique in the page; the charts are numbered.
     """
     shown = _largest(list(panels.values()), classes, {label, target})
     colours = [{label: COOL, target: WARM}.get(classes[k], MUTED) for k in shown]
-    with style():
-        figure = new_figure(WHOLE, 185)
-        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        low = min(0.0, *(float(scores[shown].min()) for scores in panels.values()))
-        high = max(float(scores[shown].max()) for scores in panels.values())
-        for axes, (title, scores) in zip(grid, panels.items(), strict=True):
-            values = scores[shown]
-            bars = axes.bar(range(len(shown)), values, color=colours, width=0.72)
+    low = min(0.0, *(float(scores[shown].min()) for scores in panels.values()))
+    high = max(float(scores[shown].max()) for scores in panels.values())
+    charts = []
+    for i, (title, scores) in enumerate(panels.items()):
+        values = scores[shown]
+        with style():
+            figure = new_figure(WIDTH, 70 + 17 * len(shown))
+            axes = figure.add_subplot()
+            bars = axes.barh(range(len(shown)), values, color=colours, height=0.72)
             for bar, colour in zip(bars, colours, strict=True):
                 bar.set_alpha(0.45 if colour == MUTED else 1.0)
-            axes.axhline(0, color=MUTED, linewidth=0.8)
+            axes.axvline(0, color=MUTED, linewidth=0.8)
             best = int(values.argmax())
-            axes.text(best, values[best] + 0.02 * (high - low), f"{values[best]:.2f}", ha="center")
-            axes.set_xticks(range(len(shown)), [_short(classes[k]) for k in shown])
-            for tick, colour in zip(axes.get_xticklabels(), colours, strict=True):
+            axes.text(values[best] + 0.02 * (high - low), best, f"{values[best]:.2f}", va="center")
+            axes.set_yticks(range(len(shown)), [short(classes[k]) for k in shown])
+            for tick, colour in zip(axes.get_yticklabels(), colours, strict=True):
                 if colour != MUTED:
                     tick.set(color=colour, fontweight="bold")
-            axes.tick_params(axis="x", length=0)
-            axes.spines["bottom"].set_visible(False)
+            axes.spines["left"].set_visible(False)
+            axes.invert_yaxis()
             axes.set(
-                title=title, xlabel="class", ylim=(low - 0.06 * (high - low), high + 0.14 * (high - low))
+                title=title,
+                xlabel="score (mean cosine)",
+                xlim=(low - 0.06 * (high - low), high + 0.16 * (high - low)),
             )
-            quiet_axis(axes, grid="y")
-        if high - low > 0.5:
-            # The same steps in every chart, so that they are compared at a glance.
-            grid[0].yaxis.set_major_locator(MultipleLocator(0.25))
-        grid[0].set_ylabel("score (mean cosine)")
-        return to_svg(figure, name, "Bars of the class scores")
+            quiet_axis(axes, grid="x")
+            if high - low > 0.5:
+                # The same steps in every chart, so that they are compared at a glance.
+                axes.xaxis.set_major_locator(MultipleLocator(0.5))
+            spoken = f"Bars of the class scores. {title}, {values[best]:.2f}"
+            charts.append(to_svg(figure, f"{name}-{i}", spoken))
+    return charts
 
 
 def _largest(panels: Sequence[np.ndarray], classes: Sequence[str], wanted: set[str | None]) -> list[int]:
@@ -142,8 +169,10 @@ def _largest(panels: Sequence[np.ndarray], classes: Sequence[str], wanted: set[s
     return sorted(kept[:_MOST_CLASSES])
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 8 else text[:7] + "…"
+def short(text: str) -> str:
+    """Return the name of a class for a chart, cut where there is no room for it."""
+    text = printable(text)
+    return text if len(text) <= 12 else text[:11] + "…"
 
 
 def latency_lines(latency: Mapping[str, Sequence[Mapping[str, Any]]], *, name: str = "latency") -> str:
@@ -155,7 +184,7 @@ def latency_lines(latency: Mapping[str, Sequence[Mapping[str, Any]]], *, name: s
     """
     colours = (WARM, COOL) if len(latency) == 2 else (COOL,)
     with style():
-        figure = new_figure(HALF, 250)
+        figure = new_figure(WIDTH, 265)
         axes = figure.add_subplot()
         for (label, measured), colour in zip(latency.items(), cycle(colours), strict=False):
             n0 = [m["n0"] for m in measured]
@@ -195,7 +224,7 @@ def stage_bars(steps: Mapping[str, Mapping[str, float]], *, name: str = "stages"
         name: unique in the page.
     """
     with style():
-        figure = new_figure(HALF, 250)
+        figure = new_figure(WIDTH, 265)
         axes = figure.add_subplot()
         position = np.arange(len(steps))
         left = np.zeros(len(steps))
@@ -218,8 +247,3 @@ def stage_bars(steps: Mapping[str, Mapping[str, float]], *, name: str = "stages"
         quiet_axis(axes, grid="x")
         figure.legend(loc="outside lower left", ncols=2, columnspacing=1.2)
         return to_svg(figure, name, "Stacked bars of the milliseconds per sample of every step")
-
-
-def _floor(value: float, digits: int) -> str:
-    """Return a bound rounded down."""
-    return f"{int(value * 10**digits) / 10**digits:.{digits}f}"

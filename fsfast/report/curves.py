@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 
 from fsfast.bounds.cosine import CosineMethod
 from fsfast.certificates.certificate import Certificate
-from fsfast.report.svg import COOL, GREEN, INK, MUTED, PAPER, WARM, WHOLE, new_figure, style, to_svg
-
-# No bound reaches farther, in units of σ; few reach half of it.
-_FARTHEST = 6.0
+from fsfast.certificates.display import certified_part
+from fsfast.certificates.wording import show_radius
+from fsfast.report.svg import COOL, GREEN, INK, MUTED, PAPER, WARM, WIDTH, new_figure, style, to_svg
 
 
 def certificate_curves(
@@ -38,14 +37,20 @@ def certificate_curves(
         )
     (sigma,) = sigmas
     with style():
-        figure, axes = _radius_axes(sigma, cosine, "Certified cosine against the size of the attack")
+        figure, axes = _radius_axes(sigma, cosine, "Certified cosine", len(certificates))
         for i, (label, certificate) in enumerate(certificates.items()):
             line = series(i, len(certificates))
             _curve(axes, certificate.curve, sigma, label=label, **line)
             if radius := certificate.radius(cosine):
                 axes.plot(radius, cosine, "o", color=line["color"], markersize=7, markeredgecolor=PAPER)
-        _finish(axes, sigma, cosine)
-        return to_svg(figure, name, "Curves of the certified cosine against the radius of the attack")
+        _finish(figure, axes, sigma, cosine)
+        reached = ", ".join(f"{label} {show_radius(c.radius(cosine))}" for label, c in certificates.items())
+        return to_svg(
+            figure,
+            name,
+            "Curves of the certified cosine against the radius of the attack. "
+            f"Certified radius for cosine ≥ {cosine:g}: {reached}",
+        )
 
 
 def method_curves(certificate: Certificate, *, cosine: float = 0.5, name: str = "methods") -> str:
@@ -58,10 +63,10 @@ def method_curves(certificate: Certificate, *, cosine: float = 0.5, name: str = 
     """
     sigma = certificate.sigma
     with style():
-        figure, axes = _radius_axes(sigma, cosine, "The same samples, by every method")
+        figure, axes = _radius_axes(sigma, cosine, "The same samples, by every method", len(METHOD_LINES))
         for method, (label, line) in METHOD_LINES.items():
             _curve(axes, partial(certificate.curve, method=method), sigma, label=label, **line)
-        _finish(axes, sigma, cosine)
+        _finish(figure, axes, sigma, cosine)
         return to_svg(figure, name, "Curves of the certified cosine for every method")
 
 
@@ -75,8 +80,9 @@ METHOD_LINES: dict[CosineMethod, tuple[str, dict[str, Any]]] = {
 }
 
 
-def _radius_axes(sigma: float, cosine: float, title: str) -> tuple[Figure, Axes]:
-    figure = new_figure(WHOLE, 305)
+def _radius_axes(sigma: float, cosine: float, title: str, lines: int) -> tuple[Figure, Axes]:
+    """Return a figure with room for that many lines in its legend, and its axes."""
+    figure = new_figure(WIDTH, 275 + 18 * lines)
     axes = figure.add_subplot()
     axes.axhline(cosine, color=MUTED, linewidth=0.9, dashes=(4, 3))
     axes.set(title=title, xlabel="ℓ₂ radius ε, pixels in [0, 1]", ylabel="cosine ≥", ylim=(0, 1.02))
@@ -89,13 +95,13 @@ def _radius_axes(sigma: float, cosine: float, title: str) -> tuple[Figure, Axes]
     return figure, axes
 
 
-def _finish(axes: Axes, sigma: float, cosine: float) -> None:
+def _finish(figure: Figure, axes: Axes, sigma: float, cosine: float) -> None:
     """Set the range that all curves need, and the legend."""
     ends = [float(np.max(line.get_xdata(), initial=0.0)) for line in axes.lines[1:]]
     right = 1.04 * max(*ends, sigma)
     axes.set_xlim(0, right)
-    axes.text(right, cosine + 0.015, f"cosine {cosine:g}", color=MUTED, ha="right", va="bottom")
-    axes.legend(loc="lower left")
+    axes.text(0.02 * right, cosine - 0.015, f"cosine {cosine:g}", color=MUTED, va="top")
+    figure.legend(loc="outside lower left")
 
 
 def series(position: int, count: int) -> dict[str, Any]:
@@ -127,7 +133,4 @@ def swatch(position: int, count: int) -> str:
 
 def _curve(axes: Axes, bounds: Callable[[Sequence[float]], np.ndarray], sigma: float, **options: Any) -> None:
     """Draw a bound from radius 0 to where it ends."""
-    radii = np.linspace(0.0, _FARTHEST * sigma, 240)
-    values = bounds(list(radii))
-    shown = values > 0
-    axes.plot(radii[shown], values[shown], **options)
+    axes.plot(*certified_part(bounds, sigma), **options)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from fsfast.errors import printable
-
-
-def escape(text: str) -> str:
-    """Return text as HTML; characters that turn its direction or mean nothing there are shown as numbers."""
-    return html.escape(printable(text))
+from fsfast.notebook import escape
 
 
 def section(title: str, content: str, *, short: bool = False) -> str:
@@ -27,6 +21,16 @@ def section(title: str, content: str, *, short: bool = False) -> str:
 def figure(chart: str, caption: str) -> str:
     """Return a chart with its caption."""
     return f'<figure class="figure">{chart}\n<figcaption>{prose(caption)}</figcaption></figure>'
+
+
+def pair(*figures: str) -> str:
+    """Return figures that share a row where it is wide enough for two."""
+    return f'<div class="pair">\n{"".join(figures)}\n</div>'
+
+
+def fold(summary: str, content: str) -> str:
+    """Return content that is shown when its summary is opened."""
+    return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>"
 
 
 def prose(text: str) -> str:
@@ -43,8 +47,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, ki
         for row in rows
     )
     return (
-        f'<div class="scroll">{opening}<caption>{prose(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
+        f"{opening}<caption>{prose(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody></table>"
     )
 
 

@@ -1,17 +1,18 @@
-"""The sections of the page that show something: images, attacks, bounds, scores, costs."""
+"""The sections of the page that show something: attacks, images, bounds, scores, costs."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.wording import round_down, show_alpha, show_bound, show_epsilon, show_radius
 from fsfast.report import charts
 from fsfast.report.curves import certificate_curves, method_curves, swatch
 from fsfast.report.data import COSINE, RADII, Attack, Case, DemoResult, Seen
 from fsfast.report.gather import LATENCY_RUNS
-from fsfast.report.markup import escape, figure, image, picture, section, table
+from fsfast.report.markup import escape, figure, fold, image, pair, picture, section, table
 from fsfast.report.summary import attack_sizes
-from fsfast.report.text import show_bound, show_radius
+from fsfast.report.svg import COOL, WARM
 from fsfast.runtime.pipeline import STEPS
 
 # Attacked images that are shown at length; the table has all.
@@ -72,12 +73,34 @@ def under_attack(result: DemoResult) -> str:
     if not result.attacked:
         return ""
     text = (
-        "The attacks were made on the plain encoder, with full knowledge of it: change no channel of a pixel by more "
-        "than the stated number of levels so that it sees the target. Blue is the class that is drawn, orange "
-        "the attack's target."
+        f"{_outcome(result)}The attacks were made on the plain encoder, with full knowledge of it: change no channel "
+        f"of a pixel by more than {largest_change(result)} of 255 levels so that it sees the target. Blue is the class "
+        "that is drawn, orange the attack's target."
     )
     shown = "\n".join(_attack(case, i, result) for i, case in enumerate(result.attacked[:_SHOWN_ATTACKS]))
     return section("Under attack", f"<p>{text}</p>\n{shown}\n{_attack_table(result)}")
+
+
+def _outcome(result: DemoResult) -> str:
+    """Return how often the encoders saw what, as the beginning of a paragraph; nothing where that is not known."""
+    cases = [
+        (case.label, case.attack.target, case.attack.seen)
+        for case in result.attacked
+        if case.label and case.attack and case.attack.target and case.attack.seen
+    ]
+    if not cases:
+        return ""
+    turned = sum(seen.plain_class == target for _, target, seen in cases)
+    held = sum(seen.smoothed_class == label for label, _, seen in cases)
+    return (
+        f"Of {len(cases)} attacked images, the plain encoder sees the attack's target in <b>{turned}</b>, and the "
+        f"smoothed encoder still sees what is drawn in <b>{held}</b>. "
+    )
+
+
+def largest_change(result: DemoResult) -> int:
+    """Return by how many levels the attacks change a channel of a pixel at most."""
+    return max(case.attack.linf for case in result.attacked if case.attack)
 
 
 def _attack(case: Case, position: int, result: DemoResult) -> str:
@@ -95,33 +118,34 @@ def _attack(case: Case, position: int, result: DemoResult) -> str:
         picture(attack.image.pixels, f"{case.name}, attacked", "attacked"),
     )
     return (
-        f'<div class="case"><div class="attack"><div class="pictures">{"".join(pictures)}</div>\n'
-        f"<div><h3>{escape(case.name)}</h3>\n<p>{_attack_text(case, attack)}</p></div></div>\n"
-        f"{_attack_chart(case, attack, position, result)}</div>"
+        f'<article class="case"><h3>{escape(case.name)}</h3>\n'
+        f'<div class="attack"><div class="pictures">{"".join(pictures)}</div>\n'
+        f"<p>{_attack_text(case, attack)}</p></div>\n"
+        f"{_attack_chart(case, attack, position, result)}</article>"
     )
 
 
 def _attack_text(case: Case, attack: Attack) -> str:
-    lines = [
+    size = (
         f"Target: {escape(attack.target or 'none')}. No channel is changed by more than {attack.linf} of 255 levels; "
         f"the change has ℓ₂ size {attack.l2:.2f}. The certificate for cosine ≥ {COSINE:g} ends at "
         f"{show_radius(case.certificate.radius(COSINE))}."
-    ]
-    if attack.seen is not None:
-        plain = _verdict(attack.seen.plain_class, case.label)
-        smoothed = _verdict(attack.seen.smoothed_class, case.label)
-        lines.append(f"The plain encoder sees {plain}, the smoothed one {smoothed}.")
-    return " ".join(lines)
+    )
+    if attack.seen is None:
+        return size
+    plain = _verdict(attack.seen.plain_class, case.label)
+    smoothed = _verdict(attack.seen.smoothed_class, case.label)
+    return f"The plain encoder sees {plain}, the smoothed one {smoothed}. {size}"
 
 
 def _attack_chart(case: Case, attack: Attack, position: int, result: DemoResult) -> str:
     if attack.seen is None:
         return ""
     seen = attack.seen
-    chart = charts.class_bars(
+    bars = charts.class_bars(
         {
-            f"Plain encoder: {seen.plain_class}": seen.plain,
-            f"Smoothed encoder: {seen.smoothed_class}": seen.smoothed,
+            f"Plain encoder: {charts.short(seen.plain_class)}": seen.plain,
+            f"Smoothed encoder: {charts.short(seen.smoothed_class)}": seen.smoothed,
         },
         seen.names,
         label=case.label,
@@ -129,7 +153,7 @@ def _attack_chart(case: Case, attack: Attack, position: int, result: DemoResult)
         name=f"classes-{position}",
     )
     return figure(
-        chart,
+        pair(*bars),
         f"{case.name}, attacked: mean over tokens of the cosine to each class; smoothed with "
         f"n0 = {result.served.n0}, σ = {result.manifest.sigma:g}.",
     )
@@ -145,37 +169,33 @@ def _attack_table(result: DemoResult) -> str:
         rows.append(
             [
                 f"{thumb}{escape(case.name)}",
-                escape(case.label or "—"),
-                escape(attack.target or "—"),
+                escape(f"{case.label or '—'}, {attack.target or '—'}"),
                 _verdict(seen.plain_class, case.label) if seen else "—",
                 _verdict(seen.smoothed_class, case.label) if seen else "—",
-                str(attack.linf),
                 f"{attack.l2:.2f}",
                 show_radius(case.certificate.radius(COSINE)),
             ]
         )
     header = [
         "attacked image",
-        "drawn",
-        "target",
-        "plain<br />encoder",
-        "smoothed<br />encoder",
-        "ℓ∞ size,<br />levels",
+        "drawn,<br />target",
+        "plain<br />sees",
+        "smoothed<br />sees",
         "ℓ₂ size",
         f"certified radius,<br />cosine ≥ {COSINE:g}",
     ]
     caption = (
-        f"Pixels in [0, 1] except where levels of 255 are stated. {attack_sizes(result)}; where "
-        "the smoothed encoder resists one, that is an observation, not a certificate."
+        f"Sizes with pixels in [0, 1]. {attack_sizes(result)}; where the "
+        "smoothed encoder resists one, that is an observation, not a certificate."
     )
-    return table(header, rows, caption, kind="words5")
+    return table(header, rows, caption, kind="words4")
 
 
 def the_certificate(result: DemoResult) -> str:
     """Show the bounds: curves for the first image, and tables."""
     first, grid = result.cases[0], result.manifest.grid
     text = (
-        f"With probability ≥ 1 − α = 1 − {result.alpha:g} over fresh noise, for <em>every</em> image on the "
+        f"With probability ≥ 1 − α = 1 − {show_alpha(result.alpha)} over fresh noise, for <em>every</em> image on the "
         f"{grid.height}×{grid.width} grid within ℓ₂ distance ε of the one that was certified: the cosine between its "
         "smoothed feature and the direction that was handed out is at least the curve. A curve ends where nothing "
         "is certified any more."
@@ -183,9 +203,9 @@ def the_certificate(result: DemoResult) -> str:
     variants = {variant.title: variant.certificate for variant in result.variants}
     lines = certificate_curves(variants or {"certificate": first.certificate}, cosine=COSINE)
     caption = (
-        f"{first.name}: n = {result.n} samples, α = {result.alpha:g} for each curve, σ = {result.manifest.sigma:g}. "
-        f"Dots: certified radius for cosine ≥ {COSINE:g}. Each choice of networks certifies the direction "
-        "that it served itself, all from the same serving noise."
+        f"{first.name}: n = {result.n} samples, α = {show_alpha(result.alpha)} for each curve, "
+        f"σ = {result.manifest.sigma:g}. Dots: certified radius for cosine ≥ {COSINE:g}. Each choice of networks "
+        "certifies the direction that it served itself, all from the same serving noise."
     )
     rows = [
         [
@@ -197,7 +217,8 @@ def the_certificate(result: DemoResult) -> str:
     tables = []
     if rows:
         header = ["networks", *_bound_header(result)]
-        tables.append(table(header, rows, f"{first.name}, as in the chart. Rounded down.", kind="series"))
+        shown = table(header, rows, f"{first.name}, as in the chart. Rounded down.")
+        tables.append(fold("The curves in numbers", shown))
     if len(result.cases) > 1:
         rows = [[escape(case.name), *_bounds(case.certificate, result)] for case in result.cases]
         networks = " → ".join(result.profile.stages)
@@ -206,10 +227,10 @@ def the_certificate(result: DemoResult) -> str:
         )
     methods = figure(
         method_curves(first.certificate, cosine=COSINE),
-        f"{first.name}, {' → '.join(result.profile.stages)}: the certificate above is “joint”. The paper prints "
+        f"{first.name}, {' → '.join(result.profile.stages)}: the certificate is “joint”. The paper prints "
         "the dashed numbers, which have no confidence bound.",
     )
-    parts = [figure(lines, caption), *tables, methods]
+    parts = [pair(figure(lines, caption), methods), *tables]
     return section("The certificate", f"<p>{text}</p>\n" + "\n".join(parts))
 
 
@@ -218,7 +239,7 @@ def _bound_header(result: DemoResult) -> list[str]:
     radii = zip(RADII, result.radii, strict=True)
     return [
         "mean score<br />≥ S<sub>L</sub>",
-        *(f"cosine ≥ at<br />ε = {radius:g} ({names[factor]})" for factor, radius in radii),
+        *(f"cosine ≥ at<br />ε = {show_epsilon(radius)} ({names[factor]})" for factor, radius in radii),
         f"radius for<br />cosine ≥ {COSINE:g}",
     ]
 
@@ -226,7 +247,7 @@ def _bound_header(result: DemoResult) -> list[str]:
 def _bounds(certificate: Certificate, result: DemoResult) -> list[str]:
     """Return S_L, the bounds at the stated radii, and the radius, rounded down."""
     return [
-        f"{int(certificate.score_lower_bound * 1e4) / 1e4:.4f}",
+        round_down(certificate.score_lower_bound, 4),
         *(show_bound(certificate.cosine(radius)) for radius in result.radii),
         show_radius(certificate.radius(COSINE)),
     ]
@@ -246,14 +267,19 @@ def scores(result: DemoResult) -> str:
         shown = {"Certification scores": first.certificate}
     text = (
         "What a certificate is computed from: the score of every noisy sample. From them follow S<sub>L</sub>, a "
-        "lower bound of the expected score, and for each threshold (ticks, chosen from other noise) a lower bound of "
+        "lower bound of the expected score, and for each threshold (chosen from other noise) a lower bound of "
         "the share of scores above it; everything above follows from these."
     )
     caption = (
-        f"{first.name}: n = {result.n} scores each, all bounds together with α = {result.alpha:g}, "
-        f"σ = {result.manifest.sigma:g}."
+        f"{first.name}: n = {result.n} scores each, all bounds together with α = {show_alpha(result.alpha)}, "
+        f"σ = {result.manifest.sigma:g}.{' Each has axes of its own.' if len(shown) > 1 else ''}"
     )
-    return section("Scores", f"<p>{text}</p>\n{figure(charts.score_histograms(shown), caption)}", short=True)
+    colours = (WARM, COOL) if len(shown) > 1 else (COOL,)
+    histograms = [
+        charts.score_histogram(certificate, title, colour=colour, name=f"scores-{i}")
+        for i, ((title, certificate), colour) in enumerate(zip(shown.items(), colours, strict=True))
+    ]
+    return section("Scores", f"<p>{text}</p>\n{figure(pair(*histograms), caption)}", short=True)
 
 
 def what_it_costs(result: DemoResult) -> str:
@@ -272,17 +298,16 @@ def what_it_costs(result: DemoResult) -> str:
         charts.stage_bars(steps),
         f"Mean of {LATENCY_RUNS} runs with n0 = {last.latency[-1]['n0']}; threads share the samples.",
     )
-    rows = [
-        [escape(title), *(f"{ms[s]:.3f}" if ms[s] else "—" for s in STEPS), f"{sum(ms.values()):.3f}"]
-        for title, ms in steps.items()
-    ]
-    steps_table = table(["networks", *STEPS, "sum"], rows, "Milliseconds per sample on one thread.")
+    rows = [[s, *(f"{ms[s]:.3f}" if ms[s] else "—" for ms in steps.values())] for s in STEPS]
+    rows.append(["sum", *(f"{sum(ms.values()):.3f}" for ms in steps.values())])
+    header = ["step", *map(escape, steps)]
+    steps_table = fold("The bars in numbers", table(header, rows, "Milliseconds per sample on one thread."))
     text = (
         "Smoothing costs one pass per noisy sample. Serving takes n0 of them for an image, a certificate "
         f"takes n = {result.n} more, once, and may be made later."
     )
     return section(
         "What it costs",
-        f'<p>{text}</p>\n<div class="pair">\n{latency}\n{stages}\n</div>\n{steps_table}',
+        f"<p>{text}</p>\n{pair(latency, stages)}\n{steps_table}",
         short=True,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fsfast.certificates.certificate import Certificate
+from fsfast.certificates.wording import show_alpha, show_bound, show_epsilon, show_radius
 from fsfast.report.data import COSINE, Attack, Case, DemoResult, Seen
-from fsfast.report.text import RANDOM_WEIGHTS, show_bound, show_radius, table
+from fsfast.report.text import RANDOM_WEIGHTS, only_these_classes, table
 from fsfast.runtime.pipeline import STEPS
 
 
@@ -15,7 +16,7 @@ def to_text(result: DemoResult) -> str:
     manifest = result.manifest
     parts = [
         f"{manifest.name}: {' → '.join(result.profile.stages)} on a {manifest.grid.height}×{manifest.grid.width} grid; "
-        f"σ = {manifest.sigma:g}, n0 = {result.served.n0}, n = {result.n}, α = {result.alpha:g}",
+        f"σ = {manifest.sigma:g}, n0 = {result.served.n0}, n = {result.n}, α = {show_alpha(result.alpha)}",
         _images(result),
         _attacks(result),
         _networks(result),
@@ -34,7 +35,9 @@ def _images(result: DemoResult) -> str:
     header = ["image"]
     header += ["drawn"] if labels else []
     header += ["plain", "smoothed"] if result.classes else []
-    bounds = [f"{'cos ≥ at ε=' if i == 0 else 'ε='}{radius:g}" for i, radius in enumerate(result.radii)]
+    bounds = [
+        f"{'cos ≥ at ε=' if i == 0 else 'ε='}{show_epsilon(radius)}" for i, radius in enumerate(result.radii)
+    ]
     rows = [
         [
             case.name,
@@ -49,7 +52,7 @@ def _images(result: DemoResult) -> str:
     if result.classes:
         text += f"\nplain: the encoder alone, without noise. smoothed: the mean of {result.served.n0} noisy passes."
     if result.classes and not labels and not result.manifest.random_weights:
-        text += f"\n{only_these_classes(result)}"
+        text += f"\n{only_these_classes(result.classes)}"
     return text
 
 
@@ -89,15 +92,6 @@ def _networks(result: DemoResult) -> str:
     name = result.cases[0].name
     text = table(rows, ["networks", "radius", *STEPS, "sum"])
     return f"{text}\nradius: for cos ≥ {COSINE:g} of {name}. The rest: ms per sample on one thread."
-
-
-def only_these_classes(result: DemoResult) -> str:
-    """Return a sentence about images that may show none of the engine's classes."""
-    names = ", ".join(result.classes or ())
-    return (
-        f"This engine knows only the classes {names}; of other pictures it names\n"
-        "the nearest, which means nothing. The certificates hold for every picture."
-    )
 
 
 def attack_sizes(result: DemoResult) -> str:

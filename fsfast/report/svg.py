@@ -12,13 +12,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import Any
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from fsfast.report.markup import escape
 
 # Blue, vermilion and green that are told apart with any colour vision, at least 4.5 : 1 against white.
 INK, MUTED, LINE, PAPER = "#1a1f26", "#59636e", "#dde2e8", "#fffffe"
@@ -32,12 +33,10 @@ _VARIABLES = {
     GREEN: "green",
 }
 
-# SVG has no subscripts: L is moved down, and what follows it up again.
-_SUBSCRIPT = 'S<tspan dy="2.4" font-size="75%">L</tspan><tspan dy="-2.4">&#8203;</tspan>'
-
-# Width of a chart that fills the page, and of one that shares a row with another, in units of the SVG.
-WHOLE, HALF = 690.0, 338.0
-FONT_SIZE = 9.5
+# Of a chart of the page, in units of the SVG, which are about CSS pixels on the narrowest telephone: there one fills
+# the width, elsewhere two share a row.
+WIDTH = 330.0
+FONT_SIZE = 12.0
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -72,6 +71,7 @@ _STYLE: dict[str, Any] = {
     "xtick.major.size": 3.0,
     "ytick.major.size": 0.0,
     "legend.frameon": False,
+    "legend.borderpad": 0.6,
     "legend.fontsize": FONT_SIZE - 0.5,
     "legend.handlelength": 2.4,
     "lines.linewidth": 1.8,
@@ -127,7 +127,6 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     body = body.replace(INK, "currentColor")
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable}, {colour})")
-    body = body.replace("S_L", _SUBSCRIPT)
     return (
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img" '
         f'aria-label="{escape(label)}" font-family="system-ui, sans-serif" stroke-linejoin="round">{body}</svg>'

@@ -1,4 +1,4 @@
-"""Tables, bounds and radii as text; what a terminal and a page say in the same words."""
+"""Tables as text, and what a terminal and a page say in the same words."""
 
 from __future__ import annotations
 
@@ -15,6 +15,19 @@ RANDOM_WEIGHTS = (
     "This engine's networks have random weights: its features mean nothing, and its bounds are small.\n"
     "It shows the machinery."
 )
+# Classes of an engine that are named in a sentence.
+_NAMED = 20
+
+
+def only_these_classes(names: Sequence[str]) -> str:
+    """Return what to say beside the class of an image that may show none of an engine's classes."""
+    shown = (
+        ", ".join(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])}, … ({len(names)} in all)"
+    )
+    return (
+        f"This engine knows only the classes {shown}; of other pictures it names\n"
+        "the nearest, which means nothing. The certificates hold for every picture."
+    )
 
 
 # Wider than any table that is not fitted to a terminal.
@@ -62,13 +75,3 @@ def _cell(text: str, *, cut: bool) -> str:
 
 def _number(cell: str) -> bool:
     return cell in ("none", "—", "") or cell.replace(".", "").replace("-", "").replace(",", "").isdigit()
-
-
-def show_radius(radius: float) -> str:
-    """Return a radius for a table, rounded down: three digits, or "none"."""
-    return f"{int(radius * 1000) / 1000:.3f}" if radius > 0 else "none"
-
-
-def show_bound(bound: float | None) -> str:
-    """Return a bound for a table, rounded down: three digits, or "none"."""
-    return "none" if bound is None else f"{int(bound * 1000) / 1000:.3f}"

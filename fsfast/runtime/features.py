@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fsfast.errors import FsfastError, brief
 from fsfast.file_kind import FEATURES, recognise_file
-from fsfast.files import write_whole
+from fsfast.files import replacing, write_whole
 from fsfast.kernels.types import FeatureSums
+from fsfast.notebook import facts
 from fsfast.runtime.seeds import SeedOrigin
+from fsfast.runtime.selecting import selected
 
 _ARRAYS = ("features", "unit", "raw_mean", "seeds")
+_TUPLES = ("seed_origins", "grid_sha256", "names", "sources")
 
 
 @dataclass(frozen=True, eq=False)
 class SmoothedFeatures:
-    """Smoothed features of B images.
+    """Smoothed features of B images: a sequence of batches of one.
+
+    `out[i]`, `out[2:5]`, `out[[0, 3]]` and `out[mask]` are batches again, iteration gives batches of one, and
+    `np.asarray(out)` is `features`.
 
     Attributes:
         features: [B, L, D] float32 ([B, D] when pooled): per token the mean raw norm times the certified
@@ -35,6 +45,9 @@ class SmoothedFeatures:
         engine, engine_digest, function_id: which engine, and which fixed function of it.
         random_weights: True when the engine's networks were never trained.
         raw_mean: same shape as features, float32: mean of the raw features, without a certificate; or None.
+        names: per image its path, or None for one that came without a name. Empty in files of earlier versions.
+        sources: per image where it came from, and how it came onto the grid: kind, size, mode, steps, sha256 of a
+            file; as in a certificate. Empty in files of earlier versions.
     """
 
     features: np.ndarray
@@ -49,27 +62,53 @@ class SmoothedFeatures:
     function_id: str
     random_weights: bool
     raw_mean: np.ndarray | None = None
+    names: tuple[str | None, ...] = ()
+    sources: tuple[dict[str, Any], ...] = ()
 
     def __repr__(self) -> str:
         shape = list(self.features.shape)
         return f"SmoothedFeatures({self.engine}: features {shape}, n0 = {self.n0}, σ = {self.sigma:g})"
 
+    def _repr_html_(self) -> str:
+        rows = {
+            "engine": self.engine + (" (random weights)" if self.random_weights else ""),
+            "features": " × ".join(map(str, self.features.shape)) + f" {self.features.dtype}",
+            "samples": f"n0 = {self.n0}, σ = {self.sigma:g}",
+            "seeds": ", ".join(sorted(set(self.seed_origins))),
+            "function": self.function_id,
+        }
+        return facts("SmoothedFeatures", rows)
+
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, index: int) -> SmoothedFeatures:
-        """Return the features of one image, as a batch of one."""
-        place = range(len(self))[index]
-        one = slice(place, place + 1)
-        return replace(
-            self,
-            features=self.features[one],
-            unit=self.unit[one],
-            seeds=self.seeds[one],
-            seed_origins=self.seed_origins[one],
-            grid_sha256=self.grid_sha256[one],
-            raw_mean=None if self.raw_mean is None else self.raw_mean[one],
-        )
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(value.nbytes for name in _ARRAYS if (value := getattr(self, name)) is not None)
+
+    def __iter__(self) -> Iterator[SmoothedFeatures]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | Sequence[bool] | np.ndarray
+    ) -> SmoothedFeatures:
+        """Return the features of some images, as a batch; errors as `fsfast.runtime.selecting.selected`."""
+        some = selected(index, len(self))
+        places = range(len(self))[some] if isinstance(some, slice) else some
+        parts: dict[str, Any] = {
+            name: None if (whole := getattr(self, name)) is None else whole[some] for name in _ARRAYS
+        }
+        for name in _TUPLES:
+            whole = getattr(self, name)
+            parts[name] = None if whole is None else tuple(whole[i] for i in places)
+        return replace(self, **parts)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """Return `features`; dtype and copy as NumPy 2 asks, which refuses to convert where copy=False."""
+        if copy is False and dtype is not None and np.dtype(dtype) != self.features.dtype:
+            raise ValueError(f"wanted {np.dtype(dtype)} without a copy, features are {self.features.dtype}")
+        return np.array(self.features, dtype) if copy else np.asarray(self.features, dtype)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors or .npz file, whole or not at all; `load_features` reads it back.
@@ -82,9 +121,10 @@ class SmoothedFeatures:
         metadata = {"format": "fsfast-features", "schema": "1", "record": json.dumps(record)}
         suffix = Path(path).suffix
         if suffix == ".safetensors":
-            from safetensors.numpy import save
+            from safetensors.numpy import save_file
 
-            write_whole(path, save(arrays, metadata))
+            with replacing(path) as temporary:
+                save_file(arrays, temporary, metadata)
         elif suffix == ".npz":
             import io
 
@@ -101,21 +141,56 @@ def load_features(path: str | os.PathLike[str]) -> SmoothedFeatures:
     Raises:
         FsfastError: the file is missing or holds something else.
     """
-    try:
+    with _translated(path):
         arrays, metadata = _read(Path(path))
-        if metadata.get("format") != "fsfast-features" or metadata.get("schema") != "1":
-            raise ValueError("it was not written by SmoothedFeatures.save of this version")
-        record = json.loads(metadata["record"])
-        for name in ("seed_origins", "grid_sha256"):
-            record[name] = tuple(record[name])
-        fields: dict[str, Any] = {**arrays, **record}
+        fields: dict[str, Any] = {**arrays, **_record(metadata)}
+        for name in _TUPLES:
+            fields[name] = tuple(fields.get(name, ()))
         return SmoothedFeatures(**fields)
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Return what a .safetensors file of features says about them, and the shapes of its arrays, without reading them.
+
+    Raises:
+        FsfastError: the file is missing or holds something else.
+    """
+    from safetensors import safe_open
+
+    with _translated(path), safe_open(path, "numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        return _record(file.metadata() or {}), shapes
+
+
+@contextmanager
+def _translated(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever readers of two file formats raise into an FsfastError."""
+    try:
+        yield
     except FileNotFoundError:
         raise FsfastError(f"wanted a file of smoothed features, {os.fspath(path)} does not exist") from None
     except Exception as error:  # two file formats, each with errors of its own
         kind = recognise_file(path)
         why = f": {brief(error)}" if kind is None or kind is FEATURES else f" but {kind.what}"
         raise FsfastError(f"{os.fspath(path)} is not a file of smoothed features{why}") from None
+
+
+def _record(metadata: dict[str, Any]) -> dict[str, Any]:
+    if metadata.get("format") != "fsfast-features" or metadata.get("schema") != "1":
+        raise ValueError("it was not written by SmoothedFeatures.save of this version")
+    record: dict[str, Any] = json.loads(metadata["record"])
+    return record
+
+
+def joined(parts: Sequence[SmoothedFeatures]) -> SmoothedFeatures:
+    """Return the features of several batches as one; they are of one function, n0 and kind."""
+    whole: dict[str, Any] = {}
+    for name in _ARRAYS:
+        arrays = [getattr(part, name) for part in parts]
+        whole[name] = None if arrays[0] is None else np.concatenate(arrays)
+    for name in _TUPLES:
+        whole[name] = tuple(chain.from_iterable(getattr(part, name) for part in parts))
+    return replace(parts[0], **whole)
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

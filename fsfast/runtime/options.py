@@ -21,7 +21,7 @@ class PrecisionError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """How an engine is to be opened; every field as the argument of `SmoothedEncoder` with its name."""
+    """How an engine is to be opened; every field as the argument of `SmoothedEncoder` with its name, device as text."""
 
     device: str = "auto"
     backend: str = "auto"

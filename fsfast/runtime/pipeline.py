@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fsfast.errors import FsfastError
 from fsfast.kernels.types import FeatureSums, NoiseTables, Rows
 from fsfast.runtime.sampling import Stream
 
@@ -55,6 +56,11 @@ class Scores:
         return self.values.ndim == 2
 
 
+def encoder_closed() -> FsfastError:
+    """Return the error of whoever uses an encoder after `close`."""
+    return FsfastError("the encoder is closed; open a new SmoothedEncoder")
+
+
 class Pipeline(Protocol):
     """The fixed function of an engine, evaluated on micro-batches of M rows; may be used from several threads at once.
 
@@ -62,8 +68,12 @@ class Pipeline(Protocol):
         micro_batch: M.
         noise: tables of the noise that is added.
         times_steps: whether `run` can say how long each of STEPS takes: not on a GPU, where they overlap.
+        device: "cpu", "cuda:0", …
+        closed: whether `close` was called.
     """
 
+    device: str
+    closed: bool
     micro_batch: int
     noise: NoiseTables
     times_steps: bool

@@ -693,9 +693,7 @@ def test_a_plan_that_needs_too_much_memory(fake, trt, gpu, demo_path, tmp_path, 
 
 @pytest.fixture(scope="module")
 def rtx() -> Library:
-    pytest.importorskip(
-        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install 'fsfast[tensorrt]'"
-    )
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: the extra [tensorrt]")
     return find_library("tensorrt_rtx")
 
 
@@ -849,7 +847,7 @@ def test_an_unknown_stage_is_named(capsys):
 def test_wrong_arguments_are_one_line(fake, capsys, arguments, says):
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("python -m export.tensorrt: ")
+    assert error.startswith("fsfast export tensorrt: ")
     assert error.count("\n") == 1
     assert re.search(says, error)
 

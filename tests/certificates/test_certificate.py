@@ -78,6 +78,44 @@ def test_bad_radii(certificate, epsilon):
         certificate.cosine(epsilon)
 
 
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda c: c.cosine([0.1, 0.2]), r"one number, got list \[0.1, 0.2\]; `curve` takes many"),
+        (lambda c: c.cosine(np.array([0.1])), "one number, got ndarray"),
+        (lambda c: c.cosine("0.1"), "one number, got str '0.1'"),
+        (lambda c: c.cosine(None), "one number, got NoneType"),
+        (lambda c: c.inner_product([0.1]), "`curve`"),
+        (lambda c: c.served_bound([0.1]), "`curve`"),
+        (lambda c: c.curve(0.1), r"\[R\], got float 0.1; `cosine` takes a single one"),
+        (lambda c: c.curve([[0.1]]), r"\[R\], got list"),
+        (lambda c: c.radius([0.5]), r"a cosine in \(0, 1\] as one number, got list"),
+    ],
+    ids=range(9),
+)
+def test_one_radius_or_many(certificate, ask, says):
+    with pytest.raises(TypeError, match=says):
+        ask(certificate)
+
+
+def test_nothing_certified_is_said_in_one_way(certificate):
+    """None where one bound is asked for, NaN in an array, 0 as a radius, null in a file."""
+    far = np.float32(2.0)
+    assert certificate.cosine(far) is None
+    assert certificate.inner_product(far) is None
+    assert certificate.served_bound(far) is None
+    np.testing.assert_array_equal(np.isnan(certificate.curve([0.0, far])), [False, True])
+    assert certificate.radius(1.0) == 0.0
+    assert certificate.to_record([2.0])["bounds"][0]["cosine"] is None
+    some = dataclasses.replace(certificate, scores=np.zeros(10), thresholds=())
+    assert some.cosine(0.0) is None
+    assert np.isnan(some.curve([0.0])).all()
+    assert some.radius(0.5) == some.predict(np.eye(certificate.direction.shape[-1])).radius == 0.0
+    for bounds in (some.curve([0.0]), certificate.curve([far])):
+        assert not (bounds > -1.0).any()
+        assert np.isnan(bounds.mean())
+
+
 def test_all_confidence_methods_and_anchors(demo, photograph):
     bounds = {}
     for method in ("hoeffding", "product", "mixture"):

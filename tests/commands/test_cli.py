@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
@@ -15,8 +14,9 @@ from PIL import Image
 
 import fsfast
 from fsfast.certificates.reading import parse_certificate
-from fsfast.cli import main
+from fsfast.cli import _parse, _parser, main
 from fsfast.files import check_target, write_whole
+from fsfast.installation import clone, pip_install_extras
 from fsfast.report.examples import load_examples
 from fsfast.runtime.progress import progress_bar
 
@@ -49,7 +49,7 @@ def test_help_of_every_command(fs):
     code, out, _ = fs("--help")
     assert code == 0
     assert "exit codes" in out
-    for command in ("demo", "info", "doctor", "encode", "certify", "verify", "bench"):
+    for command in ("demo", "info", "doctor", "encode", "certify", "verify", "bench", "export"):
         assert command in out
         code, text, _ = fs(command, "--help")
         assert code == 0
@@ -65,14 +65,29 @@ def test_info(fs, demo_path):
     assert record["manifest"]["name"] == "demo"
 
 
+def test_what_follows_export_is_the_exporters():
+    args = _parse(_parser(), ["-v", "export", "vit-b16-random", "--out", "x"])
+    assert (args.verbose, args.arguments) == (True, ["vit-b16-random", "--out", "x"])
+    assert _parse(_parser(), ["info", "export"]).engine == "export"
+
+
 def test_doctor(fs):
     code, out, _ = fs("doctor")
     assert code == 0
     assert "onnxruntime" in out
     assert "cuda" in out
     assert "backend auto" in out
+    assert f"the clone in {clone()}," in out
     findings = json.loads(fs("doctor", "--json")[1])
     assert findings["kernels"][0] is True
+    assert findings["export"] == [True, "fsfast export builds engines"]
+
+
+def test_doctor_says_what_exporting_needs(fs, monkeypatch):
+    monkeypatch.setattr("fsfast.commands.doctor.find_spec", lambda name: None if name == "torch" else name)
+    usable, remark = json.loads(fs("doctor", "--json")[1])["export"]
+    assert not usable
+    assert remark == f"not installed: torch; to build engines: {pip_install_extras('export')}"
 
 
 def test_encode_names_what_failed_and_does_the_rest(fs, photos, tmp_path):
@@ -103,6 +118,23 @@ def test_certify_prints_a_table_and_says_what_it_means(fs, photos):
     assert "a.png" in out
     assert "b.jpg" in out
     assert "With probability ≥ 0.999 per image" in out
+
+
+def test_what_is_printed_is_no_more_than_is_so(fs, photos, random_path, tmp_path):
+    """No probability is rounded up; a class of an engine that knows few, and random weights, are named as such."""
+    code, out, err = fs("certify", "demo", photos[0], "-n", 40, "--alpha", "1e-7")
+    assert code == 0
+    assert "With probability ≥ 0.9999999 per image" in out
+    caveat = (
+        "knows only the classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, star; of other pictures it names the nearest"
+    )
+    assert caveat in " ".join(out.split())
+    code, out, err = fs(
+        "encode", random_path, photos[0], "-o", tmp_path / "x.npz", "--n0", 1, "--micro-batch", 2
+    )
+    assert code == 0
+    assert "This engine's networks have random weights" in out
+    assert err.startswith("fsfast encode: micro_batch = 2 with 1 image × n0 = 1 leaves 1 of 2 rows idle")
 
 
 def test_certify_appends_and_resumes(fs, photos, tmp_path):
@@ -404,7 +436,7 @@ def test_without_the_compiled_extension(args, code):
     assert done.returncode == code, done.stderr
     if code:
         assert "the C++ extension of fsfast does not load" in done.stdout + done.stderr
-        assert "pip install -e ." in done.stdout + done.stderr
+        assert f"pip install -e {clone()}" in done.stdout + done.stderr
 
 
 def test_the_command_line_loads_no_kernels_before_they_are_needed():
@@ -580,12 +612,11 @@ def test_too_little_memory_is_one_line(fs, monkeypatch):
 
 
 def test_no_progress_bar_unless_stderr_is_a_terminal(fs, photos, monkeypatch, capsys):
-    import tqdm
+    import tqdm.auto
 
     # The bar waits for a second; without that a short run shows whether it would come.
-    monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=0))
-    real = tqdm.tqdm
-    monkeypatch.setattr(tqdm, "tqdm", lambda **options: real(**{**options, "delay": 0}))
+    real = tqdm.auto.tqdm
+    monkeypatch.setattr(tqdm.auto, "tqdm", lambda **o: real(**{**o, "delay": 0, "mininterval": 0}))
     with progress_bar(True, 5, "shown") as advance:
         advance(5)
     assert "shown" in capsys.readouterr().err
@@ -634,10 +665,10 @@ def test_a_plot_needs_something_new_and_matplotlib(fs, tmp_path, monkeypatch):
     code, _, err = fs("certify", "demo", image, "--n", 5, "-o", target, "--plot", plot)
     assert (code, "nothing is drawn" in err, plot.exists()) == (0, True, False)
     # Before any sample is drawn.
-    monkeypatch.setattr("fsfast.commands.certify.find_spec", lambda name: None)
+    monkeypatch.setattr("fsfast.commands.plotting.find_spec", lambda name: None)
     monkeypatch.setattr(fsfast.SmoothedEncoder, "certify", None)
     code, _, err = fs("certify", "demo", image, "--n", 5, "--plot", plot)
-    assert (code, "fsfast[plot]" in err) == (2, True)
+    assert (code, pip_install_extras("plot") in err) == (2, True)
 
 
 def test_verify_notes_another_file_with_the_same_pixels(fs, photos, tmp_path):

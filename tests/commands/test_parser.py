@@ -81,6 +81,8 @@ def test_an_image_that_is_called_like_a_number(tmp_path, monkeypatch, wrong):
 def test_images_on_both_sides_of_an_option():
     args = parse("encode", "demo", "a.png", "-o", "x.npz", "b.png", "c.png")
     assert args.images == ["a.png", "b.png", "c.png"]
+    # A list on stdin is no option.
+    assert parse("encode", "demo", "-o", "x.npz", "a.png", "--n0", "1", "-").images == ["a.png", "-"]
 
 
 @pytest.mark.parametrize("words", [("-v", "doctor"), ("doctor", "-v"), ("doctor", "--verbose")], ids=" ".join)

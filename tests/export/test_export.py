@@ -1,4 +1,4 @@
-"""python -m export: weights once, nothing of the building machine inside, parity measured, errors in one line."""
+"""fsfast export: weights once, nothing of the building machine inside, parity measured, errors in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m export.quantise: variants with measured tolerances, whose certificates verify; refusals in one line."""
+"""fsfast export quantise: variants with measured tolerances, whose certificates verify; refusals in one line."""
 
 from __future__ import annotations
 

@@ -21,26 +21,28 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "program"),
     [
-        "train demo",
-        "train psm",
-        "train",
-        "export demo --random-weights --out x",
-        "export.quantise demo",
-        "export.tensorrt demo",
-        "benchmarks",
-        "benchmarks.certified",
+        ("train demo", "python -m train"),
+        ("train psm", "python -m train"),
+        ("train", "python -m train"),
+        ("fsfast export demo --random-weights --out x", "fsfast export"),
+        ("fsfast export quantise demo", "fsfast export"),
+        ("export demo --random-weights --out x", "fsfast export"),
+        ("export.quantise demo", "fsfast export quantise"),
+        ("export.tensorrt demo", "fsfast export tensorrt"),
+        ("benchmarks", "python -m benchmarks"),
+        ("benchmarks.certified", "python -m benchmarks.certified"),
     ],
 )
-def test_a_missing_package_is_one_line(command):
+def test_a_missing_package_is_one_line(command, program):
     module, *arguments = command.split()
     call = [sys.executable, "-c", _WITHOUT, module, *arguments]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     # What was begun may have been told.
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"python -m {module}: ")
+    assert last.startswith(f"{program}: ")
     assert "pip install" in last
     assert "Traceback" not in done.stderr
 
@@ -50,6 +52,6 @@ def test_ctrl_c_is_one_line(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stopped:
-        run("python -m train", interrupted, needs="train")
+        run("python -m train", interrupted, "train")
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "python -m train: interrupted\n"

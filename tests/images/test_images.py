@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import struct
@@ -166,7 +167,9 @@ def test_lists_that_are_refused(pixels):
         to_grid([pixels, "/nonexistent.png"], GRID)
     with pytest.raises(TypeError, match=r"image 1 of 2 .*got NoneType"):
         to_grid([pixels, None], GRID)
-    with pytest.raises(ImageError, match=r"got shape \[2, 3, 8, 6\]; .*permute\(0, 2, 3, 1\)"):
+    with pytest.raises(
+        ImageError, match=r"got float32 of shape \[2, 3, 8, 6\]; .*permute\(0, 2, 3, 1\).*from_pixel"
+    ):
         as_list(torch.zeros(2, 3, H, W))
 
 
@@ -537,6 +540,7 @@ def test_pil_images_that_are_refused(pixels, tmp_path):
         ((5,), r"\[5\]; pass one image"),
         ((), r"\[\]; pass one image"),
         ((1, 1, H, W, 3), r"\[1, 1, 8, 6, 3\]; pass one image"),
+        ((1, H, W), r"uint8 of shape \[1, 8, 6\]; channels come last"),
         ((0, W, 3), r"with pixels, got shape \[0, 6, 3\]"),
     ],
 )
@@ -561,8 +565,15 @@ def test_wrong_dtypes(dtype, message):
 
 
 def test_half_precision_tensors_are_refused():
-    for dtype in (torch.float16, torch.bfloat16):
-        refused(torch.zeros((H, W, 3), dtype=dtype), "half precision cannot hold")
+    for dtype in ("float16", "bfloat16"):
+        tensor = torch.zeros((H, W, 3), dtype=getattr(torch, dtype))
+        refused(tensor, f"got {dtype}.*; half precision cannot hold")
+        with pytest.raises(ImageError, match=f"got {dtype} .*channels come last.*half precision cannot hold"):
+            to_grid(tensor.permute(2, 0, 1)[None], GRID)
+
+
+def test_arrays_of_paths_are_passed_as_a_list():
+    refused(np.array(["a.png", "b.png"]), r"<U5 of shape \[2\]; .*x\.tolist\(\)")
 
 
 def test_wrong_values(pixels):
@@ -593,9 +604,16 @@ def test_the_tolerance_is_a_thousandth_of_a_level(pixels, offset, accepted):
     [
         (None, "got NoneType"),
         (5, "got int"),
-        (b"\x89PNG", r"got bytes; open encoded bytes with PIL.Image.open\(io.BytesIO"),
-        ({"a": 1}, r"got dict; pass list\(images\)"),
+        ({"a": 1}, "got dict; pass the images in it as a list"),
+        ({"image": 1, "label": 2}, "got dict; pass its entry 'image'"),
+        ({"bytes": b"", "path": "a.png"}, "got dict; pass its entry 'bytes'"),
+        ({"bytes": None, "path": "a.png"}, "got dict; pass its entry 'path'"),
+        ({"pixel_values": 1}, "got dict; .*'pixel_values' through fsfast.from_pixel_values"),
+        ({"a.png", "b.png"}, "got set, which has no order; pass a list"),
         (iter([1]), r"got list_iterator; pass list\(images\)"),
+        ((i for i in "ab"), r"got generator; pass list\(images\)"),
+        (range(3), r"got range; pass list\(images\)"),
+        (io.StringIO("a"), r"got str from StringIO; open\(path, 'rb'\)"),
         (torch.zeros(4, 4, 3).to_sparse(), "dense array or tensor"),
     ],
 )

@@ -12,13 +12,14 @@ from PIL import Image
 
 import fsfast
 from fsfast.certificates.reading import parse_certificate
+from fsfast.certificates.wording import show_bound
 from fsfast.cli import main
 from fsfast.engine.engine import load_engine
 from fsfast.images.grid import to_grid_image
+from fsfast.installation import pip_install_extras
 from fsfast.kernels import noisy_batch, reference
 from fsfast.models.folded import load_folded
 from fsfast.report.examples import load_examples
-from fsfast.report.text import show_bound
 from fsfast.runtime.sampling import Stream, micro_batches
 
 SEED = 0x123456789ABCDEF0
@@ -124,10 +125,10 @@ def test_without_matplotlib(demo, few_examples, tmp_path, monkeypatch, missing):
     code, out, err = demo("--n", 20)
     assert (code, err) == (0, "")
     assert "no page: " in out
-    assert "pip install 'fsfast[plot]'" in out
+    assert pip_install_extras("plot") in out
     assert not (tmp_path / "demo-output" / "demo.html").exists()
     assert len(certificates_in(tmp_path / "demo-output")) == 2
-    assert "fsfast[plot]" in json.loads(demo("--n", 5, "--json")[1])["no_page"]
+    assert pip_install_extras("plot") in json.loads(demo("--n", 5, "--json")[1])["no_page"]
 
 
 def test_images_of_ones_own(demo, photos, tmp_path):

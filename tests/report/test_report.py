@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,44 +18,18 @@ import pytest
 from PIL import Image
 
 import fsfast
+from fsfast.certificates.wording import show_bound, show_radius
 from fsfast.images.grid import to_grid_image
 from fsfast.report import charts, curves, plot, svg
-from fsfast.report.data import RADII, DemoResult, Subject
+from fsfast.report.data import RADII, Subject
 from fsfast.report.examples import load_examples
 from fsfast.report.gather import gather
 from fsfast.report.page import render_page
 from fsfast.report.summary import attack_sizes, to_json, to_text
-from fsfast.report.text import show_bound, show_radius
 from fsfast.runtime.pipeline import STEPS
+from tests.report.subjects import subjects_of
 
 EVIL = "<script>alert(\"x\")</script>&amp;'$title'.png"
-
-
-def subjects_of(encoder, count=2):
-    grid = encoder.manifest.grid
-    return [
-        Subject(
-            e.name,
-            to_grid_image(e.image, grid, name=e.image.name),
-            e.label,
-            to_grid_image(e.attacked, grid),
-            e.target,
-        )
-        for e in load_examples()[:count]
-    ]
-
-
-@pytest.fixture(scope="module")
-def result() -> DemoResult:
-    with pytest.MonkeyPatch.context() as patch, fsfast.SmoothedEncoder("demo") as encoder:
-        patch.setattr("fsfast.report.gather.LATENCY_N0", (1, 2))
-        patch.setattr("fsfast.report.gather.LATENCY_RUNS", 1)
-        return gather(encoder, subjects_of(encoder), n=80)
-
-
-@pytest.fixture(scope="module")
-def page(result):
-    return render_page(result)
 
 
 class Reader(HTMLParser):
@@ -119,14 +94,60 @@ def test_ids_are_unique_and_references_lead_to_them(page):
 
 def test_every_section_is_there(page):
     assert re.findall(r"<h2>(.*?)</h2>", page) == [
-        "What the networks see",
         "Under attack",
+        "What the networks see",
         "The certificate",
         "Scores",
         "What it costs",
         "What this says and what it does not",
+        "This run",
     ]
-    assert page.count('<svg class="chart"') == 7
+    assert page.count('<svg class="chart"') == 10
+
+
+def test_headings_are_in_order(page):
+    levels = [int(level) for level in re.findall(r"<h(\d)", page)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in pairwise(levels))
+
+
+def test_charts_fit_a_telephone(page):
+    """Each scales to any width, and is drawn so that its smallest text has 11 pixels where 328 are left for it."""
+    assert not re.search(r"overflow-x|min-width: (?!0)\d{2,}", page.partition("</style>")[0])
+    for chart in re.findall(r'<svg class="chart".*?</svg>', page, re.DOTALL):
+        width = float(re.search(r'viewBox="0 0 ([\d.]+)', chart)[1])
+        sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", chart)]
+        assert sizes
+        assert min(sizes) * 328 / width >= 11
+
+
+def test_tables_that_repeat_a_chart_are_folded_away(page):
+    folded = re.findall(r"<details><summary>(.*?)</summary>\n<table>.*?</table>\n</details>", page, re.DOTALL)
+    assert folded == ["The curves in numbers", "The bars in numbers"]
+    # The attacks and the bounds of all images stand in no chart.
+    assert page.count("<table") == 4
+
+
+def test_colours_can_be_read_on_light_and_on_dark_paper(page):
+    """At least 4.5 : 1, as WCAG 2 wants of text."""
+
+    def luminance(colour):
+        levels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4) @ (
+            0.2126,
+            0.7152,
+            0.0722,
+        )
+
+    palettes = re.findall(r":root \{(.*?)\}", page.partition("</style>")[0], re.DOTALL)
+    schemes = [dict(re.findall(r"--(\w+): (#\w{6})", palette)) for palette in palettes]
+    assert [len(scheme) for scheme in schemes[:2]] == [8, 8]
+    for scheme in schemes[:2]:
+        for name in ("ink", "muted", "cool", "warm", "green"):
+            for ground in ("paper", "card"):
+                dark, light = sorted((luminance(scheme[name]), luminance(scheme[ground])))
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
 
 
 def test_pictures_are_those_of_the_images(page, result):
@@ -176,10 +197,11 @@ def test_bounds_on_the_page_and_in_the_terminal_are_those_of_the_certificates(pa
 
 def test_costs_on_the_page_are_those_measured(page, result):
     rows = Reader(page).rows
-    for variant in result.variants:
-        ms = variant.steps_ms
-        cells = [f"{ms[step]:.3f}" if ms[step] else "—" for step in STEPS]
-        assert [variant.title, *cells, f"{sum(ms.values()):.3f}"] in rows
+    costs = [variant.steps_ms for variant in result.variants]
+    assert ["step", *(variant.title for variant in result.variants)] in rows
+    for step in STEPS:
+        assert [step, *(f"{ms[step]:.3f}" if ms[step] else "—" for ms in costs)] in rows
+    assert ["sum", *(f"{sum(ms.values()):.3f}" for ms in costs)] in rows
     assert [m["n0"] for m in result.variants[0].latency] == [1, 2]
 
 
@@ -191,16 +213,32 @@ def test_what_the_attack_does(page, result):
         assert case.attack.l2 == pytest.approx(np.linalg.norm(change))
         row = [
             case.name,
-            example.label,
-            example.target,
+            f"{example.label}, {example.target}",
             case.attack.seen.plain_class,
             case.attack.seen.smoothed_class,
-            "16",
             f"{case.attack.l2:.2f}",
             show_radius(case.certificate.radius(0.5)),
         ]
         assert row in Reader(page).rows
     assert "observation, not a certificate" in page
+
+
+def test_how_many_attacks_succeed(result, page):
+    outcome = (
+        "the plain encoder sees the attack's target in <b>{}</b>, "
+        "and the smoothed encoder still sees what is drawn in <b>{}</b>"
+    )
+    assert outcome.format(2, 2) in page
+    first, second = result.cases
+    # The plain encoder resists one attack, the smoothed one none.
+    seen = first.attack.seen
+    swapped = replace(seen, plain=seen.smoothed, smoothed=seen.plain)
+    beaten = replace(second.attack.seen, smoothed=second.attack.seen.plain)
+    cases = [
+        replace(case, attack=replace(case.attack, seen=seen))
+        for case, seen in ((first, swapped), (second, beaten))
+    ]
+    assert outcome.format(1, 0) in render_page(replace(result, cases=tuple(cases)))
 
 
 def test_how_attacks_compare_with_radii(result):
@@ -255,7 +293,7 @@ def test_the_same_result_gives_the_same_page(result, page):
 _DRAW = """
 import numpy as np
 from fsfast.report.charts import class_bars
-print(class_bars({"a": np.array([0.1, 0.5]), "b": np.array([0.3, -0.2])}, "xy", label="x", target="y"))
+print(*class_bars({"a": np.array([0.1, 0.5]), "b": np.array([0.3, -0.2])}, "xy", label="x", target="y"))
 """
 
 
@@ -307,13 +345,14 @@ def test_certificate_curves(figures, result):
 
 def test_method_curves(figures, result):
     certificate = result.cases[0].certificate
-    axes = curves.method_curves(certificate).axes[0]
+    figure = curves.method_curves(certificate)
+    (axes,) = figure.axes
     lines = {line.get_label().split(":")[0]: line for line in axes.lines[1:]}
     for method in ("joint", "cap", "sharp", "fcsb"):
         radii, bounds = lines[method].get_xdata(), lines[method].get_ydata()
         np.testing.assert_allclose([certificate.cosine(r, method) for r in radii], bounds, atol=1e-3)
     # What is not a certificate says so beside its line.
-    assert "not a certificate" in axes.get_legend().get_texts()[-1].get_text()
+    assert "not a certificate" in figure.legends[0].get_texts()[-1].get_text()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -333,38 +372,65 @@ def test_charts_of_a_certificate_that_certifies_nothing(result):
     nothing = replace(result.cases[0].certificate, scores=np.full(80, 0.5))
     assert nothing.cosine(0.0) is None
     assert "nothing" in curves.certificate_curves({"nothing": nothing})
-    assert "nothing" in charts.score_histograms({"nothing": nothing})
+    assert "nothing" in charts.score_histogram(nothing, "nothing")
 
 
-def test_score_histograms(figures, result):
-    certificates = {variant.title: variant.certificate for variant in result.variants}
-    figure = charts.score_histograms(certificates)
-    for axes, certificate in zip(figure.axes, certificates.values(), strict=True):
+@pytest.fixture(scope="module")
+def many(result):
+    """Certificates of 2000 scores, with and without networks around the encoder: the bound is near to them."""
+    return [
+        replace(variant.certificate, scores=np.tile(variant.certificate.scores, 25))
+        for variant in result.variants
+    ]
+
+
+def test_score_histograms(figures, many):
+    for certificate in many:
+        figure = charts.score_histogram(certificate, "scores")
+        (axes,) = figure.axes
         assert sum(bar.get_height() for bar in axes.patches) == certificate.n
-        places = [[line[0][0] for line in lines.get_segments()] for lines in axes.collections]
-        (bound,), ticks, (mean,) = places
-        assert set(ticks) <= set(certificate.thresholds)
+        bound, mean = (lines.get_segments()[0][0][0] for lines in axes.collections)
         assert (bound, mean) == (certificate.score_lower_bound, certificate.mean_score)
-        assert f"S_L = {int(bound * 1e4) / 1e4:.4f}" in axes.texts[0].get_text()
+        (ticks,) = axes.lines
+        assert set(ticks.get_xdata()) <= set(certificate.thresholds)
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert labels[0] == f"mean is at least {int(bound * 1e4) / 1e4:.4f}"
+
+
+def test_every_histogram_fills_its_axis(figures, result, many):
+    """The purified scores lie so close together that beside others, or a far bound, they would be a sliver."""
+    for certificate in (*many, *(variant.certificate for variant in result.variants)):
+        (axes,) = charts.score_histogram(certificate, "scores").axes
+        low, high = axes.get_xlim()
+        assert np.ptp(certificate.scores) >= 0.3 * (high - low)
+
+
+def test_a_bound_far_from_the_scores_is_named_beside_the_axis(figures, result):
+    certificate = result.cases[0].certificate
+    figure = charts.score_histogram(certificate, "scores")
+    low, _ = figure.axes[0].get_xlim()
+    assert certificate.score_lower_bound < low
+    bound = int(certificate.score_lower_bound * 1e4) / 1e4
+    assert figure.legends[0].get_texts()[0].get_text() == f"mean is at least {bound:.4f}, left of here"
 
 
 def test_class_bars(figures, result):
     seen = result.cases[0].attack.seen
     panels = {"plain": seen.plain, "smoothed": seen.smoothed}
-    figure = charts.class_bars(panels, seen.names, label="1", target="star")
-    for axes, scores in zip(figure.axes, panels.values(), strict=True):
-        assert [bar.get_height() for bar in axes.patches] == scores.tolist()
-        assert [tick.get_text() for tick in axes.get_xticklabels()] == list(seen.names)
-        highlighted = [tick.get_text() for tick in axes.get_xticklabels() if tick.get_color() != svg.MUTED]
+    drawn = [figure.axes[0] for figure in charts.class_bars(panels, seen.names, label="1", target="star")]
+    for axes, scores in zip(drawn, panels.values(), strict=True):
+        assert [bar.get_width() for bar in axes.patches] == scores.tolist()
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == list(seen.names)
+        highlighted = [tick.get_text() for tick in axes.get_yticklabels() if tick.get_color() != svg.MUTED]
         assert highlighted == ["1", "star"]
+    assert drawn[0].get_xlim() == drawn[1].get_xlim()
 
 
 def test_class_bars_of_many_classes_keep_those_that_matter(figures):
     names = [f"class {k}" for k in range(100)]
     scores = np.linspace(0, 1, 100)
-    axes = charts.class_bars({"plain": scores}, names, label="class 3", target="class 50").axes[0]
-    heights = [bar.get_height() for bar in axes.patches]
-    assert heights == [scores[3], scores[50], *scores[-12:]]
+    (figure,) = charts.class_bars({"plain": scores}, names, label="class 3", target="class 50")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [scores[3], scores[50], *scores[-12:]]
 
 
 def test_cost_charts(figures, result):

@@ -9,6 +9,7 @@ from importlib.metadata import version as installed
 import torch
 
 from fsfast.errors import BackendUnavailable
+from fsfast.installation import pip
 
 
 def problems() -> list[str]:
@@ -20,7 +21,7 @@ def problems() -> list[str]:
     try:
         installed("triton")
     except PackageNotFoundError:
-        return ["Triton is not installed; pip install triton"]
+        return [f"Triton is not installed; {pip('install', 'triton')}"]
     return []
 
 

@@ -19,6 +19,7 @@ from fsfast.engine.onnx_arrays import stored_arrays
 from fsfast.engine.onnx_unsigned import may_saturate, with_unsigned_weights
 from fsfast.engine.profile import Work
 from fsfast.errors import BackendUnavailable, EngineError, brief
+from fsfast.installation import pip_install_extras
 from fsfast.machine import sums_8_bit_products_exactly
 
 try:
@@ -26,8 +27,8 @@ try:
         import onnxruntime
 except ImportError as error:
     raise BackendUnavailable(
-        f"the back end onnxruntime needs the package onnxruntime ({error}); pip install 'fsfast[cpu]'"
-    ) from None
+        f"the back end onnxruntime needs the package onnxruntime ({error}); {pip_install_extras('cpu')}"
+    ) from error
 
 
 def version() -> str:

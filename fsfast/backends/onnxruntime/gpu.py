@@ -17,6 +17,7 @@ from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import Manifest, StageVariant
 from fsfast.engine.profile import Work
 from fsfast.errors import BackendUnavailable, EngineError, brief
+from fsfast.installation import pip
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -80,14 +81,17 @@ class OnnxRuntime:
         try:
             from fsfast.backends.onnxruntime import cpu as on_cpu
         except BackendUnavailable as error:
-            return [str(error).replace("fsfast[cpu]", "onnxruntime-gpu")]
+            return [
+                f"the back end onnxruntime needs the package onnxruntime-gpu ({error.__cause__}); "
+                f"{pip('install', 'onnxruntime-gpu')}"
+            ]
         if found := on_cpu.BACKEND.problems():
             return found
         available = on_cpu.onnxruntime.get_available_providers()
         if CUDA not in available:
             return [
                 f"onnxruntime {on_cpu.version()} has no {CUDA} ({', '.join(available)}); "
-                "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+                f"{pip('uninstall', 'onnxruntime')}, then {pip('install', 'onnxruntime-gpu')}"
             ]
         return []
 

@@ -18,6 +18,7 @@ from fsfast.backends.tensorrt.building import Tensors
 from fsfast.backends.tensorrt.library import Library
 from fsfast.backends.tensorrt.plans import Plan
 from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.installation import pip
 
 _TYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
 
@@ -120,7 +121,7 @@ class PlanStage:
             reasons = ", ".join(name for name, value in members if bits & int(value)) or "no reason given"
             raise BackendUnavailable(
                 f"{self._library} cannot run plans on this GPU ({reasons}); TensorRT itself serves data-centre GPUs: "
-                "pip install 'tensorrt>=11'"
+                f"{pip('install', 'tensorrt>=11')}"
             )
 
     def _new_context(self) -> Any:

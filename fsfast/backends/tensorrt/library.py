@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, TextIO
 
 from fsfast.errors import BackendUnavailable
+from fsfast.installation import pip, pip_install_extras
 
-# name → module, oldest version that knows strongly typed networks only, package to install.
+# name → module, oldest version that knows strongly typed networks only, the command that installs it.
 LIBRARIES = {
-    "tensorrt": ("tensorrt", 11, "tensorrt>=11"),
-    "tensorrt_rtx": ("tensorrt_rtx_bindings", 1, "fsfast[tensorrt]"),
+    "tensorrt": ("tensorrt", 11, partial(pip, "install", "tensorrt>=11")),
+    "tensorrt_rtx": ("tensorrt_rtx_bindings", 1, partial(pip_install_extras, "tensorrt")),
 }
 AHEAD_OF_TIME = "ahead-of-time"
 
@@ -72,17 +74,15 @@ def find_library(name: str | None = None) -> Library:
 
 
 def _load(name: str) -> Library:
-    module_name, oldest, package = LIBRARIES[name]
+    module_name, oldest, install = LIBRARIES[name]
     try:
         module = import_module(module_name)
     # A binding without its shared libraries raises ImportError as well, or OSError.
     except (ImportError, OSError) as error:
-        raise BackendUnavailable(
-            f"{name} cannot be loaded ({error}); it comes with: pip install '{package}'"
-        ) from None
+        raise BackendUnavailable(f"{name} cannot be loaded ({error}); it comes with: {install()}") from None
     version = str(module.__version__)
     if int(version.split(".")[0]) < oldest:
-        raise BackendUnavailable(f"wanted {name} {oldest} or later, got {version}; pip install '{package}'")
+        raise BackendUnavailable(f"wanted {name} {oldest} or later, got {version}; {install()}")
     return Library(name, version, module)
 
 

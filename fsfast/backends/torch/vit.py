@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,5 +51,5 @@ def for_device(tower: ViTFeatures) -> ViTFeatures:
             if isinstance(child, QuickGELU):
                 setattr(module, name, OnePassQuickGELU())
     if isinstance(placed.conv1, nn.Conv2d):
-        placed.conv1 = PatchProduct(cast(nn.Conv2d, placed.conv1))
+        placed.conv1 = PatchProduct(placed.conv1)
     return placed

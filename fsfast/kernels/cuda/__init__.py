@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 from fsfast.errors import BackendUnavailable
+from fsfast.installation import pip
 
 try:
     import torch  # noqa: F401
     import triton  # noqa: F401
 except ImportError as error:
     raise BackendUnavailable(
-        f"the GPU kernels of fsfast need torch and Triton ({error}); on Linux run pip install torch triton"
+        f"the GPU kernels of fsfast need torch and Triton ({error}); on Linux run {pip('install', 'torch', 'triton')}"
     ) from error
 
 from fsfast.kernels.cuda.cosine_mean import cosine_mean

@@ -16,10 +16,9 @@ import numpy as np
 from fsfast.backends.base import Graph
 from fsfast.engine.chain import Chain
 from fsfast.engine.engine import Engine
-from fsfast.errors import FsfastError
 from fsfast.kernels import cosine_mean, noise_tables, noisy_batch
 from fsfast.kernels.types import FeatureSums, Rows
-from fsfast.runtime.pipeline import STEPS, Advance, Sample, Scores
+from fsfast.runtime.pipeline import STEPS, Advance, Sample, Scores, encoder_closed
 from fsfast.runtime.sampling import Stream, micro_batches
 
 
@@ -50,6 +49,7 @@ class CpuPipeline:
     """
 
     times_steps = True
+    device = "cpu"
 
     def __init__(self, engine: Engine, graphs: dict[str, Graph], micro_batch: int, threads: int):
         manifest = engine.manifest
@@ -59,7 +59,7 @@ class CpuPipeline:
         self._graphs = graphs
         self._chain = Chain.of_engine(engine, purifier="purifier" in graphs)
         self.noise = self._chain.noise
-        self._closed = False
+        self.closed = False
         self._start()
 
     def _start(self) -> None:
@@ -74,12 +74,12 @@ class CpuPipeline:
 
     def close(self) -> None:
         """End the team of threads; whoever computes still is told so."""
-        self._closed = True
+        self.closed = True
         self._team.shutdown(wait=True, cancel_futures=True)
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise FsfastError("the encoder is closed; open a new SmoothedEncoder")
+        if self.closed:
+            raise encoder_closed()
         if self._process != os.getpid():
             # Threads do not survive a fork; their buffers may be in any state.
             with _restarting.lock:

@@ -19,13 +19,13 @@ from fsfast.backends.device.memory import MemoryPlan, planned
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import Manifest
 from fsfast.engine.schedule import grid_scaling
-from fsfast.errors import BackendUnavailable, FsfastError
+from fsfast.errors import BackendUnavailable
 from fsfast.kernels import noise_tables
 from fsfast.kernels.library import cosine_mean, noisy_batch
 from fsfast.kernels.tensors import NoiseTensors, RowTensors, SumTensors
 from fsfast.kernels.types import FeatureSums, Layout, Rows
 from fsfast.runtime.gpu.networks import Networks
-from fsfast.runtime.pipeline import Advance, Sample, Scores
+from fsfast.runtime.pipeline import Advance, Sample, Scores, encoder_closed
 from fsfast.runtime.sampling import Stream, micro_batches
 
 # Micro-batches whose rows are sent to the device, and whose scores are read back, together.
@@ -64,13 +64,14 @@ class GpuPipeline:
         self.manifest = manifest
         self.micro_batch = micro_batch
         self.lane = lane
+        self.device = str(lane.device)
         self.plan = plan
         self._networks = networks
         self._layout: Layout = networks.stages.layout
         scaling = grid_scaling(networks.denoise, np.array(manifest.mean), np.array(manifest.std))
         self.noise = noise_tables(engine.thresholds, *scaling, "float32")
         self._lock = threading.Lock()
-        self._closed = False
+        self.closed = False
         self._process = os.getpid()
         with lane.current(), fixed_arithmetic(), self._memory():
             self._noise = NoiseTensors.from_arrays(self.noise, lane.device)
@@ -114,17 +115,17 @@ class GpuPipeline:
     def close(self) -> None:
         """Give the device's memory back; the pipeline cannot be used afterwards."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
             if self._process == os.getpid():
                 self.lane.wait()
             del self._features, self._networks, self._x_t, self._noise
 
     def check_open(self) -> None:
         """Raise FsfastError after `close`, BackendUnavailable in the child of a fork."""
-        if self._closed:
-            raise FsfastError("the encoder is closed; open a new SmoothedEncoder")
+        if self.closed:
+            raise encoder_closed()
         if self._process != os.getpid():
             raise BackendUnavailable("CUDA does not survive a fork; open the encoder after forking")
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fsfast.errors import ImageError
-from fsfast.images.grid import GridImage, to_grid
+from fsfast.images.grid import GridImage, to_grid_image
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.gpu.function import GpuFunction
 from fsfast.runtime.gpu.pipeline import IMAGES
 from fsfast.runtime.sampling import check_samples
 from fsfast.runtime.seeds import SeedOrigin, Seeds
+from fsfast.runtime.selecting import selected
 
 
 @dataclass(frozen=True, eq=False)
 class SmoothedTensors:
-    """Smoothed features of B images on the device.
+    """Smoothed features of B images on the device: a sequence of batches of one, indexed as `SmoothedFeatures`.
 
     Attributes:
         features: [B, L, D] float32 ([B, D] when pooled), as in `SmoothedFeatures`.
@@ -48,10 +49,39 @@ class SmoothedTensors:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __iter__(self) -> Iterator[SmoothedTensors]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
+    ) -> SmoothedTensors:
+        """Return the features of some images, as a batch; errors as `fsfast.runtime.selecting.selected`.
+
+        Positions and slices do not wait for the device; a tensor as index is copied to the host.
+        """
+        some = selected(index.cpu().numpy() if isinstance(index, Tensor) else index, len(self))
+        places = range(len(self))[some] if isinstance(some, slice) else some.tolist()
+        rows = some if isinstance(some, slice) else torch.as_tensor(some, device=self.features.device)
+        return replace(
+            self,
+            features=self.features[rows],
+            unit=self.unit[rows],
+            images=self.images[rows],
+            seeds=tuple(self.seeds[i] for i in places),
+            seed_origins=tuple(self.seed_origins[i] for i in places),
+            raw_mean=None if self.raw_mean is None else self.raw_mean[rows],
+        )
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError(
+            f"features on {self.features.device} are not copied to the host unasked: .numpy() copies them all, "
+            ".features is the tensor"
+        )
+
     def numpy(self) -> SmoothedFeatures:
         """Copy to the host: what `SmoothedEncoder.encode` returns, and `certify(served=)` takes."""
         manifest = self.function.manifest
-        items, _ = to_grid(self.images.cpu().numpy(), manifest.grid)
+        items = [to_grid_image(image, manifest.grid) for image in self.images.cpu().numpy()]
         return SmoothedFeatures(
             features=self.features.cpu().numpy(),
             unit=self.unit.cpu().numpy(),
@@ -65,6 +95,8 @@ class SmoothedTensors:
             function_id=self.function.function_id,
             random_weights=manifest.random_weights,
             raw_mean=None if self.raw_mean is None else self.raw_mean.cpu().numpy(),
+            names=tuple(item.name for item in items),
+            sources=tuple(item.source for item in items),
         )
 
 

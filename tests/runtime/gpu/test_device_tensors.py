@@ -32,6 +32,24 @@ def test_features_are_those_of_encode(opened, place, grid_images):
     assert first.anchor == again.anchor
 
 
+@pytest.mark.parametrize(
+    "index", [1, -1, slice(0, 2), slice(None, None, -1), slice(3, 9), [2, 0], [True, False, True]], ids=str
+)
+def test_some_images_are_those_of_the_features(opened, place, grid_images, index):
+    out = opened().encode_tensors(torch.from_numpy(grid_images).to(place), 1, seeds=[1, 2, 3], raw_mean=True)
+    for wanted, found in (
+        (out.numpy()[index], out[index].numpy()),
+        (out.numpy()[2], next(reversed(out)).numpy()),
+    ):
+        for name in ("features", "unit", "raw_mean", "seeds"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+        assert found.grid_sha256 == wanted.grid_sha256
+    assert out[torch.tensor([2, 0])].seeds == (3, 1)
+    assert [one.seeds for one in out] == [(1,), (2,), (3,)]
+    with pytest.raises(TypeError, match=r"\.numpy\(\) copies them"):
+        np.asarray(out)
+
+
 def test_writing_to_the_images_afterwards_changes_nothing(opened, place, grid_images):
     encoder = opened()
     images = torch.from_numpy(grid_images.copy()).to(place)
