@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fsfast.backends.tensorrt import plan_folder, prepare_plan
+from fsfast.backends.tensorrt import TIME_LIMIT, plan_folder, prepare_plan
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
 from fsfast.commands.parser import Parser, Several, one_of
 from fsfast.engine.engine import Engine, load_engine
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = []
         for stage in _stages(engine, args.stages):
             print(f"{stage}: a plan for 1 to {micro_batch} rows, {library}", file=sys.stderr)
-            rows.append(_row(engine, stage, precision, micro_batch, library, folder, args.force))
+            rows.append(_row(engine, stage, precision, micro_batch, library, folder, args))
     except (FsfastError, ValueError, OSError) as error:
         print(f"fsfast export tensorrt: {error}", file=sys.stderr)
         return 2
@@ -105,6 +106,13 @@ def _parser() -> Parser:
         help="folder of plans (default: fsfast's cache, where it serves from)",
     )
     parser.add_argument("--force", action="store_true", help="build again where a good plan lies")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=TIME_LIMIT / 60,
+        metavar="MINUTES",
+        help=f"that a plan may take (default {TIME_LIMIT / 60:g})",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
@@ -124,13 +132,22 @@ def _row(
     micro_batch: int,
     library: Library,
     folder: Path,
-    force: bool,
+    args: argparse.Namespace,
 ) -> Row:
     # Imported only now, so that --help and wrong arguments answer at once.
     import onnx
 
     graph = onnx.load_model_from_string(engine.graph(stage, precision)).graph
-    plan = prepare_plan(engine, stage, precision, micro_batch, library, folder=folder, rebuild=force)
+    plan = prepare_plan(
+        engine,
+        stage,
+        precision,
+        micro_batch,
+        library,
+        folder=folder,
+        rebuild=args.force,
+        time_limit=60 * args.time_limit,
+    )
     return Row(
         stage,
         len(graph.node),

@@ -130,6 +130,20 @@ class FakeContext:
         return True
 
 
+class FakeConfig(SimpleNamespace):
+    """Its timings grow by one with every build."""
+
+    def create_timing_cache(self, known):
+        return SimpleNamespace(serialize=lambda: known + b"|")
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        assert not ignore_mismatch
+        self.cache = cache
+
+    def get_timing_cache(self):
+        return self.cache
+
+
 class FakeTrt(ModuleType):
     """The module; tests change its attributes."""
 
@@ -151,7 +165,8 @@ class FakeTrt(ModuleType):
 
         return SimpleNamespace(
             create_network=lambda flags: SimpleNamespace(),
-            create_builder_config=lambda: SimpleNamespace(
+            create_builder_config=lambda: FakeConfig(
+                trt=self,
                 clear_flag=lambda flag: self.calls.append(("clear", flag)),
                 set_flag=lambda flag: self.calls.append(("set", flag)),
                 add_optimization_profile=lambda profile: 0,
@@ -201,7 +216,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(tensorrt, "build_apart", built_here)
 
 
-def built_here(engine, key, found):
+def built_here(engine, key, found, time_limit):
     def build(path: Path):
         weights = engine.read(engine.manifest.weights[key.precision])
         graph = engine.graph(key.stage, key.precision)
@@ -226,16 +241,18 @@ def null(log):
 # Building.
 
 
-def build_mapper(fake: Library, path: Path, **changes) -> bytes:
+def mapper_arguments(path: Path) -> dict:
     engine = load_engine(path)
-    arguments = {
+    return {
         "graph": engine.graph("mapper", "float32"),
         "weights": engine.read("weights.float32.safetensors"),
         "tensors": SHAPE,
         "micro_batch": 8,
-        **changes,
     }
-    return build_plan(fake, new_log(fake), **arguments).content
+
+
+def build_mapper(fake: Library, path: Path, **changes) -> bytes:
+    return build_plan(fake, new_log(fake), **(mapper_arguments(path) | changes)).content
 
 
 def test_float32_means_float32_and_rows_are_independent(fake, trt, demo_path):
@@ -555,6 +572,38 @@ def test_a_build_that_goes_wrong(demo_path, tmp_path, monkeypatch, child, error,
         assert str(kept) in str(caught.value)
 
 
+def test_a_build_that_takes_too_long(demo_path, tmp_path):
+    loaded = load_engine(demo_path)
+    key = replace(KEY, engine_digest=loaded.digest)
+    build = apart.build_apart(loaded, key, Library("tensorrt", "11.4.0", None), time_limit=0.01)
+    with pytest.raises(EngineError, match=r"cannot build it within 0\.01 s.*--time-limit"):
+        load_plan(tmp_path, key, build)
+    assert not [*tmp_path.glob("*.plan"), *tmp_path.glob(".build-*")]
+    with pytest.raises(ValueError, match="time limit above 0"):
+        apart.build_apart(loaded, key, Library("tensorrt", "11.4.0", None), time_limit=0)
+
+
+def test_what_was_measured_is_kept_for_the_next_build(fake, demo_path, tmp_path, monkeypatch):
+    """Of one library on one kind of GPU, whatever the network."""
+    build = build_plan(fake, new_log(fake), **mapper_arguments(demo_path), timings=b"known")
+    assert build.timings == b"known|"
+    child = (
+        "import hashlib, pathlib\nt = pathlib.Path(folder, 'timings')\n"
+        "t.write_bytes((t.read_bytes() if t.exists() else b'') + b'+')\n"
+        "open(folder + '/plan', 'wb').write(b'x')\n"
+        "json.dump({'sha256': hashlib.sha256(b'x').hexdigest(), 'bytes': 1, 'layers': 1, 'seconds': 1.0, "
+        "'peak_bytes': 1}, open(folder + '/outcome.json', 'w'))"
+    )
+    for rebuilt in range(1, 3):
+        for record in tmp_path.glob("*.json"):
+            record.unlink()
+        build_in(child, demo_path, tmp_path, monkeypatch)
+        (timings,) = tmp_path.glob("timings-*")
+        assert timings.read_bytes() == b"+" * rebuilt
+    assert timings.name == apart.timings_name(replace(KEY, stage="encoder", micro_batch=1))
+    assert timings.name != apart.timings_name(replace(KEY, target="sm_80 another GPU"))
+
+
 # Running, on the stand-in.
 
 
@@ -856,7 +905,7 @@ def test_the_table(fake, gpu, trt, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FSFAST_CACHE", str(tmp_path))
     for remark in ("", "(was there)"):
         assert main(["demo", "--stages", "mapper", "--micro-batch", "8"]) == 0
-        heading, row, summary = capsys.readouterr().out.splitlines()
+        heading, _, row, summary = capsys.readouterr().out.splitlines()
         assert heading.split() == ["stage", "nodes", "layers", "build", "s", "plan", "MB", "peak", "MB"]
         assert row.split() == ["mapper", "61", "3", "0.5", "0.0", "0", *remark.split()]
         assert summary == f"demo, float32, M = 8, tensorrt 11.4.0: plans in {tmp_path / 'plans'}"

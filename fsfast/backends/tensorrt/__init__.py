@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsfast.backends.base import check_arithmetic
-from fsfast.backends.tensorrt.apart import build_apart
+from fsfast.backends.tensorrt.apart import TIME_LIMIT, build_apart
 from fsfast.backends.tensorrt.building import OPTIONS, stage_tensors
 from fsfast.backends.tensorrt.library import AHEAD_OF_TIME, Library, find_library, new_log
 from fsfast.backends.tensorrt.plans import Plan, PlanKey, load_plan, plan_folder
@@ -40,6 +40,7 @@ def prepare_plan(
     folder: Path | None = None,
     rebuild: bool = False,
     device: torch.device | None = None,
+    time_limit: float = TIME_LIMIT,
 ) -> Plan:
     """Return the plan of a stage for 1 … M rows; it is built where the folder has no good one.
 
@@ -51,9 +52,10 @@ def prepare_plan(
         folder: where plans live; None for the user's cache.
         rebuild: build even where a good plan lies.
         device: the GPU that is to run the plan; None: the first.
+        time_limit: seconds that a build may take.
 
     Raises:
-        EngineError: the library cannot build the graph; what it does not support is named.
+        EngineError: the library cannot build the graph, or not in time; what it does not support is named.
         BackendUnavailable: the library cannot build here or has not the precision's arithmetic, or the folder cannot
             be used.
     """
@@ -61,7 +63,7 @@ def prepare_plan(
     check_arithmetic(str(library), ("float32",), engine.manifest, precision, (stage,))
     target = AHEAD_OF_TIME if library.ahead_of_time else _target_here(library, device)
     key = PlanKey(engine.digest, stage, precision, micro_batch, str(library), target, OPTIONS)
-    build = build_apart(engine, key, library)
+    build = build_apart(engine, key, library, time_limit)
     return load_plan(folder or plan_folder(), key, build, rebuild=rebuild)
 
 

@@ -55,14 +55,22 @@ class BuiltPlan:
     Attributes:
         content: what the library's runtime deserialises.
         layers: layers of the network before the library fuses them.
+        timings: what the library measured of its kernels, for the next build; empty where it measures none.
     """
 
     content: bytes
     layers: int
+    timings: bytes = b""
 
 
 def build_plan(
-    library: Library, log: Any, graph: bytes, weights: bytes, tensors: Tensors, micro_batch: int
+    library: Library,
+    log: Any,
+    graph: bytes,
+    weights: bytes,
+    tensors: Tensors,
+    micro_batch: int,
+    timings: bytes = b"",
 ) -> BuiltPlan:
     """Build a strongly typed plan for 1 … M rows that is fastest at M.
 
@@ -76,6 +84,7 @@ def build_plan(
         weights: the bytes that its external data points into.
         tensors: its input and output, checked here.
         micro_batch: M.
+        timings: of an earlier build by this library on this kind of GPU, whose kernels are not measured again.
 
     Raises:
         ValueError: the library cannot build the graph; nodes that it does not know are named with their types.
@@ -89,10 +98,16 @@ def build_plan(
     _check_tensors(network, tensors)
     config = _new_config(library, builder)
     _add_profile(builder, config, tensors, micro_batch)
+    # TensorRT-RTX has none: it settles its kernels on the GPU that runs them.
+    measures = hasattr(config, "create_timing_cache")
+    if measures:
+        config.set_timing_cache(config.create_timing_cache(timings), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ValueError("; ".join(log.errors) or "the library gives no reason")
-    return BuiltPlan(bytes(plan), network.num_layers)
+    return BuiltPlan(
+        bytes(plan), network.num_layers, bytes(config.get_timing_cache().serialize()) if measures else b""
+    )
 
 
 def _parse(parser: Any, graph: bytes, weights: bytes) -> None:

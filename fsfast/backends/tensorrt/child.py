@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from fsfast.backends.tensorrt.apart import LOG, OUTCOME, PLAN, REQUEST
+from fsfast.backends.tensorrt.apart import LOG, OUTCOME, PLAN, REQUEST, TIMINGS
 from fsfast.backends.tensorrt.building import build_plan, stage_tensors
 from fsfast.backends.tensorrt.library import find_library, new_log
 from fsfast.engine.engine import load_engine
@@ -43,8 +43,13 @@ def _build(folder: Path, request: dict[str, Any], file: TextIO) -> dict[str, Any
     weights = engine.read(engine.manifest.stages[stage][precision].weights)
     tensors = stage_tensors(engine.manifest, stage, precision)
     start = time.perf_counter()
-    plan = build_plan(library, new_log(library, file), graph, weights, tensors, request["micro_batch"])
+    timings = folder / TIMINGS
+    known = timings.read_bytes() if timings.exists() else b""
+    log = new_log(library, file)
+    plan = build_plan(library, log, graph, weights, tensors, request["micro_batch"], known)
     seconds = time.perf_counter() - start
+    if plan.timings:
+        write_whole(timings, plan.timings)
     # Hashed in memory, before a disk has touched it.
     digest = hashlib.sha256(plan.content).hexdigest()
     write_whole(folder / PLAN, plan.content)

@@ -79,7 +79,9 @@ def runs(monkeypatch):
     )
     monkeypatch.setattr(library, "import_module", lambda name: module)
     monkeypatch.setattr(
-        tensorrt, "build_apart", lambda engine, key, found: lambda path: write(path, key.stage.encode())
+        tensorrt,
+        "build_apart",
+        lambda engine, key, found, time_limit: lambda path: write(path, key.stage.encode()),
     )
     monkeypatch.setattr(sessions.OnnxRuntime, "problems", lambda self: [])
     return calls
