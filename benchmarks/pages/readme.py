@@ -47,6 +47,7 @@ _PLACE = re.compile(r"(<!-- results: (?P<folder>\S+) -->\n).*?(<!-- end of resul
 _CERTIFICATES = re.compile(r"(<!-- certificates -->\n).*?(<!-- end of certificates -->)", re.DOTALL)
 _FUZZ = re.compile(r"(<!-- fuzz -->\n).*?(<!-- end of fuzz -->)", re.DOTALL)
 _HOSTS = re.compile(r"(<!-- hosts -->\n).*?(<!-- end of hosts -->)", re.DOTALL)
+_COUNTS = re.compile(r"(<!-- counts -->\n).*?(<!-- end of counts -->)", re.DOTALL)
 _STUDY = re.compile(r"(<!-- study: (?P<engine>\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
@@ -93,6 +94,7 @@ def updated(text: str) -> str:
     text = _STUDY.sub(lambda m: m[1] + render_study(engine_path(m["engine"]) / "results.json") + m[3], text)
     text = _FUZZ.sub(lambda m: m[1] + render_fuzz(RESULTS / "fuzz" / "outcomes.csv") + m[2], text)
     text = _HOSTS.sub(lambda m: m[1] + render_hosts(RESULTS / "images" / "hosts.csv") + m[2], text)
+    text = _COUNTS.sub(lambda m: m[1] + render_counts(RESULTS / "counts" / "gpu.csv") + m[2], text)
     text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
     return performance.updated(text)
 
@@ -161,6 +163,14 @@ def render_hosts(path: Path) -> str:
     return markdown(
         ("host", "`fit`", "picture", "largest (levels)", "share above one", "ℓ2 (σ's units)"), cells
     )
+
+
+def render_counts(path: Path) -> str:
+    """Return what networks ask of a GPU: counts, and the time that follows from them."""
+    cells = [
+        [r["network"], r["how"], r["m"], r["launches"], r["gb"], r["tflop"], r["ms"]] for r in read(path)
+    ]
+    return markdown(("network", "as", "M", "launches", "GB", "TFLOP", "ms per row, at least"), cells)
 
 
 def _none(share: str) -> str:
