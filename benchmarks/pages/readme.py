@@ -26,7 +26,7 @@ PAGES = (
     README,
     *(
         README.parent / "docs" / f"{name}.md"
-        for name in ("performance", "certificates", "training", "images", "SECURITY")
+        for name in ("performance", "certificates", "training", "images", "gpu", "SECURITY")
     ),
 )
 TITLES = {
