@@ -856,7 +856,7 @@ def test_the_table(fake, gpu, trt, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FSFAST_CACHE", str(tmp_path))
     for remark in ("", "(was there)"):
         assert main(["demo", "--stages", "mapper", "--micro-batch", "8"]) == 0
-        heading, row, summary = capsys.readouterr().out.splitlines()
+        heading, _, row, summary = capsys.readouterr().out.splitlines()
         assert heading.split() == ["stage", "nodes", "layers", "build", "s", "plan", "MB", "peak", "MB"]
         assert row.split() == ["mapper", "61", "3", "0.5", "0.0", "0", *remark.split()]
         assert summary == f"demo, float32, M = 8, tensorrt 11.4.0: plans in {tmp_path / 'plans'}"
