@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from fsfast.errors import printable
 from fsfast.images.grid import GridImage
@@ -41,7 +42,7 @@ class Fitted:
         if self.first is None:
             return []
         height, width = self.first.source["size"]
-        name = printable(self.first.name or "an image")
+        name = printable(Path(self.first.name or "an image").name)
         became = f"{name} ({height}×{width}, height × width): {', '.join(self.first.source['steps'])}"
         if self.images == 1:
             return [f"On the grid: {became}"]
