@@ -25,6 +25,7 @@ from fsfast.commands.common import (
     readable,
     shown_radii,
 )
+from fsfast.commands.fitted import Fitted
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.journal import Journal, locked
 from fsfast.commands.parser import Several, number
@@ -117,14 +118,14 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     paths = image_paths(args)
     served = load_served(args.served) if args.served is not None else None
-    failed, before, drawn = False, 0, None
+    failed, before, drawn, fitted = False, 0, None, Fitted()
     with (
         open_encoder(args) as encoder,
         locked(args.output, "certify"),
         progress_bar(None, len(paths), "certify") as advance,
     ):
         table = None if args.json else _table(args, paths, encoder)
-        for outcome in _outcomes(args, paths, encoder, served, advance):
+        for outcome in _outcomes(args, paths, encoder, served, fitted, advance):
             if outcome.certificate is None:
                 failed = True
             elif table is not None:
@@ -138,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if table is not None:
         table.explain()
+        for line in fitted.lines():
+            print(line)
     if args.plot is not None:
         _plot(args.plot, drawn)
     return 1 if failed else 0
@@ -158,11 +161,12 @@ def _outcomes(
     paths: Sequence[str],
     encoder: SmoothedEncoder,
     served: Mapping[str, SmoothedFeatures] | None,
+    fitted: Fitted,
     advance: Callable[[float], object],
 ) -> Iterator[Outcome]:
     """Yield what becomes of every image; certificates are written as they are made."""
     journal = None if args.output is None else Journal(args.output, _settings(args, encoder, served))
-    images = readable(paths, encoder, "certify", args.on_error)
+    images = fitted.watch(readable(paths, encoder, "certify", args.on_error))
     for path, image in zip(paths, images, strict=False):
         name = _name(path)
         if image is None:

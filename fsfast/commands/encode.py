@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsfast.commands.common import as_text, complain, engine_arguments, open_encoder, parse_seed, readable
+from fsfast.commands.fitted import Fitted
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.journal import locked
 from fsfast.files import check_target
@@ -98,6 +99,7 @@ class Counts:
     written: int = 0
     before: int = 0
     failed: int = 0
+    fitted: Fitted = field(default_factory=Fitted)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
                 )
                 raise
             if counts.written and not (counts.failed and args.on_error == "stop"):
-                _report_file(args, file.save(args.output))
+                _report_file(args, file.save(args.output), counts)
     return 1 if counts.failed else 0
 
 
@@ -210,7 +212,7 @@ def _new(
             else:
                 yield path
 
-    for image in readable(others(), encoder, "encode", args.on_error):
+    for image in counts.fitted.watch(readable(others(), encoder, "encode", args.on_error)):
         if image is None:
             counts.failed += 1
             advance(1)
@@ -235,11 +237,16 @@ def _report_folder(args: argparse.Namespace, counts: Counts, encoder: SmoothedEn
         }
         print(json.dumps(summary))
         return
-    said = [f"{counts.written} images written", f"{counts.before} done before", f"{counts.failed} failed"]
+    said = [
+        f"{counts.written} image{'' if counts.written == 1 else 's'} written",
+        f"{counts.before} done before",
+        f"{counts.failed} failed",
+    ]
     print(f"{as_text(args.output)}: {', '.join(said)}, n0 = {n0}, σ = {encoder.sigma:g}")
+    _explain(counts, encoder.manifest.random_weights)
 
 
-def _report_file(args: argparse.Namespace, out: SmoothedFeatures) -> None:
+def _report_file(args: argparse.Namespace, out: SmoothedFeatures, counts: Counts) -> None:
     if args.json:
         summary = {
             "output": as_text(args.output),
@@ -254,5 +261,11 @@ def _report_file(args: argparse.Namespace, out: SmoothedFeatures) -> None:
     else:
         shape = " × ".join(map(str, out.features.shape))
         print(f"{as_text(args.output)}: features {shape}, n0 = {out.n0}, σ = {out.sigma:g}")
-        if out.random_weights:
-            print(RANDOM_WEIGHTS)
+        _explain(counts, out.random_weights)
+
+
+def _explain(counts: Counts, random_weights: bool) -> None:
+    for line in counts.fitted.lines():
+        print(line)
+    if random_weights:
+        print(RANDOM_WEIGHTS)

@@ -14,26 +14,11 @@ from PIL import Image
 
 import fsfast
 from fsfast.certificates.reading import parse_certificate
-from fsfast.cli import _parse, _parser, main
+from fsfast.cli import _parse, _parser
 from fsfast.files import check_target, write_whole
 from fsfast.installation import clone, pip_install_extras
 from fsfast.report.examples import load_examples
 from fsfast.runtime.progress import progress_bar
-
-
-@pytest.fixture
-def fs(capsys):
-    """Run a command; return (exit code, stdout, stderr)."""
-
-    def call(*args):
-        try:
-            code = main([str(a) for a in args])
-        except SystemExit as stop:
-            code = stop.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
 
 
 @pytest.fixture

@@ -10,24 +10,11 @@ import pytest
 from PIL import Image
 
 import fsfast
-from fsfast.cli import main
 from fsfast.commands import common
 from fsfast.engine.profile import Profile
 
 torch = pytest.importorskip("torch", reason="a GPU is used through torch")
 ON_GPU = Profile("torch", "2.13", "bfloat16", 4, "cuda+sm_90+NVIDIA H200", ("purifier", "encoder", "mapper"))
-
-
-@pytest.fixture
-def fs(capsys):
-    """Run a command; return (exit code, stdout, stderr)."""
-
-    def call(*args):
-        code = main([str(a) for a in args])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
 
 
 @pytest.fixture
