@@ -100,8 +100,8 @@ class SmoothedFeatures:
             name: None if (whole := getattr(self, name)) is None else whole[some] for name in _ARRAYS
         }
         for name in _TUPLES:
-            whole = getattr(self, name)
-            parts[name] = None if whole is None else tuple(whole[i] for i in places)
+            # Files of earlier versions have no names and sources.
+            parts[name] = tuple(whole[i] for i in places) if (whole := getattr(self, name)) else ()
         return replace(self, **parts)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
@@ -146,7 +146,9 @@ def load_features(path: str | os.PathLike[str]) -> SmoothedFeatures:
         fields: dict[str, Any] = {**arrays, **_record(metadata)}
         for name in _TUPLES:
             fields[name] = tuple(fields.get(name, ()))
-        return SmoothedFeatures(**fields)
+        features = SmoothedFeatures(**fields)
+        _check_shapes(features)
+        return features
 
 
 def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, list[int]]]:
@@ -180,6 +182,30 @@ def _record(metadata: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("it was not written by SmoothedFeatures.save of this version")
     record: dict[str, Any] = json.loads(metadata["record"])
     return record
+
+
+def _check_shapes(features: SmoothedFeatures) -> None:
+    """Refuse arrays that do not fit each other; raises ValueError."""
+    shape, images = features.features.shape, len(features.seeds)
+    if len(shape) not in (2, 3) or shape[0] != images or features.seeds.ndim != 1:
+        raise ValueError(f"features {list(shape)} do not fit seeds {list(features.seeds.shape)}")
+    for name, dtype in (
+        ("features", np.float32),
+        ("unit", np.float32),
+        ("raw_mean", np.float32),
+        ("seeds", np.uint64),
+    ):
+        array = getattr(features, name)
+        if array is None:
+            continue
+        if array.dtype != dtype:
+            raise ValueError(f"{name} are {array.dtype}, wanted {np.dtype(dtype)}")
+        if name != "seeds" and array.shape != shape:
+            raise ValueError(f"{name} {list(array.shape)} do not fit features {list(shape)}")
+    for name in _TUPLES:
+        many = len(getattr(features, name))
+        if many != images and (many or name in ("seed_origins", "grid_sha256")):
+            raise ValueError(f"{many} {name} do not fit {images} images")
 
 
 def joined(parts: Sequence[SmoothedFeatures]) -> SmoothedFeatures:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+import fsfast
 from fsfast.runtime.features import SmoothedFeatures
 
 
@@ -98,3 +99,33 @@ def test_a_notebook_shows_a_table(out):
     assert cells["features"] == "4 × 3 × 2 float32"
     assert cells["samples"] == "n0 = 4, σ = 0.25"
     assert cells["seeds"] == "os, replay, secret"
+
+
+def test_files_of_earlier_versions_have_no_names(out):
+    assert out[1].names == out[0:2].sources == ()
+    named = dataclasses.replace(out, names=tuple("wxyz"))
+    assert named[[2, 0]].names == ("y", "w")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"unit": lambda out: out.unit[:2]}, "unit .* do not fit features"),
+        (
+            {"features": lambda out: out.features[:, None, None], "unit": lambda out: out.unit},
+            "do not fit seeds",
+        ),
+        ({"seeds": lambda out: out.seeds[:1]}, "do not fit seeds"),
+        ({"seeds": lambda out: out.seeds.astype(np.int64)}, "seeds are int64"),
+        ({"features": lambda out: out.features.astype(np.float64)}, "features are float64"),
+        ({"raw_mean": lambda out: out.unit[..., :1]}, "raw_mean"),
+        ({"grid_sha256": lambda out: ()}, "0 grid_sha256 do not fit 4 images"),
+        ({"names": lambda out: ("one",)}, "1 names do not fit 4 images"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_arrays_that_do_not_fit_each_other_are_refused(out, tmp_path, changes, says, suffix):
+    path = tmp_path / f"features{suffix}"
+    dataclasses.replace(out, **{name: change(out) for name, change in changes.items()}).save(path)
+    with pytest.raises(fsfast.errors.FsfastError, match=says):
+        fsfast.load_features(path)
