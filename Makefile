@@ -100,7 +100,7 @@ bench: .venv-dev/installed
 bench-avx2: .venv-dev/installed build/cpu_mask.so
 	$(MASKED) .venv-dev/bin/python -m benchmarks
 
-# Everything that needs a CUDA GPU, with the Python that has torch; no network. Writes benchmarks/results/<gpu>/*.csv.
+# What needs a CUDA GPU, with the Python that has torch, in eight minutes; no network. Writes build/gpu/.
 gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
 

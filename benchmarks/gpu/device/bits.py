@@ -77,8 +77,11 @@ def _mark(place: Place, row: BitsRow) -> tuple[str, ...]:
 
 def digests(place: Place, name: str, sizes: tuple[int, ...] = (4, 16)) -> Iterator[BitsRow | ErrorRow]:
     """Compare this process's digests with those that the parts of `forward` kept."""
-    case, lane = case_of(name, place), Lane(place.device)
-    stages = placed(case, random_modules(case, place.device), lane, "bfloat16").stages
+    case = case_of(name, place)
+    modules = random_modules(case, place.device)
+    # After the modules, for which it waits.
+    lane = Lane(place.device)
+    stages = placed(case, modules, lane, "bfloat16").stages
     for micro_batch in sizes:
         for row in guarded(f"digests, M={micro_batch}", partial(check, case, stages, lane, micro_batch)):
             yield compared(place, row) if isinstance(row, BitsRow) else row

@@ -74,10 +74,11 @@ class _Bench:
     @classmethod
     def of(cls, place: Place, name: str, micro_batch: int) -> _Bench:
         case = case_of(name, place)
-        modules, lane = random_modules(case, place.device), Lane(place.device)
+        modules = random_modules(case, place.device)
         x_t = torch.randn((micro_batch, 3, case.side, case.side), device=place.device)
         x_t = x_t.contiguous(memory_format=torch.channels_last)
-        return cls(place, case, micro_batch, lane, modules, x_t)
+        # Last: it waits for what was made before.
+        return cls(place, case, micro_batch, Lane(place.device), modules, x_t)
 
     def row(self, variant: str, stage: str, timing: Timing, **more: float | None) -> ForwardRow:
         ms = [seconds * 1e3 for seconds in (timing.p20, timing.p50, timing.p80)]
