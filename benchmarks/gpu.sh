@@ -23,7 +23,7 @@ first=(carried smoke tests-kernels networks-4 networks-16 tests-runtime)
 second=(digests certify-adm256 encode-adm256 served-kernels cudnn compiled-adm256)
 # Part → seconds that it may take, the start of Python and torch among them. Those of a half add up to half_s.
 declare -A limit=(
-  [carried]=8 [smoke]=25 [tests-kernels]=40 [networks-4]=80 [networks-16]=40 [tests-runtime]=47
+  [carried]=20 [smoke]=25 [tests-kernels]=40 [networks-4]=80 [networks-16]=40 [tests-runtime]=35
   [digests]=25 [certify-adm256]=30 [encode-adm256]=50 [served-kernels]=40 [cudnn]=20 [compiled-adm256]=75
   [build]=60 [tests]=140 [kernels]=200 [gpu-parts]=530 [encode-unet-light]=60 [certify-unet-light]=20 [llava]=55
 )
@@ -126,6 +126,9 @@ timed() {
   "${limits[@]}" "$python" "$@" &
   child=$!
   wait "$child"
+  local code=$?
+  child=''
+  return $code
 }
 
 child='' deadline=0 last=0
