@@ -20,11 +20,11 @@ python=${PYTHON:-python3}
 half_s=240
 # The last part of a half has what the others leave.
 first=(carried smoke tests-kernels networks-4 networks-16 tests-runtime)
-second=(digests certify-adm256 encode-adm256 served-kernels cudnn compiled-adm256)
+second=(carried digests certify-adm256 encode-adm256 served-kernels cudnn compiled-adm256)
 # Part → seconds that it may take, the start of Python and torch among them. Those of a half add up to half_s.
 declare -A limit=(
   [carried]=20 [smoke]=25 [tests-kernels]=40 [networks-4]=80 [networks-16]=40 [tests-runtime]=35
-  [digests]=25 [certify-adm256]=30 [encode-adm256]=50 [served-kernels]=40 [cudnn]=20 [compiled-adm256]=75
+  [digests]=25 [certify-adm256]=30 [encode-adm256]=50 [served-kernels]=40 [cudnn]=20 [compiled-adm256]=55
   [build]=60 [tests]=140 [kernels]=200 [gpu-parts]=530 [encode-unet-light]=60 [certify-unet-light]=20 [llava]=55
 )
 # How long a part has to end after it is asked to.

@@ -138,7 +138,9 @@ def test_the_networks_in_both_forms(monkeypatch, tmp_path):
     }
     stages = ["first run", "whole", "purifier", "encoder", "mapper"]
     assert parts == {forward.OURS: [*stages, "served, n0=2"], forward.PLAIN: stages}
-    assert 0 < max(row.deviation or 0 for row in times) < 2e-2
+    assert 0 < rows[-1].deviation < 2e-2
+    checked = [(row.variant, row.earlier) for row in rows if isinstance(row, bits.BitsRow)]
+    assert checked == [(forward.OURS, "kept")] * 3 + [(forward.PLAIN, "")] * 3
     table = [row for row in rows if isinstance(row, Table)][-1].rows
     for form in parts:
         assert sum(row.share for row in table if row.variant == form) == pytest.approx(1)
@@ -155,12 +157,20 @@ def test_the_networks_in_both_forms(monkeypatch, tmp_path):
     assert "run networks-4" in bits.compared(ON_CPU, again[0]).error
 
 
+def test_the_plain_graph_is_measured_where_the_served_networks_fail(monkeypatch):
+    monkeypatch.setattr(forward, "placed", lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel image")))
+    monkeypatch.setattr(forward, "function_of", forward.placed)
+    rows = list(forward.forward(ON_CPU, "adm256", 2))
+    assert [row.case for row in rows if isinstance(row, ErrorRow)] == [forward.OURS, "served", "deviation"]
+    assert "whole" in [row.stage for row in rows if getattr(row, "variant", "") == forward.PLAIN]
+
+
 def test_rows_that_know_each_other_are_an_error():
     case, lane = networks.case_of("adm256", ON_CPU), Lane(ON_CPU.device)
     good = networks.placed(case, networks.random_modules(case, ON_CPU.device), lane, "bfloat16").stages
     mixing = {"mapper": lambda z: good.run["mapper"](z) + z.mean()}
     with pytest.raises(EngineError, match="mapper: row 0 of 3 changes with its neighbours"):
-        list(bits.check(case, replace(good, run=mixing), lane, 3))
+        list(bits.check(case, "mixing", replace(good, run=mixing), lane, 3))
 
 
 @pytest.mark.parametrize(

@@ -18,25 +18,29 @@ from fsfast.backends.device.stages import StageGraph, Stages
 from fsfast.backends.selftest import check_independence
 from fsfast.files import read_cached, write_cached
 
+# The networks as they are served.
+OURS = "device networks"
+
 
 @dataclass(frozen=True)
 class BitsRow:
     """One line of a results file: a stage that gives equal bits in every row, again, and beside other rows.
 
     Attributes:
-        case, stage, micro_batch: whose output.
+        case, variant, stage, micro_batch: whose output.
         sha256: of the output of M copies of one random input, float32.
         earlier: "kept" for another process, "same" as one that kept it, or empty.
     """
 
     case: str
+    variant: str
     stage: str
     micro_batch: int
     sha256: str
     earlier: str = ""
 
 
-def check(case: Case, stages: Stages, lane: Lane, micro_batch: int) -> Iterator[BitsRow]:
+def check(case: Case, variant: str, stages: Stages, lane: Lane, micro_batch: int) -> Iterator[BitsRow]:
     """Check every stage on a random row; EngineError where its bits depend on more than that row."""
     shapes = stage_shapes(case)
     for stage, run in stages.run.items():
@@ -49,7 +53,7 @@ def check(case: Case, stages: Stages, lane: Lane, micro_batch: int) -> Iterator[
             raise ValueError(f"{stage}: wanted finite outputs, got infinities or NaNs")
         sha256 = hashlib.sha256(out.tobytes()).hexdigest()
         check_independence(graph, x, out, stage)
-        yield BitsRow(case.name, stage, micro_batch, sha256)
+        yield BitsRow(case.name, variant, stage, micro_batch, sha256)
 
 
 def kept(place: Place, row: BitsRow) -> BitsRow:
@@ -71,7 +75,7 @@ def compared(place: Place, row: BitsRow) -> BitsRow | ErrorRow:
 
 def _mark(place: Place, row: BitsRow) -> tuple[str, ...]:
     """Return the names of a digest's file: what may change bits is part of them."""
-    parts = (place.name, version(), row.case, row.stage, str(row.micro_batch))
+    parts = (place.name, version(), row.case, row.variant, row.stage, str(row.micro_batch))
     return "digests", ".".join(parts).replace(" ", "-")
 
 
@@ -83,5 +87,7 @@ def digests(place: Place, name: str, sizes: tuple[int, ...] = (4, 16)) -> Iterat
     lane = Lane(place.device)
     stages = placed(case, modules, lane, "bfloat16").stages
     for micro_batch in sizes:
-        for row in guarded(f"digests, M={micro_batch}", partial(check, case, stages, lane, micro_batch)):
+        for row in guarded(
+            f"digests, M={micro_batch}", partial(check, case, OURS, stages, lane, micro_batch)
+        ):
             yield compared(place, row) if isinstance(row, BitsRow) else row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.device import bits, profile
+from benchmarks.gpu.device.bits import OURS
 from benchmarks.gpu.device.encode import SEED, Study
 from benchmarks.gpu.device.networks import (
     Case,
@@ -29,7 +30,7 @@ from fsfast.backends.device.lane import Lane
 from fsfast.kernels.tensors import FLOATS
 from fsfast.runtime.gpu.networks import Networks
 
-OURS, PLAIN = "device networks", "plain graph"
+PLAIN = "plain graph"
 PRECISION = "bfloat16"
 
 
@@ -45,7 +46,6 @@ class ForwardRow:
         p20_ms, p50_ms, p80_ms: percentiles of one run.
         ms_per_sample: at the median.
         memory_mb: the most that torch held, weights of all variants included.
-        deviation: from the device networks' features, root of the mean square relative to theirs.
     """
 
     case: str
@@ -57,7 +57,15 @@ class ForwardRow:
     p80_ms: float
     ms_per_sample: float
     memory_mb: float | None = None
-    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class DeviationRow:
+    """How far the features of the plain graph are from the served ones: root of the mean square, relative to theirs."""
+
+    case: str
+    micro_batch: int
+    deviation: float
 
 
 @dataclass(frozen=True)
@@ -80,21 +88,38 @@ class _Bench:
         # Last: it waits for what was made before.
         return cls(place, case, micro_batch, Lane(place.device), modules, x_t)
 
-    def row(self, variant: str, stage: str, timing: Timing, **more: float | None) -> ForwardRow:
+    def row(self, variant: str, stage: str, timing: Timing, memory_mb: float | None = None) -> ForwardRow:
         ms = [seconds * 1e3 for seconds in (timing.p20, timing.p50, timing.p80)]
         return ForwardRow(
-            self.case.name, variant, stage, self.micro_batch, *ms, ms[1] / self.micro_batch, **more
+            self.case.name,
+            variant,
+            stage,
+            self.micro_batch,
+            *ms,
+            ms[1] / self.micro_batch,
+            memory_mb=memory_mb,
         )
 
-    def whole(self, variant: str, networks: Networks, wanted: Tensor | None = None) -> Iterator[ForwardRow]:
+    def whole(self, variant: str, networks: Networks) -> Iterator[ForwardRow]:
         """Time the first run, which compiles kernels and chooses algorithms, and later ones."""
         with self.lane.current(), fixed_arithmetic():
             call = partial(networks.features, self.x_t)
             first, _ = self.place.once(call)
             yield self.row(variant, "first run", Timing(first, first, first))
-            deviation = None if wanted is None else _deviation(call(), wanted)
             timing, memory = self.place.measure(call), self.place.memory_mb(call)
-            yield self.row(variant, "whole", timing, memory_mb=memory, deviation=deviation)
+            yield self.row(variant, "whole", timing, memory_mb=memory)
+
+    def bits(self, variant: str, networks: Networks) -> Iterator[bits.BitsRow]:
+        """Check every stage, and keep the digests of those that are served."""
+        for row in bits.check(self.case, variant, networks.stages, self.lane, self.micro_batch):
+            yield bits.kept(self.place, row) if variant == OURS else row
+
+    def deviation(self, networks: Networks, others: Networks) -> DeviationRow:
+        """Compare the features of two forms."""
+        with self.lane.current(), fixed_arithmetic():
+            got, wanted = (n.features(self.x_t).float() for n in (networks, others))
+            ratio = (got - wanted).square().mean() / wanted.square().mean()
+        return DeviationRow(self.case.name, self.micro_batch, float(ratio.sqrt()))
 
     def stages(self, variant: str, networks: Networks) -> Iterator[ForwardRow]:
         """Time every stage by itself, captured."""
@@ -125,7 +150,7 @@ class _Bench:
 
 
 def forward(place: Place, name: str, micro_batch: int, *, profiled: bool = False) -> Iterator[Any]:
-    """Measure the networks in both forms, the served ones first; their bits, kernels and digests.
+    """Measure the networks in both forms, the served one first; their bits and kernels. Digests are kept.
 
     Args:
         place: where.
@@ -134,33 +159,27 @@ def forward(place: Place, name: str, micro_batch: int, *, profiled: bool = False
         profiled: also yield the table of their kernels.
     """
     bench = _Bench.of(place, name, micro_batch)
+    made: dict[str, Networks] = {}
     table: list[profile.KernelRow] = []
 
-    def profiles(variant: str, networks: Networks) -> Iterator[Any]:
+    def measured(variant: str, make: Callable[..., Networks]) -> Iterator[Any]:
+        networks = made[variant] = make(bench.case, bench.modules, bench.lane, PRECISION)
+        yield from guarded(f"{variant}: whole", partial(bench.whole, variant, networks))
+        yield from guarded(f"{variant}: bits", partial(bench.bits, variant, networks))
+        if profiled:
+            yield from guarded(f"{variant}: kernels", partial(kernels, variant, networks))
+        yield from guarded(f"{variant}: stages", partial(bench.stages, variant, networks))
+
+    def kernels(variant: str, networks: Networks) -> Iterator[Any]:
         found = bench.kernels(variant, networks)
         table.extend(found)
         yield Table("profile", list(table))
         yield from profile.kinds(found)
 
-    ours = placed(bench.case, bench.modules, bench.lane, PRECISION)
-    yield from guarded(OURS, partial(bench.whole, OURS, ours))
-    for row in guarded("bits", partial(bits.check, bench.case, ours.stages, bench.lane, micro_batch)):
-        yield bits.kept(place, row) if isinstance(row, bits.BitsRow) else row
-    if profiled:
-        yield from guarded(f"profile: {OURS}", partial(profiles, OURS, ours))
-    yield from guarded(f"stages: {OURS}", partial(bench.stages, OURS, ours))
+    yield from guarded(OURS, partial(measured, OURS, placed))
     yield from guarded("served", bench.served)
-
-    def eager() -> Iterator[Any]:
-        networks = plain(bench.case, bench.modules, bench.lane, PRECISION)
-        with bench.lane.current(), fixed_arithmetic():
-            wanted = ours.features(bench.x_t)
-        yield from bench.whole(PLAIN, networks, wanted)
-        if profiled:
-            yield from guarded(f"profile: {PLAIN}", partial(profiles, PLAIN, networks))
-        yield from bench.stages(PLAIN, networks)
-
-    yield from guarded(PLAIN, eager)
+    yield from guarded(PLAIN, partial(measured, PLAIN, plain))
+    yield from guarded("deviation", lambda: [bench.deviation(made[PLAIN], made[OURS])])
 
 
 def cudnn_benchmark(place: Place, name: str, micro_batch: int = 4) -> Iterator[Any]:
@@ -177,9 +196,3 @@ def cudnn_benchmark(place: Place, name: str, micro_batch: int = 4) -> Iterator[A
                 yield from bench.stages(variant, networks)
 
         yield from guarded(variant, measured)
-
-
-def _deviation(got: Tensor, wanted: Tensor) -> float:
-    """Return the root of the mean square of a difference, relative to the root of the mean square."""
-    difference = (got.float() - wanted.float()).square().mean()
-    return float((difference / wanted.float().square().mean()).sqrt())

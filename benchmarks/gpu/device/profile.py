@@ -78,7 +78,9 @@ def kernels(place: Place, variant: str, micro_batch: int, call: Callable[[], obj
         us = event.self_cpu_time_total if place.rehearsed else event.self_device_time_total
         if place.rehearsed or event.device_type == DeviceType.CUDA:
             found.append((event.key[:_LONGEST], event.count / _RUNS, us / _RUNS / 1e3))
-    whole = sum(ms for _, _, ms in found) or 1.0
+    if not found:
+        raise RuntimeError("wanted the kernels of a call, torch's profiler saw none")
+    whole = sum(ms for _, _, ms in found)
     rows = [KernelRow(variant, micro_batch, kind_of(n), calls, ms, ms / whole, n) for n, calls, ms in found]
     return sorted(rows, key=lambda row: -row.ms)
 
