@@ -108,7 +108,7 @@ gpu:
 # the C++ kernels.
 GPU_PYTHON ?= python3.12
 gpu-carry:
-	rm -rf .whl build/carry
+	rm -rf .whl build/carry build/carried
 	$(GPU_PYTHON) -m venv build/carry
 	build/carry/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -d .whl \
 	  -r benchmarks/gpu/carried.txt

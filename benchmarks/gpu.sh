@@ -14,7 +14,7 @@ set -u
 # Jobs have process groups of their own, and can be interrupted.
 set -m
 cd "$(dirname "$0")/.."
-export PYTHONPATH="$PWD:$PWD/.whl/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD:$PWD/build/carried${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
 
 half_s=240

@@ -1,7 +1,7 @@
 """Put in place what was carried in .whl/: packages that this Python lacks, and the C++ kernels that were built for it.
 
 `python benchmarks/gpu/carried.py` before anything else, with the standard library alone: `make gpu-carry` fills .whl/.
-Packages go to .whl/site, which belongs on PYTHONPATH.
+Packages go to build/carried, which belongs on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[2]
 CARRIED = ROOT / ".whl"
+SITE = ROOT / "build" / "carried"
 
 
 def fits(wheel: Path, version: tuple[int, int] = sys.version_info[:2]) -> bool:
@@ -58,5 +59,5 @@ def place_kernels(built: Path, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    print("unpacked:", *unpack(CARRIED, CARRIED / "site"))
+    print("unpacked:", *unpack(CARRIED, SITE))
     place_kernels(CARRIED / "extensions", ROOT)

@@ -366,3 +366,17 @@ def test_each_half_takes_four_minutes():
         "gpu-parts",
     }
     assert set(limits) == known
+
+
+def test_the_last_part_of_a_half_has_what_the_others_leave(tmp_path):
+    """Nothing runs here: what would limit the parts says how long they might take, four seconds to end apart."""
+    (tmp_path / "timeout").write_text('#!/bin/sh\necho "limit $3"\n')
+    (tmp_path / "timeout").chmod(0o755)
+    stubs = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "true"}
+    done = script("--out", tmp_path / "out", "second", "certify-adm256", **stubs)
+    assert done.returncode == 0, done.stdout
+    found = [int(seconds) for seconds in re.findall(r"^limit (\d+)$", done.stdout, re.MULTILINE)]
+    *parts, last, alone = found
+    assert parts == [16, 16, 21, 26, 46, 36, 16]
+    assert 220 < last <= 236
+    assert alone == 26
