@@ -1,10 +1,12 @@
 """What travels to a machine without network: wheels of packages that it lacks, and the C++ kernels."""
 
 import os
+from importlib.metadata import requires
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
 
 from benchmarks.gpu import carried
 
@@ -22,6 +24,24 @@ from benchmarks.gpu import carried
 )
 def test_wheels_fit_their_python(name, version, wanted):
     assert carried.fits(Path(name), version) == wanted
+
+
+# Whatever runs this test.
+TARGET = {"extra": "", "python_version": "3.12", "python_full_version": "3.12.3"}
+
+
+def needs(name):
+    """What a package needs in every case."""
+    found = [Requirement(text) for text in requires(name) or []]
+    return {r.name.lower() for r in found if r.marker is None or r.marker.evaluate(TARGET)}
+
+
+def test_what_is_carried_needs_nothing_else():
+    lines = (carried.ROOT / "benchmarks" / "gpu" / "carried.txt").read_text().splitlines()
+    names = {line for line in lines if not line.startswith("#")}
+    assert names
+    # Wherever torch is, NumPy is.
+    assert set.union(needs("fsfast"), *map(needs, names)) - {"numpy"} <= names
 
 
 def wheel(folder, name):
