@@ -11,6 +11,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from benchmarks.gpu import kernels as gpu
 from benchmarks.gpu import parts as gpu_parts
 from benchmarks.gpu import tune
+from benchmarks.gpu.device import served
+from benchmarks.gpu.device.place import Place
 from benchmarks.measuring.harness import Timing
 from fsfast.kernels import cuda, reference
 from fsfast.kernels.cuda import settings
@@ -70,6 +72,23 @@ def test_every_part_of_a_network_has_a_case_with_its_ceiling(once, device, case,
     assert [row.variant for row in rows[3:]] == [
         f"{variant}{sizes} bfloat16" for variant in ("torch, ", "torch.compile, ", "")
     ]
+
+
+@pytest.mark.triton
+@pytest.mark.gpu
+def test_kernels_are_measured_as_they_are_served(once, device):
+    """Without torch.compile; a case that fails would be a row with an error."""
+    norms = [(1, 32, 32, 4, 4, torch.bfloat16)]
+    place = Place(torch.device(device))
+    rows = list(served.served(place, sizes=[4], sides=(5, 4), tokens=(2, 20), norms=norms))
+    ours = [(row.case, row.variant) for row in rows if row.share is not None and "torch" not in row.variant]
+    assert ours == [
+        ("noisy_batch", "exact, float32, nhwc"),
+        ("denoise_resize_normalise", "5→4"),
+        ("cosine_mean", "4×2×20 bfloat16, 1 image"),
+        ("group_norm_silu", "1×32+32×4×4 bfloat16"),
+    ]
+    assert not [row for row in rows if "compile" in row.variant]
 
 
 def small_networks(device="cpu"):
