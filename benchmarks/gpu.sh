@@ -23,12 +23,12 @@ first=(carried smoke tests-kernels networks-4 networks-16 tests-runtime)
 second=(carried digests certify-adm256 encode-adm256 served-kernels cudnn compiled-adm256)
 # Part → seconds that it may take, the start of Python and torch among them. Those of a half add up to half_s.
 declare -A limit=(
-  [carried]=20 [smoke]=25 [tests-kernels]=40 [networks-4]=80 [networks-16]=40 [tests-runtime]=35
+  [carried]=20 [smoke]=25 [tests-kernels]=45 [networks-4]=80 [networks-16]=40 [tests-runtime]=30
   [digests]=25 [certify-adm256]=30 [encode-adm256]=50 [served-kernels]=40 [cudnn]=20 [compiled-adm256]=55
   [build]=60 [tests]=140 [kernels]=200 [gpu-parts]=530 [encode-unet-light]=60 [certify-unet-light]=20 [llava]=55
 )
-# How long a part has to end after it is asked to.
-grace_s=4
+# How long a part has to end after it is asked to; pytest waits ten seconds for its workers before it writes its report.
+grace_s=4 tests_grace_s=14
 # Exit code of a part that lacks a package.
 skipped=77
 
@@ -114,15 +114,16 @@ END
 
 # Run Python for as long as a part may take. An interruption lets pytest write its report.
 timed() {
-  local seconds=${limit[$1]} limits=()
+  local seconds=${limit[$1]} grace=$grace_s limits=()
+  [[ $1 != tests* ]] || grace=$tests_grace_s
   shift
   if ((deadline)); then
     local left=$((deadline - SECONDS))
     ((seconds < left && ! last)) || seconds=$left
   fi
-  ((seconds > grace_s)) || return 124
+  ((seconds > grace)) || return 124
   # A rehearsal says nothing about time, and machines that rehearse are slow.
-  ((${#rehearse[@]})) || limits=(timeout --signal=INT --kill-after="$grace_s" $((seconds - grace_s)))
+  ((${#rehearse[@]})) || limits=(timeout --signal=INT --kill-after="$grace" $((seconds - grace)))
   "${limits[@]}" "$python" "$@" &
   child=$!
   wait "$child"

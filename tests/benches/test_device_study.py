@@ -369,14 +369,14 @@ def test_each_half_takes_four_minutes():
 
 
 def test_the_last_part_of_a_half_has_what_the_others_leave(tmp_path):
-    """Nothing runs here: what would limit the parts says how long they might take, four seconds to end apart."""
-    (tmp_path / "timeout").write_text('#!/bin/sh\necho "limit $3"\n')
+    """Nothing runs here: what would limit the parts says how long they might take, and tests how long to report."""
+    (tmp_path / "timeout").write_text('#!/bin/sh\necho "$2 limit $3"\n')
     (tmp_path / "timeout").chmod(0o755)
     stubs = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "true"}
-    done = script("--out", tmp_path / "out", "second", "certify-adm256", **stubs)
+    done = script("--out", tmp_path / "out", "second", "certify-adm256", "tests-kernels", **stubs)
     assert done.returncode == 0, done.stdout
-    found = [int(seconds) for seconds in re.findall(r"^limit (\d+)$", done.stdout, re.MULTILINE)]
-    *parts, last, alone = found
-    assert parts == [16, 16, 21, 26, 46, 36, 16]
-    assert 220 < last <= 236
-    assert alone == 26
+    found = re.findall(r"^--kill-after=(\d+) limit (\d+)$", done.stdout, re.MULTILINE)
+    *parts, last, alone, tests = [(int(grace), int(seconds)) for grace, seconds in found]
+    assert parts == [(4, seconds) for seconds in (16, 16, 21, 26, 46, 36, 16)]
+    assert 200 < last[1] <= 236
+    assert (alone, tests) == ((4, 26), (14, 31))
