@@ -18,7 +18,7 @@ export PYTHONPATH="$PWD:$PWD/build/carried${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNB
 python=${PYTHON:-python3}
 
 half_s=240
-# The last part of a half has what the others leave.
+# What a part leaves of its time, those after it may take.
 first=(carried smoke tests-kernels networks-4 networks-16 tests-runtime)
 second=(carried digests certify-adm256 encode-adm256 served-kernels cudnn compiled-adm256)
 # Part → seconds that it may take, the start of Python and torch among them. Those of a half add up to half_s.
@@ -118,8 +118,8 @@ timed() {
   [[ $1 != tests* ]] || grace=$tests_grace_s
   shift
   if ((deadline)); then
-    local left=$((deadline - SECONDS))
-    ((seconds < left && ! last)) || seconds=$left
+    ((seconds > due - SECONDS)) || seconds=$((due - SECONDS))
+    ((seconds < deadline - SECONDS)) || seconds=$((deadline - SECONDS))
   fi
   ((seconds > grace)) || return 124
   # A rehearsal says nothing about time, and machines that rehearse are slow.
@@ -132,7 +132,8 @@ timed() {
   return $code
 }
 
-child='' deadline=0 last=0
+# When a half has to end, and when its present part ends if all take as long as they may; 0 outside of halves.
+child='' deadline=0 due=0
 trap '[[ -z $child ]] || kill -TERM -- "-$child"; exit 143' TERM INT
 
 failed=() left_out=()
@@ -140,8 +141,8 @@ failed=() left_out=()
 parts() {
   local part
   for part in "$@"; do
-    [[ $part != "${!#}" ]] || last=1
     local begin=$SECONDS
+    due=$((due + limit[$part]))
     echo "== $part"
     run "$part"
     local code=$?
@@ -156,8 +157,8 @@ parts() {
 
 for what in "${asked[@]}"; do
   case $what in
-    first) deadline=$((SECONDS + half_s)) last=0; parts "${first[@]}" ;;
-    second) deadline=$((SECONDS + half_s)) last=0; parts "${second[@]}" ;;
+    first) deadline=$((SECONDS + half_s)) due=$SECONDS; parts "${first[@]}" ;;
+    second) deadline=$((SECONDS + half_s)) due=$SECONDS; parts "${second[@]}" ;;
     *) deadline=0; parts "$what" ;;
   esac
 done
