@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 gpu certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 gpu gpu-carry certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -100,9 +100,21 @@ bench: .venv-dev/installed
 bench-avx2: .venv-dev/installed build/cpu_mask.so
 	$(MASKED) .venv-dev/bin/python -m benchmarks
 
-# Everything that needs a CUDA GPU, with the Python that has torch; no network. Writes benchmarks/results/<gpu>/*.csv.
+# What needs a CUDA GPU, with the Python that has torch, in eight minutes; no network. Writes build/gpu/.
 gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
+
+# What a machine without network lacks, for its Python, into .whl/, which travels with the clone: packages as wheels, and
+# the C++ kernels.
+GPU_PYTHON ?= python3.12
+gpu-carry:
+	rm -rf .whl build/carry build/carried
+	$(GPU_PYTHON) -m venv build/carry
+	build/carry/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -d .whl \
+	  -r benchmarks/gpu/carried.txt
+	build/carry/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade setuptools pybind11 \
+	  --find-links .whl
+	build/carry/bin/python setup.py --quiet build_ext --build-lib .whl/extensions --build-temp build/carry/temp
 
 # All studies of the certificates (half an hour on two cores): benchmarks/results/certificates/, docs/certificates.png.
 certificates: .venv-dev/installed

@@ -75,18 +75,17 @@ def main(argv: list[str] | None = None) -> int:
 def measure(group: str, folder: Path | None) -> None:
     """Measure a group, print it and write its file.
 
-    On a GPU, whose time is dear, what was measured before an error or an interruption is kept, too; elsewhere an old
-    file is better than half of a new one.
+    On a GPU, whose time is dear, the file is written after every row; elsewhere an old file is better than half of a
+    new one.
     """
     rows: list[Row] = []
     device = harness.gpu() if group in ON_GPU else None
-    try:
-        for found in chain.from_iterable(case() for case in REGISTRY[group]):
-            rows.append(found)
-    finally:
-        if rows and (device or sys.exc_info()[0] is None):
-            print(show(rows))
-            print(f"→ {write_csv(group, rows, folder, device)}\n", flush=True)
+    for found in chain.from_iterable(case() for case in REGISTRY[group]):
+        rows.append(found)
+        if device:
+            write_csv(group, rows, folder, device)
+    print(show(rows))
+    print(f"→ {write_csv(group, rows, folder, device)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,60 +1,103 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA GPU, in under nine minutes, without network: `make gpu`, or benchmarks/gpu.sh PART…
+# What needs a CUDA GPU, without network, in two halves of four minutes: benchmarks/gpu.sh [OPTION…] [first] [second].
 #
-# Parts: build tests kernels encode-adm256 certify-adm256 encode-unet-light certify-unet-light llava; and by name only,
-# because torch.compile takes minutes: gpu-parts, which decides whether networks get kernels of our own inside
-# --rehearse   run parts on the CPU with small networks, for `make test`; wants --out
-# --out DIR    where results go (default: benchmarks/results/<gpu>)
+# The parts of the halves run alone, too (benchmarks/gpu.sh smoke), and by name only: `tests` (all), those of
+# unet-light, `llava`, and what waits for torch.compile: `kernels`, and `gpu-parts`, which decides whether networks get
+# kernels of our own inside.
+# --out DIR    where rows, tables, test reports and the log go (default: build/gpu)
+# --rehearse   run on the CPU with small networks, without limits of time; wants --out
 #
-# PYTHON names the interpreter (default: python3); packages that it lacks are taken from wheels in .whl/, if there are
-# any. A part that fails or runs out of its time does not stop the others; the failed ones are named at the end, and
-# so are those that were skipped for want of a package.
+# PYTHON names the interpreter (default: python3); what it lacks comes from .whl/ (`make gpu-carry`). A part that fails
+# or runs out of its time does not stop the others; the failed ones are named at the end, and so are those that were
+# skipped for want of a package.
 set -u
+# Jobs have process groups of their own, and can be interrupted.
+set -m
 cd "$(dirname "$0")/.."
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD:$PWD/build/carried${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
-# Part → seconds that it may take; together 540.
+
+half_s=240
+# What a part leaves of its time, those after it may take.
+first=(carried smoke tests-kernels networks-4 networks-16 tests-runtime)
+second=(carried digests certify-adm256 encode-adm256 served-kernels cudnn compiled-adm256)
+# Part → seconds that it may take, the start of Python and torch among them. Those of a half add up to half_s.
 declare -A limit=(
-  [build]=45 [tests]=140 [kernels]=60 [encode-adm256]=115 [encode-unet-light]=60
-  [certify-adm256]=45 [certify-unet-light]=20 [llava]=55
+  [carried]=20 [smoke]=25 [tests-kernels]=45 [networks-4]=80 [networks-16]=40 [tests-runtime]=30
+  [digests]=25 [certify-adm256]=30 [encode-adm256]=50 [served-kernels]=40 [cudnn]=20 [compiled-adm256]=55
+  [build]=60 [tests]=140 [kernels]=200 [gpu-parts]=530 [encode-unet-light]=60 [certify-unet-light]=20 [llava]=55
 )
-limit[gpu-parts]=530
+# How long a part has to end after it is asked to; pytest waits ten seconds for its workers before it writes its report.
+grace_s=4 tests_grace_s=14
 # Exit code of a part that lacks a package.
 skipped=77
-order=(build tests kernels encode-adm256 certify-adm256 encode-unet-light certify-unet-light llava)
 
-options=() out=() parts=()
+rehearse=() folder='' asked=()
 while (($#)); do
   case $1 in
-    --rehearse) options+=(--rehearse) ;;
-    --out) out=(--out "${2:?--out wants a folder}"); shift ;;
+    --rehearse) rehearse=(--rehearse) ;;
+    --out) folder=${2:?--out wants a folder}; shift ;;
     *)
-      if [[ -z ${limit[$1]:-} ]]; then
-        echo "benchmarks/gpu.sh: wanted parts of ${order[*]}, gpu-parts, got $1" >&2
+      if [[ $1 != first && $1 != second && -z ${limit[$1]:-} ]]; then
+        echo "benchmarks/gpu.sh: wanted first, second or one of ${!limit[*]}, got $1" >&2
         exit 2
       fi
-      parts+=("$1") ;;
+      asked+=("$1") ;;
   esac
   shift
 done
-((${#parts[@]})) || parts=("${order[@]}")
+((${#asked[@]})) || asked=(first second)
+if [[ ${#rehearse[@]} -gt 0 && -z $folder ]]; then
+  echo "benchmarks/gpu.sh: --rehearse wants --out: its numbers do not belong among results" >&2
+  exit 2
+fi
+folder=${folder:-build/gpu}
+mkdir -p "$folder" && folder=$(cd "$folder" && pwd) || exit
+exec > >(tee -a "$folder/gpu.log") 2>&1
 
 run() {
   case $1 in
-    build) build ;;
-    tests) wants pytest fastjsonschema safetensors && tests ;;
-    kernels) timed "$1" -m benchmarks gpu "${out[@]}" ;;
-    gpu-parts) timed "$1" -m benchmarks gpu-parts "${out[@]}" ;;
-    *) timed "$1" -m benchmarks.gpu.device "$1" "${options[@]}" "${out[@]}" ;;
+    carried) carried ;;
+    build) timed "$1" setup.py --quiet build_ext --inplace ;;
+    tests) tests "$1" tests/runtime/gpu $(grep -rl --include='test_*.py' 'mark\.gpu' tests) ;;
+    # Tests of kernels share nothing; others share engines with those of their file.
+    tests-kernels) tests "$1" tests/kernels --dist worksteal ;;
+    # networks-4 and networks-16 do what the test of full size does.
+    tests-runtime) tests "$1" tests/runtime/gpu --ignore tests/runtime/gpu/test_device_full_size.py -k "not compile" ;;
+    kernels) timed "$1" -m benchmarks gpu --out "$folder" ;;
+    gpu-parts) timed "$1" -m benchmarks gpu-parts --out "$folder" ;;
+    # Without a GPU these run in Triton's interpreter.
+    served-kernels) TRITON_INTERPRET=${#rehearse[@]} study "$1" ;;
+    *) study "$1" ;;
   esac
 }
 
-# Files without a test for GPUs may want packages that are not there.
+study() {
+  timed "$1" -m benchmarks.gpu.device "$1" "${rehearse[@]}" --out "$folder"
+}
+
+# Packages from .whl/, and the C++ kernels: those that were carried, or else built here.
+carried() {
+  timed carried benchmarks/gpu/carried.py || return
+  timed carried -c 'import fsfast._processor, fsfast.kernels._cpu' || timed build setup.py --quiet build_ext --inplace
+}
+
+# The tests' own lines say in the log what passed; the report is written at their end.
 tests() {
-  local files workers=()
-  mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-  "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8)
-  timed tests -m pytest -m "gpu and not slow" -q --tb=short -p no:cacheprovider "${workers[@]}" tests/runtime/gpu "${files[@]}"
+  local part=$1 report="$folder/$1.xml"
+  shift
+  wants pytest xdist fastjsonschema safetensors || return
+  timed "$part" -m pytest -m "gpu and not slow" -v --tb=short --durations=10 -p no:cacheprovider \
+    --continue-on-collection-errors -n "$(workers)" --dist loadfile --junitxml="$report.part" "$@"
+  local code=$?
+  [[ ! -e $report.part ]] || mv "$report.part" "$report"
+  return $code
+}
+
+workers() {
+  local cores
+  cores=$(nproc)
+  echo $((cores < 8 ? cores : 8))
 }
 
 # Whether these packages are there; names the first that is not.
@@ -69,41 +112,60 @@ for name in sys.argv[1:]:
 END
 }
 
+# Run Python for as long as a part may take. An interruption lets pytest write its report.
 timed() {
-  # An interruption lets the part write what it has.
-  local limits=(timeout --signal=INT --kill-after=15 "${limit[$1]}")
-  # A rehearsal says nothing about time, and machines that rehearse are slow.
-  ((${#options[@]} == 0)) || limits=()
+  local seconds=${limit[$1]} grace=$grace_s limits=()
+  [[ $1 != tests* ]] || grace=$tests_grace_s
   shift
-  "${limits[@]}" "$python" "$@"
-}
-
-# The C++ extension beside its sources, and packages from .whl/ beside the interpreter's own.
-build() {
-  if compgen -G ".whl/*.whl" >/dev/null; then
-    "$python" -m pip install --quiet --no-index --no-deps --upgrade --target .whl/site .whl/*.whl || return
+  if ((deadline)); then
+    ((seconds > due - SECONDS)) || seconds=$((due - SECONDS))
+    ((seconds < deadline - SECONDS)) || seconds=$((deadline - SECONDS))
   fi
-  timed build setup.py --quiet build_ext --inplace
+  ((seconds > grace)) || return 124
+  # A rehearsal says nothing about time, and machines that rehearse are slow.
+  ((${#rehearse[@]})) || limits=(timeout --signal=INT --kill-after="$grace" $((seconds - grace)))
+  "${limits[@]}" "$python" "$@" &
+  child=$!
+  wait "$child"
+  local code=$?
+  child=''
+  return $code
 }
 
-export PYTHONPATH="$PWD/.whl/site:$PYTHONPATH"
+# When a half has to end, and when its present part ends if all take as long as they may; 0 outside of halves.
+child='' deadline=0 due=0
+trap '[[ -z $child ]] || kill -TERM -- "-$child"; exit 143' TERM INT
+
 failed=() left_out=()
-for part in "${parts[@]}"; do
-  begin=$SECONDS
-  echo "== $part"
-  run "$part"
-  code=$?
-  if ((code == skipped)); then
-    left_out+=("$part")
-  elif ((code)); then
-    failed+=("$part (exit code $code)")
-  fi
-  echo "== $part: $((SECONDS - begin)) s"
+# Run parts one after the other.
+parts() {
+  local part
+  for part in "$@"; do
+    local begin=$SECONDS
+    due=$((due + limit[$part]))
+    echo "== $part"
+    run "$part"
+    local code=$?
+    if ((code == skipped)); then
+      left_out+=("$part")
+    elif ((code)); then
+      failed+=("$part (exit code $code)")
+    fi
+    echo "== $part: $((SECONDS - begin)) s"
+  done
+}
+
+for what in "${asked[@]}"; do
+  case $what in
+    first) deadline=$((SECONDS + half_s)) due=$SECONDS; parts "${first[@]}" ;;
+    second) deadline=$((SECONDS + half_s)) due=$SECONDS; parts "${second[@]}" ;;
+    *) deadline=0; parts "$what" ;;
+  esac
 done
 ((${#left_out[@]} == 0)) || printf 'skipped: %s\n' "${left_out[@]}"
 if ((${#failed[@]})); then
   printf 'failed: %s\n' "${failed[@]}"
   exit 1
 fi
-((${#left_out[@]} == 0)) && echo "all parts done in $SECONDS s: ${parts[*]}"
+((${#left_out[@]} == 0)) && echo "all parts done in $SECONDS s: ${asked[*]}"
 exit 0

@@ -51,6 +51,7 @@ def engine(demo_path: Path, tmp_path: Path) -> Path:
 
 
 def _build(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx", reason="building an engine needs onnx")
     from export.build import build_engine
     from export.recipe import load_recipe
 

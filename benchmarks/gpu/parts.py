@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.gpu.kernels import compiled, copy_time
+from benchmarks.gpu.kernels import Compile, baselines, compiled, copy_time
 from benchmarks.measuring.harness import Row, measure_gpu, row
 from fsfast.backends.torch.networks import for_device
 from fsfast.models.mapper import SmoothnessMapper
@@ -28,15 +28,19 @@ _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 # mean square.
 _NETWORK_TOLERANCE = 5e-2
 
-# (M, C, side, dtype): adm256's first and last levels with and without a skip, unet-light's first.
+# (M, C, channels of the skip connection, H, W, dtype): adm256's levels with and without a skip, unet-light's first, and
+# few large groups, with which one program per group would leave most multiprocessors idle.
 NORM_SHAPES = (
-    (16, 256, 256, torch.bfloat16),
-    (16, 512, 256, torch.bfloat16),
-    (16, 1024, 32, torch.bfloat16),
-    (16, 2048, 8, torch.bfloat16),
-    (16, 96, 256, torch.bfloat16),
-    (4, 256, 256, torch.bfloat16),
-    (4, 256, 256, torch.float32),
+    (4, 256, 0, 256, 256, torch.bfloat16),
+    (4, 256, 256, 256, 256, torch.bfloat16),
+    (4, 256, 256, 128, 128, torch.bfloat16),
+    (4, 512, 512, 32, 32, torch.bfloat16),
+    (4, 1024, 1024, 8, 8, torch.bfloat16),
+    (16, 256, 0, 256, 256, torch.bfloat16),
+    (16, 256, 256, 256, 256, torch.bfloat16),
+    (1, 128, 0, 5120, 256, torch.bfloat16),
+    (16, 96, 0, 256, 256, torch.bfloat16),
+    (4, 256, 0, 256, 256, torch.float32),
 )
 # (M, L, D, dtype): ViT-L/14 at 336, ViT-B/16 at 224, pooled features.
 TOKEN_SHAPES = (
@@ -50,30 +54,40 @@ TOKEN_SHAPES = (
 
 def norms(
     device: str = "cuda",
-    shapes: Sequence[tuple[int, int, int, torch.dtype]] = NORM_SHAPES,
-    compile: Callable[[Any], Any] = compiled,
+    shapes: Sequence[tuple[int, int, int, int, int, torch.dtype]] = NORM_SHAPES,
+    compile: Compile = compiled,
 ) -> Iterator[Row]:
-    """group_norm_silu. x is read twice (once more for its moments) and the result written once."""
+    """group_norm_silu as the U-Net calls it. What comes is read twice (once for its moments), the result written."""
     from fsfast.kernels import cuda
 
-    def with_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.silu(F.group_norm(x, GROUPS, weight, bias))
+    def with_torch(x: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor, offset: Tensor) -> Tensor:
+        whole = x if skip is None else torch.cat([x, skip], dim=1)
+        return F.silu(F.group_norm(whole + offset[:, None, None], GROUPS, weight, bias))
 
-    for m, channels, side, dtype in shapes:
-        x = torch.randn((m, channels, side, side), device=device).to(dtype, memory_format=torch.channels_last)
-        weight, bias = torch.randn((2, channels), device=device).to(dtype)
-        out = torch.empty_like(x)
-        call = partial(cuda.group_norm_silu, x, weight, bias, GROUPS, out=out)
-        _require_close("group_norm_silu", call(), with_torch(x.float(), weight.float(), bias.float()))
-        shape = f"{m}×{channels}×{side}×{side} {_name(dtype)}"
-        baseline = partial(with_torch, x, weight, bias), partial(compile(with_torch), x, weight, bias)
-        yield from _rows("group_norm_silu", shape, 3 * x.nbytes, device, *baseline, call)
+    for m, own, others, height, width, dtype in shapes:
+        x, skip = (
+            torch.randn((m, c, height, width), device=device).to(dtype, memory_format=torch.channels_last)
+            if c
+            else None
+            for c in (own, others)
+        )
+        affine = torch.randn((3, own + others), device=device).to(dtype)
+        weight, bias, offset = affine
+        out = torch.empty_like(torch.cat([x, skip], dim=1) if others else x)
+        more = {"skip": skip, "offset": offset, "out": out}
+        call = partial(cuda.group_norm_silu, x, weight, bias, GROUPS, **more)
+        exact = (None if t is None else t.float() for t in (x, skip, *affine))
+        _require_close("group_norm_silu", call(), with_torch(*exact))
+        channels = f"{own}+{others}" if others else f"{own}"
+        shape = f"{m}×{channels}×{height}×{width} {_name(dtype)}"
+        baseline = partial(with_torch, x, skip, *affine)
+        yield from _rows("group_norm_silu", shape, 3 * out.nbytes, device, baseline, compile, call)
 
 
 def norm_convolutions(
     device: str = "cuda",
     shapes: Sequence[tuple[int, int, int, torch.dtype]] = TOKEN_SHAPES,
-    compile: Callable[[Any], Any] = compiled,
+    compile: Compile = compiled,
 ) -> Iterator[Row]:
     """layer_norm_conv. z is read once, two results are written once."""
     from fsfast.kernels import cuda
@@ -91,14 +105,14 @@ def norm_convolutions(
         for got, wanted in zip(call(), with_torch(*(t.float() for t in given)), strict=True):
             _require_close("layer_norm_conv", got, wanted)
         shape = f"{m}×{tokens}×{dim} {_name(dtype)}"
-        baseline = partial(with_torch, *given), partial(compile(with_torch), *given)
-        yield from _rows("layer_norm_conv", shape, 3 * z.nbytes, device, *baseline, call)
+        baseline = partial(with_torch, *given)
+        yield from _rows("layer_norm_conv", shape, 3 * z.nbytes, device, baseline, compile, call)
 
 
 def residuals(
     device: str = "cuda",
     shapes: Sequence[tuple[int, int, int, torch.dtype]] = TOKEN_SHAPES,
-    compile: Callable[[Any], Any] = compiled,
+    compile: Compile = compiled,
 ) -> Iterator[Row]:
     """l2_norm_residual with attention. Four tensors are read once, the result is written once."""
     from fsfast.kernels import cuda
@@ -115,8 +129,8 @@ def residuals(
         call = partial(cuda.l2_norm_residual, *given)
         _require_close("l2_norm_residual", call(), with_torch(*(t.float() for t in given)))
         shape = f"{m}×{tokens}×{dim} {_name(dtype)}"
-        baseline = partial(with_torch, *given), partial(compile(with_torch), *given)
-        yield from _rows("l2_norm_residual", shape, 5 * terms[0].nbytes, device, *baseline, call)
+        baseline = partial(with_torch, *given)
+        yield from _rows("l2_norm_residual", shape, 5 * terms[0].nbytes, device, baseline, compile, call)
 
 
 def networks(
@@ -160,13 +174,14 @@ def networks(
 
 
 def _rows(
-    case: str, shape: str, size: int, device: str, eager: Callable, compiled: Callable, call: Callable
+    case: str, shape: str, size: int, device: str, eager: partial[Any], compile: Compile, call: Callable
 ) -> Iterator[Row]:
     """Time torch, torch.compile and the kernel on the same tensors, and a copy of as many bytes."""
     copied = copy_time(size, device)
-    for name, baseline in (("torch, ", eager), ("torch.compile, ", compiled), ("", call)):
+    forms = [(f"{name}, ", partial(form, *eager.args)) for name, form in baselines(eager.func, compile)]
+    for name, form in (*forms, ("", call)):
         with torch.no_grad():
-            timing = measure_gpu(baseline)
+            timing = measure_gpu(form)
         share = copied.p50 / timing.p50
         yield row(case, f"{name}{shape}", 0, timing, size / 1e9, "GB/s", share=share, of="copy bandwidth")
 

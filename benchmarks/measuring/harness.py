@@ -99,10 +99,13 @@ def measure_together(calls: Mapping[str, Callable[[], object]], *, runs: int = 9
 def measure_gpu(call: Callable[[], object], *, runs: int = 50) -> Timing:
     """Time what a call does on the GPU, from cold second-level caches, without its launches on the host.
 
-    The call is captured in a CUDA graph. Before every replay a buffer larger than the caches is written.
+    The call is captured in a CUDA graph. Before every replay a buffer larger than the caches is written. Without a GPU,
+    where only rehearsals come, it is called once.
     """
     import torch
 
+    if not torch.cuda.is_available():
+        return measure(call, seconds=0, runs=1)
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -185,10 +188,8 @@ def circumstances(device: str | None = None) -> dict[str, str]:
 
 def write_csv(name: str, rows: Sequence[Row], folder: Path | None = None, device: str | None = None) -> Path:
     """Write a results file for this machine or `device`, whole or not at all, and return its path."""
-    more = {} if device is None else driver()
-    device = machine() if device is None else device
-    target = (RESULTS / device if folder is None else folder) / f"{name}.csv"
-    where = circumstances(device) | more
+    target = (RESULTS / (device or machine()) if folder is None else folder) / f"{name}.csv"
+    where = circumstances(device) | ({} if device is None else driver())
     write_table(target, [{**{k: _written(k, v) for k, v in asdict(item).items()}, **where} for item in rows])
     return target
 

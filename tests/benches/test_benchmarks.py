@@ -9,10 +9,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from benchmarks import __main__ as front
 from benchmarks.__main__ import main
 from benchmarks.cpu import engines, kernels, purified, runtimes, serving, techniques
+from benchmarks.gpu import tune
 from benchmarks.measuring import harness, workers
 from benchmarks.pages import performance, readme
 from fsfast.engine.engine import load_engine
@@ -194,3 +196,15 @@ def test_what_was_measured_before_an_error_is_kept_on_a_gpu(tmp_path, monkeypatc
     with pytest.raises(RuntimeError, match="out of memory"):
         front.measure("broken", tmp_path)
     assert (tmp_path / "broken.csv").exists() == on_gpu
+
+
+def test_without_a_gpu_the_group_is_left_out_or_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(front, "REGISTRY", {"gpu": front.REGISTRY["gpu"]})
+    assert main([]) == 0
+    assert "gpu: left out: no CUDA GPU" in capsys.readouterr().out
+    for command, arguments in ((main, ["gpu"]), (tune.main, [])):
+        with pytest.raises(SystemExit) as stop:
+            command(arguments)
+        assert stop.value.code == 2
+        assert "no CUDA GPU" in capsys.readouterr().err

@@ -8,10 +8,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmarks import __main__
 from benchmarks.gpu import kernels as gpu
 from benchmarks.gpu import parts as gpu_parts
 from benchmarks.gpu import tune
+from benchmarks.gpu.device import served
+from benchmarks.gpu.device.place import Place
 from benchmarks.measuring.harness import Timing
 from fsfast.kernels import cuda, reference
 from fsfast.kernels.cuda import settings
@@ -56,7 +57,8 @@ def test_every_kernel_has_a_case_with_its_ceiling(once, device, case, sizes):
 @pytest.mark.parametrize(
     ("case", "name", "shape"),
     [
-        (gpu_parts.norms, "group_norm_silu", (1, 32, 4)),
+        (gpu_parts.norms, "group_norm_silu", (1, 32, 32, 4, 4)),
+        (gpu_parts.norms, "group_norm_silu", (1, 32, 0, 4, 4)),
         (gpu_parts.norm_convolutions, "layer_norm_conv", (1, 3, 20)),
         (gpu_parts.residuals, "l2_norm_residual", (1, 3, 20)),
     ],
@@ -66,10 +68,27 @@ def test_every_kernel_has_a_case_with_its_ceiling(once, device, case, sizes):
 def test_every_part_of_a_network_has_a_case_with_its_ceiling(once, device, case, name, shape):
     rows = list(case(device, [(*shape, torch.float32), (*shape, torch.bfloat16)], compile=as_it_is))
     assert [(row.case, row.of) for row in rows] == [(name, "copy bandwidth")] * 6
-    sizes = "×".join(map(str, (*shape, *shape[2:][: name == "group_norm_silu"])))
+    sizes = "×".join(map(str, shape)).replace("32×32", "32+32").replace("32×0", "32")
     assert [row.variant for row in rows[3:]] == [
         f"{variant}{sizes} bfloat16" for variant in ("torch, ", "torch.compile, ", "")
     ]
+
+
+@pytest.mark.triton
+@pytest.mark.gpu
+def test_kernels_are_measured_as_they_are_served(once, device):
+    """Without torch.compile; a case that fails would be a row with an error."""
+    norms = [(1, 32, 32, 4, 4, torch.bfloat16)]
+    place = Place(torch.device(device))
+    rows = list(served.served(place, sizes=[4], sides=(5, 4), tokens=(2, 20), norms=norms))
+    ours = [(row.case, row.variant) for row in rows if row.share is not None and "torch" not in row.variant]
+    assert ours == [
+        ("noisy_batch", "exact, float32, nhwc"),
+        ("denoise_resize_normalise", "5→4"),
+        ("cosine_mean", "4×2×20 bfloat16, 1 image"),
+        ("group_norm_silu", "1×32+32×4×4 bfloat16"),
+    ]
+    assert not [row for row in rows if "compile" in row.variant]
 
 
 def small_networks(device="cpu"):
@@ -85,7 +104,7 @@ def test_networks_are_compared_with_those_of_torch_compile(once):
 
 
 def test_a_wrong_network_is_not_measured(once, monkeypatch):
-    monkeypatch.setattr(gpu_parts, "fuse", lambda module: lambda x: module(x) * 2)
+    monkeypatch.setattr(gpu_parts, "for_device", lambda module: lambda x: module(x) * 2)
     with pytest.raises(AssertionError, match="unet-light: the fused network deviates"):
         list(small_networks())
 
@@ -149,15 +168,3 @@ def test_a_measured_table_takes_the_place_of_the_default(monkeypatch, tmp_path):
         assert settings.setting("noisy_batch", torch.device("cpu")) == default["noisy_batch"]
     finally:
         settings._table.cache_clear()
-
-
-def test_without_a_gpu_the_group_is_left_out_or_refused(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(__main__, "REGISTRY", {"gpu": __main__.REGISTRY["gpu"]})
-    assert __main__.main([]) == 0
-    assert "gpu: left out: no CUDA GPU" in capsys.readouterr().out
-    for main, arguments in ((__main__.main, ["gpu"]), (tune.main, [])):
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        assert stop.value.code == 2
-        assert "no CUDA GPU" in capsys.readouterr().err

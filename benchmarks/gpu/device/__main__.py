@@ -1,4 +1,4 @@
-"""Run one part of the GPU study: `python -m benchmarks.gpu.device PART`; `make gpu` runs all of them."""
+"""Run one part of the GPU study: `python -m benchmarks.gpu.device PART`; `make gpu` runs those that matter most."""
 
 from __future__ import annotations
 
@@ -6,81 +6,95 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.device import encode, llava
+import torch
+
+from benchmarks.gpu.device import bits, encode, forward, llava, served, smoke
 from benchmarks.gpu.device.place import Place
+from benchmarks.gpu.device.rows import NAME, ErrorRow, Table, append_row, guarded
 from benchmarks.measuring.files import write_table
-from benchmarks.measuring.harness import RESULTS
 from fsfast.errors import FsfastError
-from fsfast.report.text import table
 
 PARTS: dict[str, Callable[..., Iterator[Any]]] = {
+    "smoke": smoke.smoke,
+    "networks-4": partial(forward.forward, name="adm256", micro_batch=4, profiled=True),
+    "networks-16": partial(forward.forward, name="adm256", micro_batch=16),
+    "digests": partial(bits.digests, name="adm256"),
     "encode-adm256": partial(encode.techniques, name="adm256"),
     "encode-unet-light": partial(encode.techniques, name="unet-light"),
     "certify-adm256": partial(encode.certification, name="adm256"),
     "certify-unet-light": partial(encode.certification, name="unet-light"),
+    "served-kernels": served.served,
+    "cudnn": partial(forward.cudnn_benchmark, name="adm256"),
+    "compiled-adm256": partial(encode.compiled, name="adm256"),
     "llava": llava.table_s8,
 }
 SKIPPED = 77
-OPTIONAL = ("transformers",)
+# Part → a package that only it needs.
+_NEEDS = {"llava": "transformers"}
 # What a rehearsal asks for: the same code, little work.
 _REHEARSED: dict[str, dict[str, Any]] = {
-    "encode": {"numbers": (1, 2), "compiled_n0": 2},
+    "smoke": {"n": 20},
+    "networks-4": {"micro_batch": 2},
+    "networks-16": {"micro_batch": 3},
+    "digests": {"sizes": (2, 3)},
+    "encode": {"numbers": (1, 2)},
     "certify": {"n": 6, "micro_batch": 2},
+    "served": {
+        "sizes": (4,),
+        "sides": (8, 12),
+        "tokens": (2, 20),
+        "norms": ((1, 32, 32, 4, 4, torch.bfloat16),),
+    },
+    "cudnn": {"micro_batch": 2},
+    "compiled": {"n0": 2},
     "llava": {"numbers": (1, 2)},
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure one part and write its results file; exit code 77 when a library is missing, as test programs skip."""
+    """Measure one part and append its rows; exit code 1 where a row is an error, 77 when a library is missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.device", description=__doc__)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--out", type=Path, help="folder of the results (default: benchmarks/results/<gpu>)")
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU with small networks; wants --out")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU with small networks")
     args = parser.parse_args(argv)
-    if args.rehearse and args.out is None:
-        parser.error("--rehearse wants --out: its numbers do not belong among results")
     try:
         place = Place.chosen(args.rehearse)
     except FsfastError as error:
         parser.error(str(error))
-    less = _REHEARSED[args.part.split("-")[0]] if args.rehearse else {}
-    target = (args.out or RESULTS / place.name) / f"{args.part}.csv"
     try:
-        rows = _measured(PARTS[args.part](place, **less), place.circumstances(), target)
+        import_module(_NEEDS.get(args.part, "torch"))
     except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            raise
         print(f"python -m benchmarks.gpu.device: {args.part}: {error}", file=sys.stderr)
         return SKIPPED
-    except FsfastError as error:
-        print(f"python -m benchmarks.gpu.device: {args.part}: {error}", file=sys.stderr)
-        return 1
-    print(show(rows))
-    print(f"→ {target}")
-    return 0
+    less = _REHEARSED.get(args.part, _REHEARSED.get(args.part.split("-")[0], {})) if args.rehearse else {}
+    rows = guarded(args.part, partial(PARTS[args.part], place, **less))
+    return int(record(args.part, rows, place.circumstances(), args.out) > 0)
 
 
-def _measured(found: Iterator[Any], where: dict[str, str], target: Path) -> list[dict[str, Any]]:
-    """Write the results file anew after every row: what was measured stays, whatever the next one meets."""
-    rows: list[dict[str, Any]] = []
+def record(part: str, found: Iterator[Any], where: dict[str, str], folder: Path) -> int:
+    """Write and print rows one by one, as they come; return how many are errors."""
+    failed = 0
     for row in found:
-        rows.append(vars(row))
-        write_table(target, [{**r, **where} for r in rows])
-    return rows
-
-
-def show(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a table for people."""
-    return table([[_cell(value) for value in row.values()] for row in rows], list(rows[0]))
+        if isinstance(row, Table):
+            write_table(folder / f"{row.name}.csv", [{**vars(line), **where} for line in row.rows])
+            continue
+        failed += isinstance(row, ErrorRow)
+        append_row(folder / NAME, {"part": part, **vars(row), **where})
+        print(
+            f"{part}:",
+            ", ".join(f"{k} {_cell(v)}" for k, v in vars(row).items() if v is not None),
+            flush=True,
+        )
+    return failed
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return "" if value is None else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.gpu.device.baselines import Baseline
 from benchmarks.gpu.device.networks import Case, case_of, flops, function_of, random_modules
 from benchmarks.gpu.device.place import Place
+from benchmarks.gpu.device.rows import guarded
+from benchmarks.measuring.cases import SIGMA
+from export.thresholds import gaussian_thresholds
 from fsfast.backends.device.arithmetic import fixed_arithmetic
 from fsfast.certificates.anchors import served_anchor
 from fsfast.certificates.certification import Plan, Task, certify
@@ -24,7 +28,8 @@ from fsfast.kernels.tensors import NoiseTensors, RowTensors
 from fsfast.runtime.gpu.function import GpuFunction
 from fsfast.runtime.sampling import Stream, micro_batches
 
-N0 = (1, 2, 4, 8, 16)
+# The engine's and the largest first, in case that time runs out.
+N0 = (4, 16, 1, 2, 8)
 # Compiling takes minutes: for one n0.
 COMPILED_N0 = 4
 SEED = 1
@@ -73,14 +78,12 @@ class Study:
     Attributes:
         place, case: where and what.
         rate: of a matrix product, operations per second.
-        operations: of one sample.
         item: one image; `image` is the same on the device, [3, H, W] float32 in [0, 1].
     """
 
     place: Place
     case: Case
     rate: float
-    operations: int
     item: GridImage
     image: Tensor
 
@@ -89,14 +92,14 @@ class Study:
         """Prepare one image."""
         pixels = np.random.default_rng(0).integers(0, 256, (case.side, case.side, 3), dtype=np.uint8)
         image = torch.from_numpy(pixels).to(place.device).permute(2, 0, 1).float() / 255
-        return cls(place, case, rate, flops(case), GridImage(pixels, None, {}), image)
+        return cls(place, case, rate, GridImage(pixels, None, {}), image)
 
     def row(
         self, technique: str, n0: int, call: Callable[[], object], direction: Tensor, wanted: Tensor
     ) -> EncodeRow:
         """Measure a technique whose direction is [L, D]."""
         timing = self.place.measure(call)
-        speed = n0 * self.operations / timing.p50
+        speed = n0 * flops(self.case) / timing.p50
         cosine = F.cosine_similarity(direction.double(), wanted.double(), dim=-1).mean()
         return EncodeRow(
             case=self.case.name,
@@ -112,67 +115,81 @@ class Study:
             matmul_share=speed / self.rate,
         )
 
-    def noisy(self, function: GpuFunction, n0: int) -> Tensor:
+    def noisy(self, n0: int) -> Tensor:
         """Return fsfast's noisy samples, [n0, 3, H, W] float32 in [0, 1] plus noise."""
-        levels = noise_tables(function.pipeline.noise.thresholds, np.ones(3), np.zeros(3), "float32")
+        levels = noise_tables(gaussian_thresholds(SIGMA), np.ones(3), np.zeros(3), "float32")
         (rows,) = micro_batches([SEED], n0, n0)
         tensors = RowTensors.from_arrays(rows, 1, self.place.device)
         images = torch.from_numpy(self.item.pixels).to(self.place.device)[None]
         noise = NoiseTensors.from_arrays(levels, self.place.device)
         return noisy_batch(images, tensors, Stream.SERVING, noise) / 255
 
-    def fsfast(self, technique: str, function: GpuFunction, n0: int, wanted: Tensor) -> EncodeRow:
+    def reference(self, loop: Baseline, n0: int) -> tuple[Tensor, Tensor]:
+        """Return fsfast's noisy samples and their direction in float32 without TF32: with it every row is compared."""
+        noisy = self.noisy(n0)
+        with fixed_arithmetic():
+            return noisy, loop.one_by_one(self.image, n0, noisy)
+
+    def baseline(
+        self, technique: str, encode: Callable[..., Tensor], n0: int, noisy: Tensor, wanted: Tensor
+    ) -> list[EncodeRow]:
+        """Measure a baseline's way from an image on the device to its direction."""
+        direction = encode(self.image, n0, noisy)
+        return [self.row(technique, n0, partial(encode, self.image, n0), direction, wanted)]
+
+    def fsfast(self, technique: str, function: GpuFunction, n0: int, wanted: Tensor) -> list[EncodeRow]:
         """Measure the whole way: the image from the host, features back to it."""
         encode = partial(function.serve, [self.item], [SEED], n0)
-        return self.row(technique, n0, encode, torch.from_numpy(encode().unit[0]).to(wanted.device), wanted)
+        direction = torch.from_numpy(encode().unit[0]).to(wanted.device)
+        return [self.row(technique, n0, encode, direction, wanted)]
 
 
-def techniques(
-    place: Place, name: str, numbers: tuple[int, ...] = N0, compiled_n0: int = COMPILED_N0
-) -> Iterator[EncodeRow]:
+def techniques(place: Place, name: str, numbers: tuple[int, ...] = N0) -> Iterator[Any]:
     """Encode one image with n0 samples by every technique; M = n0. A wrong one shows in its cosine.
 
     Args:
         place: where.
         name: of the case.
         numbers: values of n0.
-        compiled_n0: the one of them for which the networks are compiled.
     """
     case = case_of(name, place)
     study = Study.of(place, case, matmul_rate(place))
     modules, size = random_modules(case, place.device), case.encoder.image_size
     loop, batch = Baseline(modules, size, torch.float32), Baseline(modules, size, torch.bfloat16)
-    image = study.image
-    for n0 in numbers:
+    # As torch comes, convolutions in float32 round to TF32.
+    baselines = {"eager float32, one by one": loop.one_by_one, "eager bfloat16, batched": batch.batched}
+
+    def encoded(n0: int) -> Iterator[Any]:
+        noisy, wanted = study.reference(loop, n0)
+        for technique, encode in baselines.items():
+            measure = partial(study.baseline, technique, encode, n0, noisy, wanted)
+            yield from guarded(f"{technique}, n0={n0}", measure)
         function = function_of(case, modules, place, "bfloat16", n0)
-        noisy = study.noisy(function, n0)
-        with fixed_arithmetic():
-            wanted = loop.one_by_one(image, n0, noisy)
-        # As torch comes: its convolutions round to TF32.
-        direction, one_by_one = loop.one_by_one(image, n0, noisy), partial(loop.one_by_one, image, n0)
-        yield study.row("eager float32, one by one", n0, one_by_one, direction, wanted)
-        direction = batch.batched(image, n0, noisy)
-        yield study.row("eager bfloat16, batched", n0, partial(batch.batched, image, n0), direction, wanted)
-        yield study.fsfast("fsfast, bfloat16", function, n0, wanted)
+        yield from study.fsfast("fsfast, bfloat16", function, n0, wanted)
         function.pipeline.close()
-        if n0 == compiled_n0:
-            compare = (noisy, wanted)
-    # Last: compiling may take what is left of the time.
-    yield from _compiled(study, modules, compiled_n0, *compare)
+
+    for n0 in numbers:
+        yield from guarded(f"{name}, n0={n0}", partial(encoded, n0))
 
 
-def _compiled(
-    study: Study, modules: dict[str, nn.Module], n0: int, noisy: Tensor, wanted: Tensor
-) -> Iterator[EncodeRow]:
-    """With torch.compile, alone and under fsfast; compiling is not timed."""
-    size = study.case.encoder.image_size
-    compiled = Baseline(modules, size, torch.bfloat16, study.place.compile)
-    direction = compiled.batched(study.image, n0, noisy)
-    call = partial(compiled.batched, study.image, n0)
-    yield study.row("torch.compile bfloat16, batched", n0, call, direction, wanted)
-    function = function_of(study.case, modules, study.place, "bfloat16", n0, compiled=True)
-    yield study.fsfast("fsfast, bfloat16, compiled networks", function, n0, wanted)
-    function.pipeline.close()
+def compiled(place: Place, name: str, n0: int = COMPILED_N0) -> Iterator[Any]:
+    """Encode with torch.compile, alone and under fsfast; compiling is not timed."""
+    case = case_of(name, place)
+    study = Study.of(place, case, matmul_rate(place))
+    modules, size = random_modules(case, place.device), case.encoder.image_size
+    noisy, wanted = study.reference(Baseline(modules, size, torch.float32), n0)
+
+    def alone() -> list[EncodeRow]:
+        encode = Baseline(modules, size, torch.bfloat16, place.compile).batched
+        return study.baseline("torch.compile bfloat16, batched", encode, n0, noisy, wanted)
+
+    def under_fsfast() -> Iterator[EncodeRow]:
+        function = function_of(case, modules, place, "bfloat16", n0, compiled=True)
+        yield from study.fsfast("fsfast, bfloat16, compiled networks", function, n0, wanted)
+        function.pipeline.close()
+
+    yield from guarded("torch.compile", alone)
+    yield from guarded("torch.compile under fsfast", under_fsfast)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -108,6 +109,22 @@ def engine_of(case: Case) -> Engine:
     return Engine(Path(manifest.name), manifest, "0" * 64, gaussian_thresholds(SIGMA))
 
 
+def placed(
+    case: Case, modules: dict[str, nn.Module], lane: Lane, precision: Dtype, *, compiled: bool = False
+) -> Networks:
+    """Return the way from x_t to features through a copy of the modules."""
+    with lane.current(), fixed_arithmetic():
+        stages = place_modules(copy.deepcopy(modules), precision, lane.device, compiled=compiled)
+        return Networks.of(engine_of(case).manifest, stages, lane.device)
+
+
+def plain(case: Case, modules: dict[str, nn.Module], lane: Lane, precision: Dtype) -> Networks:
+    """Return the way through the networks that torch-compile compiles, uncompiled: torch's own operators alone."""
+    networks = placed(case, modules, lane, precision, compiled=True)
+    assert networks.stages.plain is not None
+    return networks.running(networks.stages.plain)
+
+
 def function_of(
     case: Case,
     modules: dict[str, nn.Module],
@@ -120,9 +137,8 @@ def function_of(
     """Return fsfast's function of the modules, of which it has a copy."""
     engine, lane = engine_of(case), Lane(place.device)
     compiled = compiled and not place.rehearsed
-    with lane.current(), fixed_arithmetic():
-        stages = place_modules(copy.deepcopy(modules), precision, place.device, compiled=compiled)
-        networks = Networks.of(engine.manifest, stages, place.device)
+    networks = placed(case, modules, lane, precision, compiled=compiled)
+    stages = networks.stages
     backend = "torch-compile" if compiled else "torch"
     profile = Profile(backend, stages.version, precision, micro_batch, device_class(place.device), STAGES)
     # The study says what memory it takes; it is not planned.
@@ -130,16 +146,19 @@ def function_of(
     return GpuFunction(engine.manifest, engine.digest, profile, pipeline)
 
 
+def stage_shapes(case: Case) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return stage → shapes of one row of its input and of its output."""
+    image, tokens = (3, case.side, case.side), (case.encoder.patches, case.encoder.width)
+    pixels = (3, case.encoder.image_size, case.encoder.image_size)
+    return {"purifier": (image, image), "encoder": (pixels, tokens), "mapper": (tokens, tokens)}
+
+
+@cache
 def flops(case: Case) -> int:
     """Return the floating-point operations of one sample: 2 per multiplication and addition, counted by torch."""
-    size, side, patches = case.encoder.image_size, case.side, case.encoder.patches
-    shapes = {
-        "purifier": (1, 3, side, side),
-        "encoder": (1, 3, size, size),
-        "mapper": (1, patches, case.encoder.width),
-    }
+    shapes = stage_shapes(case)
     # Nothing is computed there, and no memory is taken.
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         for stage, module in modules_of(case).items():
-            module(torch.empty(shapes[stage]))
+            module(torch.empty((1, *shapes[stage][0])))
     return int(counter.get_total_flops())
