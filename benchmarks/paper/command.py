@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks.paper import engines, folder, work
 from benchmarks.paper.attacks import part as attacks
 from benchmarks.paper.certified import MICRO_BATCH, Certified
@@ -57,6 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         lines = str(error).splitlines() if isinstance(error, Refused) else [str(error)]
         for line in lines:
             _say(line)
+        return 2
+    except torch.OutOfMemoryError as error:
+        _say(f"{str(error).split('. ')[0]}; what is done is kept; try a smaller --micro-batch")
         return 2
     return 0
 
@@ -111,7 +116,7 @@ def _request(parser: Parser, args: argparse.Namespace) -> Request:
     missing = [name for name in ("purifier", "encoder", "images") if not getattr(args, name)]
     if missing:
         parser.error(f"wanted --{missing[0]}, got none")
-    on_gpu = args.device.startswith("cuda")
+    on_gpu = args.device == "cuda"
     counts = {"count": args.count, "n": args.n, "runs": args.runs, "attack-steps": args.attack_steps}
     for name, value in (*counts.items(), *(("n0", n0) for n0 in args.n0)):
         if value < 1:
@@ -211,7 +216,7 @@ def _parser() -> Parser:
         steps = getattr(training, stage).steps
         training_group.add_argument(f"--{stage}-steps", type=int, default=steps, help=f"default {steps}")
     where = parser.add_argument_group("where")
-    where.add_argument("--device", default="cuda", help="cuda (default), cuda:1, … or cpu")
+    where.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default cuda")
     where.add_argument("--backend", default="auto", help="as of fsfast encode (default auto: on a GPU torch)")
     where.add_argument("--precision", help="of the networks (default bfloat16 on a GPU, float32 on a CPU)")
     where.add_argument(

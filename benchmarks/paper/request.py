@@ -21,7 +21,6 @@ from fsfast.files import file_sha256
 from fsfast.images.grid import to_grid_image
 from fsfast.models import load_encoder, load_mapper, load_purifier
 from fsfast.models.checkpoints import ReadFile
-from fsfast.runtime.options import choose_device
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Request:
         attack_steps: of the attack under which the FCS is measured.
         train: folder of images to train purifier and mapper on, or None.
         purifier_steps, mapper_steps: of the training.
-        device, backend, precision: as of SmoothedEncoder.
+        device: "cuda" or "cpu".
+        backend, precision: as of SmoothedEncoder.
         micro_batch: M of the certificates.
         out, work: folders of the results, and of engines and training runs.
         rehearsal: "" or what of; the weights are then random.
@@ -72,7 +72,7 @@ class Request:
     @property
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
-        return self.device.startswith("cuda")
+        return self.device == "cuda"
 
     @property
     def machine(self) -> str:
@@ -131,7 +131,8 @@ def check(request: Request) -> Inputs:
         Refused: with one line for each file that cannot be used.
     """
     faults = _Faults()
-    faults.tried(_device, request)
+    if request.on_gpu:
+        faults.tried(cuda_device, request.device)
     recipe = faults.tried(load_recipe, request.recipe)
     unets = [faults.tried(_unet, path) for path in request.purifiers]
     tower = faults.tried(load_encoder, request.encoder, encoder_config(recipe)) if recipe else None
@@ -172,13 +173,6 @@ class _Faults(list[str]):
         """Raise Refused where there are any."""
         if self:
             raise Refused("\n".join(dict.fromkeys(self)))
-
-
-def _device(request: Request) -> None:
-    if request.on_gpu:
-        cuda_device(request.device)
-    else:
-        choose_device(request.device)
 
 
 def _unet(path: Path) -> tuple[str, tuple[ReadFile, ...]]:

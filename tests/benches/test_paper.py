@@ -10,13 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.__main__ import main
-from benchmarks.paper import certified, comparison, counts, encodes, engines, estimate, page, quoted
+from benchmarks.measuring import harness
+from benchmarks.paper import (
+    attacks,
+    certified,
+    comparison,
+    counts,
+    encodes,
+    engines,
+    estimate,
+    page,
+    quoted,
+    request,
+)
 from benchmarks.paper.command import _parser, _request
+from benchmarks.paper.rehearsal import REHEARSALS, write_files
 from benchmarks.paper.request import check, recipe_for
 from benchmarks.paper.rows import Rows
+from benchmarks.paper.study import Study
 from export.networks import check_networks
 from export.published import Published
 from fsfast.certificates.lines import load_certificates
@@ -24,6 +39,7 @@ from fsfast.encoder import SmoothedEncoder
 from fsfast.engine.engine import load_engine
 from fsfast.errors import FsfastError
 from fsfast.images.grid import to_grid_image
+from fsfast.runtime.gpu import opening
 from train.psm_setting import PsmConfig
 
 NETWORKS = ["encoder", "encoder+mapper", "purifier+encoder", "purifier+encoder+mapper"]
@@ -211,17 +227,17 @@ def test_what_training_makes_fits_the_engine(finished, tmp_path, photograph):
     arguments += ["--recipe", str(Path(estimate.FOLDER) / "small.toml"), "--images", str(weights / "images")]
     arguments += ["--out", str(tmp_path / "out"), "--train", str(tmp_path / "train"), "--device", "cpu"]
     arguments += ["--purifier-steps", "1", "--mapper-steps", "1", "--sigma", "0.25"]
-    request = _request(parser, parser.parse_args(arguments))
-    inputs, trained = check(request), {}
+    asked = _request(parser, parser.parse_args(arguments))
+    inputs, trained = check(asked), {}
     purified, alone = engines.Spec(0.25, "unet-tiny"), engines.Spec(0.25, None)
-    purifier, mapper = engines._weights(request, inputs, purified, trained)
+    purifier, mapper = engines._weights(asked, inputs, purified, trained)
     assert purifier[1] != inputs.purifiers["unet-tiny"]
-    assert engines._weights(request, inputs, alone, trained) == (None, mapper)
-    recipe = recipe_for(request, 0.25, purifier, mapper)
+    assert engines._weights(asked, inputs, alone, trained) == (None, mapper)
+    recipe = recipe_for(asked, 0.25, purifier, mapper)
     check_networks(recipe)
     Published(recipe)
     with pytest.raises(FsfastError, match="other images to train on"):
-        check(replace(request, train=request.images))
+        check(replace(asked, train=asked.images))
 
 
 def test_rows_survive_a_cut_and_refuse_other_columns(tmp_path):
@@ -341,3 +357,52 @@ def test_the_estimates_of_the_document_are_computed():
     text = estimate.DOCS.read_text(encoding="utf-8")
     assert estimate.updated(text) == text
     assert "<!-- estimate -->\n|" in text
+
+
+@pytest.mark.slow
+def test_the_way_of_a_gpu(finished, tmp_path, monkeypatch):
+    """The same code rehearsed on the CPU: M = n0 in encodes, 16 in certificates, bfloat16, the driver."""
+    for module in (request, opening):
+        monkeypatch.setattr(module, "cuda_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(harness, "gpu", lambda: "some-gpu")
+    monkeypatch.setattr(harness, "driver", lambda: {"driver_version": "580.1"})
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7e6)
+    out = tmp_path / "results"
+    # The attack has nothing of its own for a GPU.
+    shutil.copytree(finished / "attacked", out / "attacked")
+    shutil.copy(finished / "engines.csv", out)
+    assert rehearse(out, "--work", f"{finished}-work", "--device", "cuda") == 0
+    rows = read(out / "latency.csv")
+    assert [(row["n0"], row["micro_batch"], row["memory_mb"]) for row in rows] == [
+        ("1", "1", "7"),
+        ("2", "2", "7"),
+    ]
+    assert {(row["device"], row["driver_version"]) for row in rows} == {("some-gpu", "580.1")}
+    made = load_certificates(out / "certificates" / "sigma-0.25-purifier+encoder+mapper.jsonl")
+    assert {(c.profile.precision, c.profile.micro_batch) for c in made} == {("bfloat16", 16)}
+    on_cpu = {row["image"]: float(row["mean_score"]) for row in read(finished / "images.csv")[-2:]}
+    for row in read(out / "images.csv")[-2:]:
+        assert float(row["mean_score"]) == pytest.approx(on_cpu[row["image"]], abs=0.05)
+    assert "some-gpu" in (out / "paper.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_parts_hold_the_operations_that_are_estimated(finished):
+    parser = _parser()
+    named = write_files(REHEARSALS["small"], Path(f"{finished}-work/weights"))
+    asked = _request(parser, parser.parse_args([*named, "--out", str(finished)]))
+    inputs = check(asked)
+    (purifier,) = inputs.purifiers.items()
+    counted = {purifier[0]: counts.counts(recipe_for(asked, 0.25, purifier, None), PsmConfig().blocks)}
+    built = {spec: load_engine(asked.work / spec.name) for spec in engines.specs(asked, inputs)}
+    measured = Study(asked, inputs, built, counted)
+    parts = [
+        attacks.part(measured),
+        *encodes.Encodes(measured).parts(),
+        *certified.Certified(measured).parts(),
+    ]
+    size = estimate.Size(2, asked.n, 1, asked.numbers, asked.runs, asked.attack_steps)
+    whole = estimate.measuring_flops(size, list(counted.values()), mapper=True)
+    assert sum(part.flops for part in parts) == pytest.approx(whole)
+    assert all(part.done == part.flops for part in parts)
