@@ -225,6 +225,6 @@ def _parser() -> Parser:
     where.add_argument(
         "--rehearse",
         choices=REHEARSALS,
-        help="write random weights and measure little: small networks, or those of full size (wants 24 GB of memory)",
+        help="write random weights and measure little: small networks, or those of full size",
     )
     return parser

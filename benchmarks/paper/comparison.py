@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ class Compared:
     """One number of a table of the paper, and what was measured in its place.
 
     Attributes:
-        table, networks, sigma, quantity, at, paper: the cell, as Quoted.
+        table, networks, sigma, quantity, at: the cell, as Quoted.
+        paper: its value; None of networks, or of a σ, that the paper's table does not have.
         measured: the same quantity here (of "fcsb" and "radius" the plug-in number), None where it is not measured.
         difference: measured − paper.
         certified: of "fcsb" and "radius" what the certificates say, the mean over images; an image for which nothing
@@ -35,7 +36,7 @@ class Compared:
     sigma: float
     quantity: str
     at: float | None
-    paper: float
+    paper: float | None
     measured: float | None = None
     difference: float | None = None
     certified: float | None = None
@@ -54,7 +55,7 @@ def compare(folder: Path) -> list[Compared]:
     )
     cells = [
         *(_encoded(cell, latency, similarity) for cell in quoted.table_s8()),
-        *(_bounded(cell, images) for table in ("2", "5") for cell in quoted.bounds(table)),
+        *(_bounded(cell, images) for cell in [*quoted.bounds("2"), *_beyond(images), *quoted.bounds("5")]),
     ]
     write_table(folder / "comparison.csv", [asdict(cell) for cell in cells])
     return cells
@@ -74,6 +75,16 @@ def slope(cells: Iterable[Compared], networks: str) -> tuple[float, float] | Non
         return None
     n0, paper, measured = np.array(points, dtype=float).T
     return float(np.polyfit(n0, paper, 1)[0]), float(np.polyfit(n0, measured, 1)[0])
+
+
+def _beyond(images: list[dict[str, str]]) -> Iterator[Quoted]:
+    """Yield the cells that Table 2 would have of what else was measured."""
+    there = {(cell.sigma, cell.networks) for cell in quoted.bounds("2")}
+    for sigma, networks in dict.fromkeys((float(row["sigma"]), row["networks"]) for row in images):
+        if (sigma, networks) not in there:
+            for radius in quoted.radii():
+                yield Quoted("2", networks, sigma, "fcsb", radius, None)
+            yield Quoted("2", networks, sigma, "radius", None, None)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -112,7 +123,8 @@ def _bounded(cell: Quoted, images: list[dict[str, str]]) -> Compared:
 
 
 def _measured(cell: Quoted, value: float, **more: Any) -> Compared:
-    return Compared(**_known(cell), measured=value, difference=value - cell.value, **more)
+    difference = None if cell.value is None else value - cell.value
+    return Compared(**_known(cell), measured=value, difference=difference, **more)
 
 
 def _known(cell: Quoted) -> dict[str, Any]:

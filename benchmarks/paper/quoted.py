@@ -24,7 +24,7 @@ class Quoted:
         sigma: noise level.
         quantity: "seconds" and "fcs" at a number of samples, "fcsb" at an ℓ2 radius, or "radius".
         at: the number of samples or the radius; None of a "radius".
-        value: as printed.
+        value: as printed, or None where the paper has no such cell.
     """
 
     table: str
@@ -32,7 +32,7 @@ class Quoted:
     sigma: float
     quantity: str
     at: float | None
-    value: float
+    value: float | None
 
 
 def table_s8() -> list[Quoted]:

@@ -14,6 +14,7 @@ from fsfast.report.markup import escape, pair, section, table
 _NETWORKS = {
     "encoder": "encoder alone",
     "encoder+mapper": "encoder, M",
+    "purifier+encoder": "P, encoder",
     "purifier+encoder+mapper": "P, encoder, M",
 }
 # Of Table 5, as the paper calls them.
@@ -74,7 +75,7 @@ def _against_n0(
     own = [cell for cell in cells if cell.networks == purifier]
     chart = charts.lines(
         {
-            "paper": [(cell.at or 0.0, cell.paper) for cell in own],
+            "paper": [(cell.at or 0.0, cell.paper) for cell in own if cell.paper is not None],
             "measured": [(cell.at or 0.0, cell.measured) for cell in own if cell.measured is not None],
         },
         title=f"{title}, {purifier}",
@@ -100,9 +101,10 @@ def table_2(cells: Sequence[Compared], settings: Mapping[str, Any]) -> str:
         f"with probability 1 − α, α = {show_alpha(settings['alpha'])}: the mean over images, where one for which "
         "nothing is certified counts as 0. Where they lie above the plug-in number, their bound is sharper than the "
         "theorem. All of it is against the features that the encoder alone has of the clean image. "
-        f"R is the ℓ₂ radius for a cosine of at least {quoted.COSINE:g}, in [0, 1] pixel units."
+        f"R is the ℓ₂ radius for a cosine of at least {quoted.COSINE:g}, in [0, 1] pixel units. Networks that the "
+        "paper’s table lacks are shown without its value."
     )
-    groups = dict.fromkeys((cell.sigma, cell.networks) for cell in own)
+    groups = sorted({(cell.sigma, cell.networks) for cell in own})
     parts, left = [f"<p>{text}</p>"], []
     for sigma, networks in groups:
         of_group = [cell for cell in own if (cell.sigma, cell.networks) == (sigma, networks)]
@@ -120,7 +122,7 @@ def _bounds(cells: Sequence[Compared], title: str, name: str) -> str:
     curve = [cell for cell in cells if cell.at is not None]
     chart = charts.lines(
         {
-            "paper": [(cell.at or 0.0, cell.paper) for cell in curve],
+            "paper": [(cell.at or 0.0, cell.paper) for cell in curve if cell.paper is not None],
             "plug-in": [(cell.at or 0.0, cell.measured or 0.0) for cell in curve],
             "certified": [(cell.at or 0.0, cell.certified or 0.0) for cell in curve],
         },
@@ -156,7 +158,7 @@ def _bounds_caption(cells: Sequence[Compared]) -> str:
 
 def _bound(cell: Compared) -> list[str]:
     return [
-        _cosine(cell.paper),
+        _or_none(cell.paper, _cosine),
         _or_none(cell.measured, _cosine),
         _difference(cell, _cosine),
         _or_none(cell.certified, lambda bound: _certified(bound, cell.share or 0.0)),
@@ -186,7 +188,7 @@ def _at(cell: Compared) -> str:
 
 def _as_printed(cell: Compared) -> str:
     """Return the paper's number with the paper's digits."""
-    return f"{cell.paper:.2f}" if cell.quantity == "seconds" else _cosine(cell.paper)
+    return _or_none(cell.paper, "{:.2f}".format if cell.quantity == "seconds" else _cosine)
 
 
 def _nothing_of_s8() -> str:

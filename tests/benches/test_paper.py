@@ -101,9 +101,12 @@ def test_a_rehearsal_fills_every_table(finished):
         ("unet-tiny", "1"),
         ("unet-tiny", "2"),
     ]
-    assert len(read(finished / "comparison.csv")) == len(
-        quoted.table_s8() + quoted.bounds("2") + quoted.bounds("5")
-    )
+    printed = len(quoted.table_s8() + quoted.bounds("2") + quoted.bounds("5"))
+    cells = read(finished / "comparison.csv")
+    # Two choices of networks that Table 2 does not have, at five radii, and R.
+    assert len(cells) == printed + 2 * 6
+    assert sum(not row["paper"] for row in cells) == 2 * 6
+    assert all(row["certified"] for row in cells if not row["paper"])
 
 
 @pytest.mark.slow
@@ -320,7 +323,8 @@ def test_the_page_shows_the_papers_numbers_beside_the_measured(results):
         (out / name).write_text((out / name).read_text().replace("unet-tiny", "adm256"))
     written(out, (0.897, 0.917))
     text = page.render_page(out, comparison.compare(out))
-    assert text.count('<svg class="chart"') == 2 + 3
+    # Seconds and FCS; four choices of networks at the rehearsal's σ, and one.
+    assert text.count('<svg class="chart"') == 2 + 5
     assert "<td>0.586</td><td>0.589</td><td>+0.003</td><td><b>0.250</b> <small>50 %</small></td>" in text
     assert "it wants" not in text
     (first, *_) = read(out / "latency.csv")
