@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.measuring import harness
+from benchmarks.pages import browser
 from benchmarks.paper import (
     attacks,
     certified,
@@ -40,10 +41,10 @@ from fsfast.engine.engine import load_engine
 from fsfast.errors import FsfastError
 from fsfast.images.grid import to_grid_image
 from fsfast.runtime.gpu import opening
+from tests.report.test_browser import WIDTHS, looked_at
 from train.psm_setting import PsmConfig
 
 NETWORKS = ["encoder", "encoder+mapper", "purifier+encoder", "purifier+encoder+mapper"]
-GROWING = ("latency.csv", "similarity.csv", "images.csv")
 
 
 def rehearse(out, *more):
@@ -315,20 +316,35 @@ def test_the_slope_is_what_one_more_sample_takes(tmp_path):
     assert comparison.slope(cells, "unet-light") is None
 
 
-@pytest.mark.slow
-def test_the_page_shows_the_papers_numbers_beside_the_measured(results):
-    """Table S.8 wants the paper's purifiers, Table 5 its σ: rows that no rehearsal makes."""
+@pytest.fixture
+def shown(results):
+    """The folder of results with rows that no rehearsal makes: the paper's purifier for S.8, its σ for Table 5."""
     out, _ = results
     for name in ("latency.csv", "similarity.csv"):
         (out / name).write_text((out / name).read_text().replace("unet-tiny", "adm256"))
     written(out, (0.897, 0.917))
-    text = page.render_page(out, comparison.compare(out))
+    (out / "paper.html").write_text(page.render_page(out, comparison.compare(out)), encoding="utf-8")
+    return out
+
+
+@pytest.mark.slow
+def test_the_page_shows_the_papers_numbers_beside_the_measured(shown):
+    text = (shown / "paper.html").read_text(encoding="utf-8")
     # Seconds and FCS; four choices of networks at the rehearsal's σ, and one.
     assert text.count('<svg class="chart"') == 2 + 5
     assert "<td>0.586</td><td>0.589</td><td>+0.003</td><td><b>0.250</b> <small>50 %</small></td>" in text
     assert "it wants" not in text
-    (first, *_) = read(out / "latency.csv")
+    (first, *_) = read(shown / "latency.csv")
     assert f"<td>0.28</td><td>{float(first['p50_ms']) / 1e3:.3f}</td>" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.find() is None, reason="there is no Chromium")
+def test_the_page_fits_every_screen(shown):
+    for found in looked_at(shown, ("paper.html",), WIDTHS):
+        assert found["charts"] == 7
+        for fault in ("scrolls", "outside", "small", "untappable"):
+            assert not found[fault], (found["width"], fault, found[fault])
 
 
 @pytest.fixture(scope="module")
