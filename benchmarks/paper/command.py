@@ -26,7 +26,7 @@ from benchmarks.paper.page import render_page
 from benchmarks.paper.rehearsal import REHEARSALS, write_files
 from benchmarks.paper.request import Inputs, Refused, Request, check, recipe_for
 from benchmarks.paper.study import Study
-from fsfast.commands.parser import Parser, Several, number
+from fsfast.commands.parser import Parser, Several, integer, number
 from fsfast.errors import FsfastError, printable
 from fsfast.files import write_whole
 from fsfast.runtime.progress import beside_bars
@@ -117,10 +117,12 @@ def _request(parser: Parser, args: argparse.Namespace) -> Request:
     if missing:
         parser.error(f"wanted --{missing[0]}, got none")
     on_gpu = args.device == "cuda"
-    counts = {"count": args.count, "n": args.n, "runs": args.runs, "attack-steps": args.attack_steps}
-    for name, value in (*counts.items(), *(("n0", n0) for n0 in args.n0)):
-        if value < 1:
-            parser.error(f"wanted --{name} of at least 1, got {value}")
+    for name in ("count", "n", "n0", "runs", "attack_steps", "mapper_steps"):
+        given = getattr(args, name)
+        if (least := min(given) if isinstance(given, list) else given) < 1:
+            parser.error(f"wanted --{name.replace('_', '-')} of at least 1, got {least}")
+    if args.purifier_steps < 0:
+        parser.error(f"wanted --purifier-steps of at least 0, got {args.purifier_steps}")
     if not 0.0 < args.alpha < 1.0:
         parser.error(f"wanted --alpha in (0, 1), got {args.alpha}")
     return Request(
@@ -192,7 +194,11 @@ def _parser() -> Parser:
         "--sigma", action=Several, item=number, default=[0.25, 0.5], help="noise levels (default 0.25,0.5)"
     )
     what.add_argument(
-        "--n0", action=Several, item=int, default=list(size.numbers), help="of Table S.8 (default 1,2,4,8,16)"
+        "--n0",
+        action=Several,
+        item=integer,
+        default=list(size.numbers),
+        help="of Table S.8 (default 1,2,4,8,16)",
     )
     what.add_argument(
         "-n", "--n", type=int, default=size.n, help=f"samples per certificate (default {size.n})"

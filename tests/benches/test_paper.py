@@ -220,6 +220,21 @@ def test_files_that_cannot_be_used_are_a_line_each(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_wrong_numbers_are_refused(capsys):
+    files = ["--purifier", "a", "--encoder", "b", "--images", "c", "--out", "d"]
+    for option, value, least in (
+        ("--n0", "4,0", 1),
+        ("--mapper-steps", "0", 1),
+        ("--purifier-steps", "-1", 0),
+    ):
+        with pytest.raises(SystemExit):
+            main(["paper", *files, option, value])
+        assert f"wanted {option} of at least {least}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["paper", *files, "--alpha", "1"])
+    assert "(0, 1)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_training_makes_fits_the_engine(finished, tmp_path, photograph):
     """Two steps of each stage; without a purifier the mapper is that of the first one."""
