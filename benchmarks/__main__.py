@@ -1,4 +1,7 @@
-"""Run benchmarks and write their results: `python -m benchmarks [GROUP …]`."""
+"""Run benchmarks and write their results: `python -m benchmarks [GROUP …]`.
+
+`python -m benchmarks paper --help` is another command: the paper's tables, with published weights.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from export.stopping import exit_without
+from export.stopping import exit_without, run
 
 try:
     from benchmarks.cpu import (
@@ -50,6 +53,11 @@ ON_GPU = frozenset({"gpu", "gpu-parts"})
 
 def main(argv: list[str] | None = None) -> int:
     """Run the named groups, or all; print tables and write one CSV file per group."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["paper"]:
+        from benchmarks.paper.command import main as paper
+
+        return paper(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     usual = [name for name in REGISTRY if name not in ON_DEMAND]
     parser.add_argument(
@@ -58,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="folder of the results (default: benchmarks/results/<machine>)"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     if unknown := [group for group in args.groups if group not in REGISTRY]:
         parser.error(f"wanted groups of {', '.join(REGISTRY)}, got {unknown[0]!r}")
     missing = ON_GPU if (why := gpu.unusable()) else frozenset()
@@ -89,4 +97,4 @@ def measure(group: str, folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("python -m benchmarks", main, "dev")

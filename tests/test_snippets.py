@@ -145,7 +145,7 @@ def test_commands_exist():
                 continue
             # Subcommands come first.
             depth = 2 if rest[:2] in (["export", "quantise"], ["export", "tensorrt"]) else 1
-            command = rest[:depth] if module in ("fsfast", "train") else []
+            command = rest[:depth] if module in ("fsfast", "train") or rest[:1] == ["paper"] else []
             key = (module, *command)
             helps.setdefault(key, _help(*key))
             for option in (word for word in rest if word.startswith("-")):
