@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from shutil import which
 
@@ -29,7 +29,8 @@ def hidden() -> Path | None:
 def pip(command: str, *arguments: str) -> str:
     """Return the command line that calls pip for this Python, wherever it is typed; uv's where there is no pip."""
     python = sys.executable or "python3"
-    if find_spec("pip") is None:
+    # Not find_spec: setuptools takes a search for pip for pip at work, and breaks itself in this process.
+    if PathFinder.find_spec("pip") is None:
         words = ["uv", "pip", command, "--python", python]
     elif which("pip") == str(Path(python).with_name("pip")):
         words = ["pip", command]

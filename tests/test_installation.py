@@ -59,8 +59,14 @@ def test_pip_is_the_one_of_this_python(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")
     assert installation.pip("install", "b") == f"{python} -m pip install b"
     # As `uv venv` makes an environment.
-    monkeypatch.setattr(installation, "find_spec", lambda name: None)
+    monkeypatch.setattr(installation.PathFinder, "find_spec", lambda name: None)
     assert installation.pip("install", "c") == f"uv pip install --python {python} c"
+
+
+def test_a_command_that_is_named_leaves_setuptools_as_it_is():
+    """It gives up its distutils in a process that looks for pip as pip does; compilers of torch need it."""
+    script = "from fsfast import installation; installation.pip('install', 'x'); import setuptools"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_no_message_wants_fsfast_from_an_index():

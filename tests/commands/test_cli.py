@@ -369,7 +369,7 @@ def test_certify_what_was_served(fs, photos, tmp_path):
     assert [r["anchor"]["seed"] for r in records] == [f"0x{int(features.seeds[i]):016x}" for i in (1, 0)]
     assert {r["anchor"]["n0"] for r in records} == {3}
     assert fs("verify", tmp_path / "c.jsonl", photos[0])[1] == "same\n"
-    assert fs(*common, "-o", tmp_path / "c.jsonl")[2].count("done before") == 2
+    assert "2 of the images were done before" in fs(*common, "-o", tmp_path / "c.jsonl")[2]
     # The same images served again have other directions.
     assert fs("encode", "demo", photos[0], photos[2], "-o", served, "--n0", 3)[0] == 0
     code, _, err = fs(*common, "-o", tmp_path / "c.jsonl")

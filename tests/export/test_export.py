@@ -377,11 +377,12 @@ def test_the_dry_run_of_a_run(tmp_path, capsys, monkeypatch):
 
 WAITING = """
 import sys, tempfile, time
-from export.stopping import exit_on_sigterm
-exit_on_sigterm()
-with tempfile.TemporaryDirectory(dir=sys.argv[1]):
-    print("ready", flush=True)
-    time.sleep(60)
+from export.stopping import run
+def main():
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        print("ready", flush=True)
+        time.sleep(60)
+run("wait", main)
 """
 
 
