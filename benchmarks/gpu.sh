@@ -63,7 +63,7 @@ run() {
     # Tests of kernels share nothing; others share engines with those of their file.
     tests-kernels) tests "$1" tests/kernels --dist worksteal ;;
     # networks-4 and networks-16 do what the test of full size does.
-    tests-runtime) tests "$1" tests/runtime/gpu --ignore tests/runtime/gpu/test_device_full_size.py -k "not compile" ;;
+    tests-runtime) tests "$1" tests/runtime/gpu --ignore tests/runtime/gpu/test_device_full_size.py -k "not compiled_networks and not compiles" ;;
     kernels) timed "$1" -m benchmarks gpu --out "$folder" ;;
     gpu-parts) timed "$1" -m benchmarks gpu-parts --out "$folder" ;;
     # Without a GPU these run in Triton's interpreter.
