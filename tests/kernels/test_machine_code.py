@@ -126,6 +126,8 @@ ALLOWED = {
     "channel_moments": {"mul.f32", "add.f32", "sub.f32", "div.rn.f32"},
     "group_moments": {"mul.f32", "add.f32", "sub.f32", "div.rn.f32", "sqrt.rn.f32"},
     "normalise": {"mul.f32", "add.f32", "sub.f32"},
+    "whole_group": {"mul.f32", "add.f32", "sub.f32", "div.rn.f32", "sqrt.rn.f32"},
+    "quick_gelu": {"mul.f32", "add.f32"},
     "layer_norm_conv": {"mul.f32", "add.f32", "sub.f32", "div.rn.f32", "sqrt.rn.f32"},
     "l2_norm_residual": {"mul.f32", "add.f32", "div.rn.f32", "sqrt.rn.f32"},
 }

@@ -52,7 +52,7 @@ _FEWEST_CHANNELS = 32
 # at once; part of the order, too.
 _SMALL_PIXELS = 1024
 _SMALL_WIDTH = 128
-_SMALL_BLOCK = 4096
+_SMALL_BLOCK = 2048
 
 
 @triton.jit
