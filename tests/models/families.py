@@ -104,6 +104,16 @@ _INTERNVIT = {
         "scale2": "lambda_2",
     },
 }
+_INTERNVIT_AUTHORS = _AUTHORS | {
+    **{"class": "embeddings.class_embedding", "positions": "embeddings.position_embedding"},
+    **{
+        "patch": "embeddings.patch_embedding",
+        "block": "encoder.layers.{}.",
+        "scale1": "ls1",
+        "scale2": "ls2",
+    },
+}
+del _INTERNVIT_AUTHORS["unused"]
 FAMILIES = {
     "SigLIP": Family(SIGLIP, "siglip_vision_model", _SIGLIP, {}),
     "SigLIP without its head": Family(replace(SIGLIP, pooling="none"), "siglip_vision_model", _SIGLIP, {}),
@@ -124,6 +134,7 @@ FAMILIES = {
         {"use_gated_mlp": True, "hidden_act": "silu"},
     ),
     "InternViT": Family(INTERNVIT, "internvl_vision", _INTERNVIT, {"attention_bias": True}),
+    "InternViT by its authors": Family(INTERNVIT, "intern_vit_6b", _INTERNVIT_AUTHORS, {}),
     "InternViT with RMSNorm": Family(
         replace(INTERNVIT, norm="rms", biases=("o", "mlp", "patch")),
         "internvl_vision",

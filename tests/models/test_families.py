@@ -30,7 +30,7 @@ def test_a_published_tower_is_known_by_its_own_files_and_computes_the_reference(
     family = FAMILIES[name]
     config, x = family.config, pixels(family.config)
     # The authors' file says nothing besides its weights.
-    given = config if "authors" in name else None
+    given = config if name == "DINOv2 by its authors" else None
     loaded = load_encoder(write(tmp_path, family), given)
     module = loaded.module
     assert module.config == config
@@ -151,6 +151,19 @@ def test_clipa_is_known_by_open_clips_settings(tmp_path):
     x = pixels(config)
     mean = module(x, "tokens", False).mean(1, keepdim=True)
     torch.testing.assert_close(module(x), module.ln_post(mean) @ module.proj, rtol=0, atol=1e-5)
+
+
+def test_layer_scale_of_open_clip_is_read_off_the_weights(tmp_path):
+    """As ViT-M-16-alt has it."""
+    scales = {
+        f"transformer.resblocks.{i}.ls_{j}.gamma": torch.full((32,), 0.5) for i in range(3) for j in (1, 2)
+    }
+    save_file(prefixed("visual.", published.tower() | scales), tmp_path / "open_clip_model.safetensors")
+    said = published.open_clip_config(ls_init_value=1e-4)
+    published.write_json(tmp_path / "open_clip_config.json", said)
+    loaded = load_encoder(tmp_path)
+    assert loaded.module.config == replace(published.NARROW, layer_scale=True)
+    assert loaded.module.transformer.resblocks[2].ls_2.gamma.eq(0.5).all()
 
 
 # Sizes of open_clip's own towers: width, layers, head width, patch, image size, hidden.

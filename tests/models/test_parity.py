@@ -115,6 +115,21 @@ def test_outputs_of_vit_b_16_equal_open_clips(open_clip, randomised, tmp_path):
     check_open_clip(open_clip, VIT_B_16, True, randomised, tmp_path, REAL, batch=2)
 
 
+def test_clipa_equals_open_clips(open_clip, randomised, tmp_path):
+    """No normalisation before the blocks; the mean of the patch tokens, normalised afterwards."""
+    config = replace(NARROW, activation="gelu", pre_norm=False, pooling="mean")
+    vision = published.open_clip_config(config)["model_cfg"]["vision_cfg"]
+    clipa = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+    text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
+    model = randomised(open_clip.model.CLIP(config.embed_dim, vision | clipa, text))
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    published.write_json(tmp_path / "open_clip_config.json", published.open_clip_config(config, **clipa))
+    module = load_encoder(tmp_path).module
+    assert module.config == config
+    x = pixels(3, config)
+    assert_near(module(x), model.visual(x)[:, None], SMALL)
+
+
 def test_names_are_those_of_open_clip(open_clip):
     model = open_clip_model(open_clip, NARROW)
     assert {k: tuple(t.shape) for k, t in model.visual.state_dict().items()} == published.tower_shapes(NARROW)

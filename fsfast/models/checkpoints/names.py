@@ -191,4 +191,28 @@ _INTERNVIT = Layout(
     {"class_embedding": 2, "positional_embedding": 1},
     frozenset({"embeddings.mask_token"}),
 )
-LAYOUTS = (_OPEN_CLIP, _TRANSFORMERS, _TIMM, _DINOV2, _DINOV3, _INTERNVIT)
+_INTERNVIT_AUTHORS = Layout(
+    TRANSFORMERS,
+    (
+        "embeddings.class_embedding",
+        "embeddings.position_embedding",
+        "encoder.layers.0.attn.qkv.weight",
+        "encoder.layers.0.ls1",
+    ),
+    "encoder.layers.{}.",
+    {
+        "class_embedding": "embeddings.class_embedding",
+        "positional_embedding": "embeddings.position_embedding",
+        "conv1": "embeddings.patch_embedding",
+        "ln_1": "norm1",
+        "ln_2": "norm2",
+        "ls_1.gamma": "ls1",
+        "ls_2.gamma": "ls2",
+        "attn.in_proj": "attn.qkv",
+        "attn.out_proj": "attn.proj",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+    },
+    {"class_embedding": 2, "positional_embedding": 1},
+)
+LAYOUTS = (_OPEN_CLIP, _TRANSFORMERS, _TIMM, _DINOV2, _DINOV3, _INTERNVIT, _INTERNVIT_AUTHORS)

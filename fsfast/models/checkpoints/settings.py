@@ -55,12 +55,15 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dinov2_with_registers": _DINOV2 | {"patch_size": 16},
     "dinov3_vit": _DINOV3,
     "internvl_vision": _INTERNVIT,
+    # Of InternViT's authors, at every size.
+    "intern_vit_6b": _INTERNVIT,
 }
 _QUICK_GELU = {"activation": "quick_gelu"}
 # What every tower of a kind has; a checkpoint without it lacks something.
 _OF_CLIP = {"class_token": True, "pre_norm": True, "norm": "layer", "biases": BIASES[:-1], "final_norm": True}
 _OF_DINO = {"class_token": True, "pre_norm": False, "norm": "layer", "layer_scale": True, "final_norm": True}
 _OF_SIGLIP = {"pre_norm": False, "norm": "layer", "biases": BIASES, "final_norm": True}
+_OF_INTERNVIT = {"class_token": True, "pre_norm": False, "layer_scale": True, "final_norm": False}
 _OF_DINOV2 = _OF_DINO | {"biases": BIASES}
 _OF_KIND: Mapping[str, Mapping[str, Any]] = {
     "clip": _OF_CLIP,
@@ -70,7 +73,8 @@ _OF_KIND: Mapping[str, Mapping[str, Any]] = {
     "dinov2": _OF_DINOV2,
     "dinov2_with_registers": _OF_DINOV2,
     "dinov3_vit": _OF_DINO,
-    "internvl_vision": {"class_token": True, "pre_norm": False, "layer_scale": True, "final_norm": False},
+    "internvl_vision": _OF_INTERNVIT,
+    "intern_vit_6b": _OF_INTERNVIT,
 }
 # Of open_clip's vision_cfg: settings of training, or visible in the weights.
 _OPEN_CLIP_HARMLESS = {
