@@ -22,6 +22,7 @@ from fsfast.models import (
     UNetConfig,
     VisionTransformer,
     ViTConfig,
+    ViTFeatures,
 )
 
 from .recipe import BY_SHAPE, STAGES, Recipe
@@ -107,9 +108,12 @@ def check_networks(recipe: Recipe) -> None:
 
     Raises:
         ValueError: there is no such preset; the grid is not one for the purifier, or not the encoder's input where
-            there is no purifier; a mapper cannot have the encoder's channels.
+            there is no purifier; the encoder has no such output; a mapper cannot have the encoder's channels.
     """
-    side, grid = encoder_config(recipe).image_size, recipe.grid
+    config = encoder_config(recipe)
+    with torch.device("meta"):
+        ViTFeatures(config, recipe.output, recipe.ln_post)
+    side, grid = config.image_size, recipe.grid
     if recipe.purifier is None and grid.size != (side, side):
         raise ValueError(
             f"without a purifier the grid must be the encoder's input size, {side}×{side}; "

@@ -148,6 +148,22 @@ def test_a_configuration_that_is_none_is_refused(tmp_path):
         load_recipe(str(tmp_path / "b.toml"))
 
 
+@pytest.mark.parametrize(
+    ("output", "says"), [("pooled", "no pooled output"), ("tokens+ln_post", "ln_post=False")]
+)
+def test_an_output_that_the_tower_has_not_is_refused_before_any_work(output, says, tmp_path, capsys):
+    command = [
+        "internvit-300m-448",
+        "--random-weights",
+        "--output",
+        output,
+        "--out",
+        str(tmp_path / "engine"),
+    ]
+    assert main(command) == 2
+    assert says in capsys.readouterr().err
+
+
 # What the files beside the weights say about pictures.
 
 SQUASHED = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_center_crop": False, "resample": 2}
