@@ -84,6 +84,8 @@ class ViTConfig:
     projection: bool = True
 
     def __post_init__(self) -> None:
+        if not 0 < self.mlp_ratio < 1000:
+            raise ValueError(f"wanted mlp_ratio in (0, 1000), got {self.mlp_ratio}")
         if min(self.width, self.layers, self.heads, self.patch, self.embed_dim, self.hidden) < 1:
             raise ValueError(f"wanted all sizes to be at least 1, got {self}")
         if self.width % self.heads:

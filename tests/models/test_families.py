@@ -231,6 +231,7 @@ def test_the_record_of_a_clip_is_what_it_always_was():
         (DINOV2, {"activation": "relu"}, "wanted activation as one of"),
         (DINOV2, {"norm": "batch"}, "wanted norm as one of"),
         (DINOV2, {"biases": ("k", "q")}, "in this order"),
+        (DINOV2, {"mlp_ratio": float("inf")}, "wanted mlp_ratio"),
         (DINOV2, {"registers": -1}, "registers of at least 0"),
         (DINOV2, {"rope_theta": 0.0}, "rope_theta above 0"),
         (DINOV2, {"rope_theta": 1.0, "heads": 16}, "a multiple of 4 channels"),
