@@ -13,6 +13,7 @@ from fsfast.models import (
     UNET_LIGHT,
     UNET_TINY,
     VIT_B_16,
+    VIT_B_32,
     VIT_L_14,
     VIT_L_14_336,
     VIT_TINY,
@@ -21,12 +22,19 @@ from fsfast.models import (
     UNetConfig,
     VisionTransformer,
     ViTConfig,
+    ViTFeatures,
 )
 
 from .recipe import BY_SHAPE, STAGES, Recipe
 
 PURIFIERS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
-ENCODERS = {"vit-b16": VIT_B_16, "vit-l14": VIT_L_14, "vit-l14-336": VIT_L_14_336, "vit-tiny": VIT_TINY}
+ENCODERS = {
+    "vit-b32": VIT_B_32,
+    "vit-b16": VIT_B_16,
+    "vit-l14": VIT_L_14,
+    "vit-l14-336": VIT_L_14_336,
+    "vit-tiny": VIT_TINY,
+}
 
 
 class Source(Protocol):
@@ -100,9 +108,12 @@ def check_networks(recipe: Recipe) -> None:
 
     Raises:
         ValueError: there is no such preset; the grid is not one for the purifier, or not the encoder's input where
-            there is no purifier; a mapper cannot have the encoder's channels.
+            there is no purifier; the encoder has no such output; a mapper cannot have the encoder's channels.
     """
-    side, grid = encoder_config(recipe).image_size, recipe.grid
+    config = encoder_config(recipe)
+    with torch.device("meta"):
+        ViTFeatures(config, recipe.output, recipe.ln_post)
+    side, grid = config.image_size, recipe.grid
     if recipe.purifier is None and grid.size != (side, side):
         raise ValueError(
             f"without a purifier the grid must be the encoder's input size, {side}×{side}; "
@@ -142,7 +153,7 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
         return Network(module.at_sigma(recipe.sigma), "x_t", "eps_hat", architecture)
     if isinstance(module, VisionTransformer):
         features = module.features(recipe.output, recipe.ln_post)
-        architecture = {"type": "vit", "config": asdict(module.config)}
+        architecture = {"type": "vit", "config": module.config.to_record()}
         architecture |= {"output": recipe.output, "ln_post": recipe.ln_post}
         return Network(features, "pixels", "tokens", architecture)
     assert isinstance(module, SmoothnessMapper)
@@ -168,10 +179,15 @@ def encoder_config(recipe: Recipe) -> ViTConfig:
     """Return the configuration of the recipe's encoder.
 
     Raises:
-        ValueError: there is no such preset.
+        ValueError: there is no such preset, or its own configuration is none of a ViT.
     """
-    config: ViTConfig = _preset(ENCODERS, recipe.encoder, "encoder")
-    return config
+    if recipe.encoder_config is None:
+        config: ViTConfig = _preset(ENCODERS, recipe.encoder, "encoder")
+        return config
+    try:
+        return ViTConfig.from_record(recipe.encoder_config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"[encoder.config] of recipe {recipe.name}: {error}") from None
 
 
 def feature_dim(recipe: Recipe) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from fsfast.models import Loaded, UNet, load_encoder, load_mapper, load_purifier
 
 from .networks import PURIFIERS, check_grid, encoder_config, feature_dim
 from .options import needs
+from .preparation import check_preparation
 from .recipe import Recipe
 from .results import RESULTS
 
@@ -94,8 +94,10 @@ class Published:
         return loaded
 
     def _encoder(self, path: Path, *, values: bool = True) -> Any:
-        loaded = load_encoder(path, encoder_config(self.recipe), values=values)
-        if self.recipe.output == "pooled" and not loaded.projection:
+        config = encoder_config(self.recipe)
+        loaded = load_encoder(path, config, resize_positions=self.recipe.resize_positions, values=values)
+        check_preparation(self.recipe, path, loaded.preparation)
+        if self.recipe.output == "pooled" and config.projection and not loaded.projection:
             raise ValueError(
                 f"{path}: pooled output wants the projection, which this checkpoint lacks; take the whole CLIP "
                 "(CLIPModel, or CLIPVisionModelWithProjection), or choose --output penultimate"
@@ -138,7 +140,7 @@ def _check_tokens(path: Path, recipe: Recipe) -> None:
             f"the mapper {path} was trained on the output {output}, the engine's is {recipe.output_name}; pass "
             f"--output {output}, or a mapper that was trained on {recipe.output_name}"
         )
-    own = json.loads(json.dumps(asdict(encoder_config(recipe))))
+    own = json.loads(json.dumps(encoder_config(recipe).to_record()))
     # Fields that only one of the two versions of fsfast knows cannot be compared.
     known = own.keys() & encoder.keys() if isinstance(encoder, dict) else ()
     if other := [

@@ -18,12 +18,17 @@ _KEYS = {
     "grid": {"height", "width", "fit", "filter", "colour"},
     "normalise": {"mean", "std"},
     "purifier": {"preset"},
-    "encoder": {"preset", "output", "ln_post"},
+    "encoder": {"preset", "config", "resize_positions", "output", "ln_post"},
     "mapper": {"blocks"},
     "weights": {"run", "random_seed", "encoder", "licence"},
 }
 _SOURCES = ("run", "random_seed", "encoder")
-_OPTIONAL = {"": {"purifier", "mapper"}, "grid": {"colour"}, "weights": {*_SOURCES}}
+_OPTIONAL = {
+    "": {"purifier", "mapper"},
+    "grid": {"colour"},
+    "encoder": {"preset", "config", "resize_positions"},
+    "weights": {*_SOURCES},
+}
 STAGES = ("purifier", "encoder", "mapper")
 # In the place of a preset: the one that the file's shapes show.
 BY_SHAPE = "by its shapes"
@@ -40,7 +45,7 @@ class Recipe:
         grid: the smoothing grid.
         mean, std: channel normalisation of the encoder's input.
         purifier: preset of the U-Net, BY_SHAPE, or None.
-        encoder: preset of the ViT.
+        encoder: preset of the ViT; the recipe's name where it has a configuration of its own.
         output: "penultimate", "tokens" or "pooled".
         ln_post: whether `tokens` are normalised by ln_post.
         mapper_blocks: residual blocks of the mapper, or None without one.
@@ -50,6 +55,8 @@ class Recipe:
         encoder_from: where users get the encoder's file; not empty: weights come from files.
         files: stage → weights file or directory.
         licences: stage → licence, where it is not that of the recipe.
+        encoder_config: fields of the ViT's configuration, None with a preset.
+        resize_positions: whether learned positions for another number of patches are resized.
     """
 
     name: str
@@ -69,6 +76,8 @@ class Recipe:
     encoder_from: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
+    encoder_config: Mapping[str, Any] | None = None
+    resize_positions: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -127,7 +136,11 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         if not isinstance(record[table], dict):
             raise ValueError(f"{path}: wanted a table [{table}], got {record[table]!r}")
         _check_keys(record[table], table, path)
-    weights = record["weights"]
+    weights, encoder = record["weights"], record["encoder"]
+    if ("preset" in encoder) == ("config" in encoder):
+        raise ValueError(
+            f"[encoder] of {path}: wanted one of preset and config (a table of ViTConfig's fields)"
+        )
     if sum(key in weights for key in _SOURCES) != 1:
         raise ValueError(
             f"[weights] of {path}: wanted one of run (a training run's folder), random_seed, and encoder (a list of "
@@ -142,9 +155,11 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         mean=tuple(map(float, record["normalise"]["mean"])),
         std=tuple(map(float, record["normalise"]["std"])),
         purifier=record["purifier"]["preset"] if "purifier" in record else None,
-        encoder=record["encoder"]["preset"],
-        output=record["encoder"]["output"],
-        ln_post=record["encoder"]["ln_post"],
+        encoder=encoder.get("preset", record["name"]),
+        encoder_config=encoder.get("config"),
+        resize_positions=encoder.get("resize_positions", False),
+        output=encoder["output"],
+        ln_post=encoder["ln_post"],
         mapper_blocks=record["mapper"]["blocks"] if "mapper" in record else None,
         run=weights.get("run"),
         random_seed=weights.get("random_seed", 0),

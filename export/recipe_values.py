@@ -98,6 +98,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "normalise.std": (lambda value: _numbers(value, 1e-6), "a list of three numbers of at least 1e-6"),
     "purifier.preset": (_text, "a text"),
     "encoder.preset": (_text, "a text"),
+    "encoder.config": (lambda value: isinstance(value, dict), "a table"),
+    "encoder.resize_positions": (lambda value: isinstance(value, bool), "true or false"),
     "encoder.output": (lambda value: value in _OUTPUTS, f"one of {', '.join(_OUTPUTS)}"),
     "encoder.ln_post": (lambda value: isinstance(value, bool), "true or false"),
     "mapper.blocks": (_whole(1, MAX_BLOCKS), f"a whole number in 1…{MAX_BLOCKS}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from fsfast.models import UNET_TINY, VIT_TINY, UNetConfig, ViTConfig
 
@@ -121,13 +122,19 @@ class StudyConfig:
     mapper: MapperConfig
     evaluation: EvaluationConfig
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        record = asdict(self)
+        record["encoder"]["vit"] = self.encoder.vit.to_record()
+        return record
+
     def digest(self, stage: str = "evaluation") -> str:
         """Return a sha256 that changes with any field that a stage depends on: its own and earlier stages'.
 
         Args:
             stage: "encoder", "purifier", "mapper" or "evaluation".
         """
-        record = asdict(self)
+        record = self.to_record()
         fields = list(record)
         depends = {field: record[field] for field in fields[: fields.index(stage) + 1]}
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()

@@ -109,7 +109,7 @@ class Setting:
             "grid": asdict(recipe.grid),
             "mean": recipe.mean,
             "std": recipe.std,
-            "encoder": asdict(encoder_config(recipe)),
+            "encoder": encoder_config(recipe).to_record(),
             "output": recipe.output_name,
             "purifier": asdict(self.unet) if self.unet else None,
         }
@@ -126,7 +126,7 @@ class Setting:
 
     def about(self) -> dict[str, Any]:
         """Return what the weights are for, as `save_weights` writes it."""
-        return {"output": self.recipe.output_name, "encoder": asdict(encoder_config(self.recipe))}
+        return {"output": self.recipe.output_name, "encoder": encoder_config(self.recipe).to_record()}
 
     def autocast(self) -> torch.autocast:
         """Return the context in which networks compute."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def write_results(
     record = {
         "schema": 1,
         "run": config.digest(),
-        "config": asdict(config),
+        "config": config.to_record(),
         "sigma": config.sigma,
         "n0": config.evaluation.n0,
         "seed": config.seed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def train(config: StudyConfig, place: Place, device: torch.device) -> dict[str, 
     size = config.encoder.vit.image_size
     data = StudyData("train", config.seed, size, device)
     # What `VanillaEncoder.tokens` gives.
-    about = {"output": "tokens+ln_post", "encoder": asdict(config.encoder.vit)}
+    about = {"output": "tokens+ln_post", "encoder": config.encoder.vit.to_record()}
 
     def save(name: str, weights: dict[str, Tensor], stage: Stage) -> None:
         save_weights(place.folder / f"{name}.safetensors", weights, stage.digest, config.sigma, about)

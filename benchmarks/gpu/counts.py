@@ -25,7 +25,8 @@ from fsfast.backends.torch.attention import with_token_attention
 from fsfast.backends.torch.networks import for_device
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import ADM256, UNET_LIGHT, FoldedUNet
-from fsfast.models.vit import VIT_L_14_336, ViTFeatures
+from fsfast.models.vit import ViTFeatures
+from fsfast.models.vit_config import VIT_L_14_336
 from fsfast.report.text import table
 
 # Of an H200 SXM: its memory, and dense bfloat16 products at 80 % of the data sheet's 989 TFLOP/s.

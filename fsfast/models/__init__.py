@@ -21,21 +21,15 @@ if TYPE_CHECKING:
     from fsfast.models.mapper import FoldedMapper, SmoothnessMapper
     from fsfast.models.purifier import OneStepPurifier
     from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNet, UNetConfig
-    from fsfast.models.vit import (
-        VIT_B_16,
-        VIT_L_14,
-        VIT_L_14_336,
-        VIT_TINY,
-        VisionTransformer,
-        ViTConfig,
-        ViTFeatures,
-    )
+    from fsfast.models.vit import VisionTransformer, ViTFeatures
+    from fsfast.models.vit_config import VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336, VIT_TINY, ViTConfig
 
 __all__ = [
     "ADM256",
     "UNET_LIGHT",
     "UNET_TINY",
     "VIT_B_16",
+    "VIT_B_32",
     "VIT_L_14",
     "VIT_L_14_336",
     "VIT_TINY",
@@ -60,15 +54,8 @@ _HOME = {
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
     "purifier": ("OneStepPurifier",),
     "unet": ("ADM256", "UNET_LIGHT", "UNET_TINY", "FoldedUNet", "UNet", "UNetConfig"),
-    "vit": (
-        "VIT_B_16",
-        "VIT_L_14",
-        "VIT_L_14_336",
-        "VIT_TINY",
-        "VisionTransformer",
-        "ViTConfig",
-        "ViTFeatures",
-    ),
+    "vit": ("VisionTransformer", "ViTFeatures"),
+    "vit_config": ("VIT_B_16", "VIT_B_32", "VIT_L_14", "VIT_L_14_336", "VIT_TINY", "ViTConfig"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -12,7 +12,8 @@ from fsfast.engine.engine import Engine
 from fsfast.errors import EngineError, brief
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import FoldedUNet, UNetConfig
-from fsfast.models.vit import ViTConfig, ViTFeatures
+from fsfast.models.vit import ViTFeatures
+from fsfast.models.vit_config import ViTConfig
 
 
 def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Module]:
@@ -52,19 +53,18 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
 
 
 def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
-    # JSON has lists where the configurations have tuples.
-    config: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in architecture["config"].items()
-    }
+    config: dict[str, Any] = architecture["config"]
     # Each block has weights; a number without them would only cost time.
     blocks = max(int(config.get(name, 1)) for name in ("layers", "blocks", "res_blocks"))
     if blocks * len(config.get("multipliers", [0])) > tensors:
         raise ValueError(f"it has {blocks} blocks, its weights are {tensors} tensors")
     kind = architecture["type"]
     if kind == "unet":
-        return FoldedUNet(UNetConfig(**config))
+        # JSON has lists where the configuration has tuples.
+        listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        return FoldedUNet(UNetConfig(**listed))
     if kind == "vit":
-        return ViTFeatures(ViTConfig(**config), architecture["output"], architecture["ln_post"])
+        return ViTFeatures(ViTConfig.from_record(config), architecture["output"], architecture["ln_post"])
     if kind == "mapper":
         return FoldedMapper(**config)
     raise ValueError(f"wanted a type among unet, vit and mapper, got {kind!r}")

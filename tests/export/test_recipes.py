@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,7 +33,16 @@ from tests.models import published
 from tests.models.published import NARROW, as_transformers, prefixed, tower
 from train.checkpoint import save_weights
 
-PUBLISHED = ("clip-b16", "clip-l14", "llava-1.5", "openflamingo", "fare", "tecoa")
+CLIPS = ("clip-b32", "clip-b16", "clip-l14", "llava-1.5", "openflamingo", "fare", "tecoa")
+OTHERS = (
+    "siglip-so400m-384",
+    "siglip2-so400m-384",
+    "dinov2-l14",
+    "dinov2-reg-l14",
+    "dinov3-l16",
+    "internvit-300m-448",
+)
+PUBLISHED = (*CLIPS, *OTHERS)
 # Channels must divide into a mapper's heads of 64.
 CONFIG = replace(NARROW, width=64, heads=2, embed_dim=64)
 WEIGHTS = tower(CONFIG)
@@ -82,7 +91,8 @@ def open_clip(folder):
     save_file(
         prefixed("visual.", WEIGHTS) | published.open_clip_text(), folder / "open_clip_model.safetensors"
     )
-    published.write_json(folder / "open_clip_config.json", published.open_clip_config(CONFIG))
+    said = published.open_clip_config(CONFIG) | {"preprocess_cfg": {"mean": [0.5, 0.45, 0.4]}}
+    published.write_json(folder / "open_clip_config.json", said)
     return folder
 
 
@@ -285,7 +295,7 @@ def test_a_mapper_is_for_the_tokens_that_it_was_trained_on(recipe, run, tmp_path
     weights = SmoothnessMapper(64, 1).state_dict()
     path = tmp_path / "mapper.safetensors"
     chosen = customise(load_recipe(recipe), Options(str(run), mapper=str(path)))
-    about = {"output": "penultimate", "encoder": asdict(CONFIG)}
+    about = {"output": "penultimate", "encoder": CONFIG.to_record()}
     save_weights(path, weights, "digest", 0.25, about)
     Published(chosen)
     with pytest.raises(
@@ -294,8 +304,8 @@ def test_a_mapper_is_for_the_tokens_that_it_was_trained_on(recipe, run, tmp_path
         Published(replace(chosen, output="tokens", ln_post=True))
     # ln_post is a choice for tokens alone.
     Published(replace(chosen, ln_post=True))
-    other = {"quick_gelu": not CONFIG.quick_gelu, "a field of later": 1}
-    save_weights(path, weights, "digest", 0.25, about | {"encoder": asdict(CONFIG) | other})
+    other = {"quick_gelu": CONFIG.activation != "quick_gelu", "a field of later": 1}
+    save_weights(path, weights, "digest", 0.25, about | {"encoder": CONFIG.to_record() | other})
     with pytest.raises(ValueError, match=r"another encoder than narrow \(quick_gelu = \w+ instead of \w+\)"):
         Published(chosen)
     # Weights of before say nothing of it.

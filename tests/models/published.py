@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from fsfast.models import ViTConfig
 
 # An odd number of patches (9), and an embedding width of its own.
-NARROW = ViTConfig(width=32, layers=3, heads=4, patch=4, image_size=12, embed_dim=24, quick_gelu=True)
+NARROW = ViTConfig(width=32, layers=3, heads=4, patch=4, image_size=12, embed_dim=24, activation="quick_gelu")
 TEXT = {"width": 16, "words": 50, "length": 8}
 
 
 def tower_shapes(config):
     """Name in open_clip → shape, of an image tower."""
-    d, hidden = config.width, config.width * config.mlp_ratio
+    d, hidden = config.width, config.hidden
     block = {
         "ln_1.weight": (d,),
         "ln_1.bias": (d,),
@@ -173,12 +173,12 @@ def clip_vision_config(config=NARROW, **changed):
         "architectures": ["CLIPVisionModel"],
         "model_type": "clip_vision_model",
         "hidden_size": config.width,
-        "intermediate_size": config.width * config.mlp_ratio,
+        "intermediate_size": config.hidden,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "image_size": config.image_size,
         "patch_size": config.patch,
-        "hidden_act": "quick_gelu" if config.quick_gelu else "gelu",
+        "hidden_act": "quick_gelu" if config.activation == "quick_gelu" else "gelu",
         "layer_norm_eps": 1e-05,
         **changed,
     }
@@ -196,7 +196,7 @@ def open_clip_config(config=NARROW, **vision):
     return {
         "model_cfg": {
             "embed_dim": config.embed_dim,
-            "quick_gelu": config.quick_gelu,
+            "quick_gelu": config.activation == "quick_gelu",
             "vision_cfg": {
                 "image_size": config.image_size,
                 "layers": config.layers,

@@ -1,9 +1,12 @@
 """Weights that are not those of a tower: one report of all of it, and nothing is loaded in part."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from fsfast.models import load_encoder
 from tests.models import published
 from tests.models.published import as_transformers, prefixed, tower
 from tests.models.refusals import refusal
@@ -62,8 +65,8 @@ def test_what_does_not_fit_is_reported_at_once(change, complaints, tmp_path):
         ("conv1.weight", (32, 3, 4), "wanted visual.conv1.weight with 4 axes"),
         ("positional_embedding", (9, 32), "got 8 patches"),
         ("positional_embedding", (1, 32), "got 0 patches"),
-        # ViT-g and bigG have MLPs of 4.36 and 4.92 times the width.
-        ("transformer.resblocks.0.mlp.c_fc.weight", (139, 32), "and 139 over 32"),
+        # ViT-g and bigG have MLPs of 4.36 and 4.92 times the width: their heads are not known.
+        ("transformer.resblocks.0.mlp.c_fc.weight", (139, 32), "MLPs of 139 is not one of CLIP's"),
     ],
 )
 def test_sizes_that_no_tower_has_are_refused(name, shape, complaint, tmp_path):
@@ -81,23 +84,33 @@ def test_sizes_that_no_tower_has_are_refused(name, shape, complaint, tmp_path):
         (["visual.conv1.weight", "visual.attnpool.positional_embedding"], "a CLIP with a ResNet"),
         (
             ["cls_token", "pos_embed", "patch_embed.proj.weight"],
-            "timm's names; take the open_clip_model.safetensors",
+            "timm's names that is no DINOv2 or SigLIP",
         ),
         (["visual.trunk.patch_embed.proj.weight", "text.x"], "around a tower of timm"),
         (
             ["model.embed_tokens.weight", "lm_head.weight"],
             "for LLaVA-1.5 as its authors published it, load openai/clip-",
         ),
+        (
+            [
+                "visual.attn_pool.query",
+                "visual.class_embedding",
+                "visual.conv1.weight",
+                "visual.ln_pre.weight",
+            ],
+            "got a CoCa",
+        ),
+        (["visual.trunk.stem.0.weight", "text.x"], "around a ConvNeXt"),
         (["a", "b"], "got 2 tensors of something else (a, b, …)"),
     ],
-    ids=["resnet", "timm", "open_clip around timm", "language", "other"],
+    ids=["resnet", "timm", "open_clip around timm", "language", "coca", "convnext", "other"],
 )
 def test_other_architectures_are_named(names, complaint, tmp_path):
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "a.safetensors")
     assert complaint in refusal(tmp_path / "a.safetensors", config=None)
 
 
-def test_siglip_is_refused_with_a_report(tmp_path):
+def test_siglip_is_not_taken_for_the_clip_that_is_asked_for(tmp_path):
     weights = as_transformers(WEIGHTS)
     for name in list(weights):
         if "class_embedding" in name or "pre_layrnorm" in name:
@@ -107,6 +120,59 @@ def test_siglip_is_refused_with_a_report(tmp_path):
     message = refusal(tmp_path / "a.safetensors")
     assert "3 missing: vision_model.embeddings.class_embedding, vision_model.pre_layrnorm.weight, " in message
     assert "1 unexpected: vision_model.embeddings.patch_embedding.bias" in message
+
+
+def test_layers_that_were_not_merged_are_named(tmp_path):
+    """LoRA inside the model, and alone."""
+    adapter = {f"base_model.model.visual.x.lora_{part}.default.weight": torch.ones(2, 2) for part in "AB"}
+    for weights, what in (
+        (adapter | prefixed("base_model.model.visual.", WEIGHTS), "LoRA layers that were not merged"),
+        (adapter, "a LoRA adapter without its model"),
+    ):
+        save_file(weights, tmp_path / "a.safetensors")
+        message = refusal(tmp_path / "a.safetensors")
+        assert what in message
+        assert "merge_and_unload()" in message
+    # Those of a language model change nothing in the tower.
+    elsewhere = {"language_model.x.lora_A.default.weight": torch.ones(2, 2)}
+    save_file(elsewhere | prefixed("vision_tower.", as_transformers(WEIGHTS, "")), tmp_path / "a.safetensors")
+    assert not load_encoder(tmp_path / "a.safetensors", published.NARROW).projection
+
+
+@pytest.mark.parametrize("config", [None, published.NARROW])
+def test_tensors_that_were_not_gathered_are_named(config, tmp_path):
+    """As DeepSpeed's ZeRO-3 leaves them."""
+    empty = {name: torch.zeros(0) for name in as_transformers(WEIGHTS)}
+    torch.save(empty | {"lm_head.weight": torch.zeros(2)}, tmp_path / "pytorch_model.bin")
+    message = refusal(tmp_path / "pytorch_model.bin", config=config)
+    assert "tensors without elements" in message
+    assert "zero_to_fp32.py" in message
+
+
+def test_positions_for_another_resolution_are_named_and_resized_where_that_is_asked_for(tmp_path):
+    """Of 3×3 patches for 2×2 and 5×5; the class token's stays."""
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    smaller = replace(published.NARROW, image_size=8)
+    message = refusal(tmp_path / "a.safetensors", config=smaller)
+    assert "wanted positions for 2×2 patches (8 pixels), got those for 3×3 (12 pixels)" in message
+    assert "resize_positions" in message
+    loaded = load_encoder(tmp_path / "a.safetensors", smaller, resize_positions=True)
+    stored, got = WEIGHTS["positional_embedding"], loaded.module.positional_embedding
+    assert torch.equal(got[0], stored[0])
+    square = stored[1:].reshape(1, 3, 3, 32).permute(0, 3, 1, 2)
+    wanted = torch.nn.functional.interpolate(square, size=(2, 2), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(got[1:], wanted.permute(0, 2, 3, 1).reshape(4, 32), rtol=0, atol=1e-6)
+    assert "positions resized from 3×3 to 2×2, bicubic" in loaded.notes
+    # Other patches make other numbers, too, and are another network.
+    weights = WEIGHTS | {"conv1.weight": torch.ones(32, 3, 6, 6)}
+    save_file(weights, tmp_path / "b.safetensors")
+    assert "conv1.weight (wanted 32×3×4×4, got 32×3×6×6)" in refusal(
+        tmp_path / "b.safetensors", config=smaller
+    )
+    # Those that fit stay, bit for bit, and nothing is said of them.
+    same = load_encoder(tmp_path / "a.safetensors", published.NARROW, resize_positions=True)
+    assert torch.equal(same.module.positional_embedding, stored)
+    assert not any("resized" in note for note in same.notes)
 
 
 @pytest.mark.parametrize("name", ["visual.\x1b[2Jx", "a\nb", "\u202e", "x" * 501])

@@ -98,6 +98,22 @@ def test_the_class_conditional_network_is_refused_with_the_remedy(tmp_path):
         load_purifier(tmp_path / "256x256_diffusion.pt")
 
 
+def test_a_network_without_variances_is_refused_with_the_reason(tmp_path):
+    three = {"out.2.weight": torch.zeros(3, 256, 3, 3), "out.2.bias": torch.zeros(3)}
+    torch.save(published_adm() | three, tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError, match=r"2 of another shape.* Remedy: .*without variances .*3 outputs"
+    ):
+        load_purifier(tmp_path / "a.pt")
+
+
+def test_a_network_in_diffusers_names_is_refused_with_the_remedy(tmp_path):
+    names = ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight")
+    torch.save({name: torch.zeros(2) for name in names}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"got one in diffusers'; take .*256x256_diffusion_uncond.pt"):
+        load_purifier(tmp_path / "a.pt")
+
+
 def test_our_small_network_is_recognised(randomised, tmp_path):
     unet = randomised(UNet(UNET_TINY))
     save_weights(tmp_path / "purifier.safetensors", unet.state_dict(), "digest of the run", 0.25)
@@ -189,7 +205,7 @@ def test_a_folded_mapper_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("load", "complaint"),
     [
-        (load_encoder, "wanted a CLIP image tower, got a U-Net; use load_purifier"),
+        (load_encoder, "wanted an image tower, got a U-Net; use load_purifier"),
         (load_mapper, r"wanted a smoothness mapper .* got input_blocks"),
     ],
 )

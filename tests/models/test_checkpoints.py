@@ -193,11 +193,33 @@ def test_a_directory_may_hold_one_file_of_any_name(tmp_path):
         lambda w: {"vision_encoder_state_dict": w, "step": 20000},
         lambda w: {"model_state_dict": prefixed("module.", w), "epoch": 1},
         lambda w: {"model": {"state_dict": w}},
+        # A rank's file of DeepSpeed.
+        lambda w: {"module": w, "optimizer": None, "dp_world_size": 8},
+        # Lightning.
+        lambda w: {
+            "pytorch-lightning_version": "2.1",
+            "state_dict": prefixed("model.visual.", w),
+            "loops": {},
+        },
     ],
-    ids=["open_clip", "TeCoA", "model_state_dict", "twice"],
+    ids=["open_clip", "TeCoA", "model_state_dict", "twice", "DeepSpeed", "Lightning"],
 )
 def test_a_wrapped_state_dict_is_found(wrap, tmp_path):
     torch.save(wrap(WEIGHTS), tmp_path / "checkpoint.pt")
+    assert_holds(load_encoder(tmp_path / "checkpoint.pt", NARROW), WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "keys", [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("student", "teacher")]
+)
+def test_of_two_state_dicts_none_is_taken_in_silence(keys, tmp_path):
+    """Raw weights beside their average: which are meant is not known here."""
+    torch.save(dict.fromkeys(keys, WEIGHTS) | {"epoch": 3}, tmp_path / "checkpoint.pt")
+    with pytest.raises(
+        CheckpointError, match=rf"wanted one state dict, got {keys[0]} and {keys[1]}; .*\[.{keys[1]}"
+    ):
+        load_encoder(tmp_path / "checkpoint.pt", NARROW)
+    torch.save({keys[1]: WEIGHTS, "optimizer": {"state": {}}}, tmp_path / "checkpoint.pt")
     assert_holds(load_encoder(tmp_path / "checkpoint.pt", NARROW), WEIGHTS)
 
 
@@ -274,7 +296,7 @@ def test_where_nobody_knows_the_activation_it_must_be_said(tmp_path):
     ):
         load_encoder(tmp_path / "a.pt")
     loaded = load_encoder(tmp_path / "a.pt", quick_gelu=False)
-    assert loaded.module.config == replace(VIT_B_16, quick_gelu=False)
+    assert loaded.module.config == replace(VIT_B_16, activation="gelu")
     assert "quick_gelu=False: the caller" in loaded.notes
 
 

@@ -54,7 +54,11 @@ def reference_hidden_states(weights, config, x):
             weights, f"{name}.self_attn", layer_norm(weights, f"{name}.layer_norm1", h), config.heads
         )
         g = linear(weights, f"{name}.mlp.fc1", layer_norm(weights, f"{name}.layer_norm2", h))
-        g = g / (1 + (-1.702 * g).exp()) if config.quick_gelu else g * (1 + torch.erf(g / math.sqrt(2))) / 2
+        g = (
+            g / (1 + (-1.702 * g).exp())
+            if config.activation == "quick_gelu"
+            else g * (1 + torch.erf(g / math.sqrt(2))) / 2
+        )
         h = h + linear(weights, f"{name}.mlp.fc2", g)
         states.append(h)
     return states
@@ -62,7 +66,7 @@ def reference_hidden_states(weights, config, x):
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
 def test_a_tower_of_transformers_equals_the_reference(quick_gelu, tmp_path):
-    config = replace(NARROW, quick_gelu=quick_gelu)
+    config = replace(NARROW, activation="quick_gelu" if quick_gelu else "gelu")
     weights = as_transformers(tower(seed=3), "", projection="visual_projection.weight")
     save_file(weights, tmp_path / "a.safetensors")
     module = load_encoder(tmp_path / "a.safetensors", config).module.double()

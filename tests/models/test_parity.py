@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fsfast.models import VIT_B_16, VIT_L_14_336, load_encoder
-from tests.models import published
+from tests.models import families, published
 from tests.models.published import NARROW, as_transformers, tower
 
 # Largest seen: 2.4e-6 in small; 7.8e-6 for ViT-B/16 (values up to 17), 0 for ViT-L/14 at 336.
@@ -61,7 +61,7 @@ def open_clip_model(open_clip, config):
         "patch_size": config.patch,
     }
     text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
-    return open_clip.model.CLIP(config.embed_dim, vision, text, quick_gelu=config.quick_gelu)
+    return open_clip.model.CLIP(config.embed_dim, vision, text, quick_gelu=config.activation == "quick_gelu")
 
 
 def open_clip_outputs(visual, x):
@@ -106,13 +106,28 @@ def check_open_clip(open_clip, config, whole, randomised, folder, limit, batch):
 @pytest.mark.parametrize("quick_gelu", [True, False])
 @pytest.mark.parametrize("whole", [True, False], ids=["whole model", "image tower"])
 def test_outputs_equal_open_clips(open_clip, whole, quick_gelu, randomised, tmp_path):
-    config = replace(NARROW, quick_gelu=quick_gelu)
+    config = replace(NARROW, activation="quick_gelu" if quick_gelu else "gelu")
     check_open_clip(open_clip, config, whole, randomised, tmp_path, SMALL, batch=3)
 
 
 @pytest.mark.slow
 def test_outputs_of_vit_b_16_equal_open_clips(open_clip, randomised, tmp_path):
     check_open_clip(open_clip, VIT_B_16, True, randomised, tmp_path, REAL, batch=2)
+
+
+def test_clipa_equals_open_clips(open_clip, randomised, tmp_path):
+    """No normalisation before the blocks; the mean of the patch tokens, normalised afterwards."""
+    config = replace(NARROW, activation="gelu", pre_norm=False, pooling="mean")
+    vision = published.open_clip_config(config)["model_cfg"]["vision_cfg"]
+    clipa = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+    text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
+    model = randomised(open_clip.model.CLIP(config.embed_dim, vision | clipa, text))
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    published.write_json(tmp_path / "open_clip_config.json", published.open_clip_config(config, **clipa))
+    module = load_encoder(tmp_path).module
+    assert module.config == config
+    x = pixels(3, config)
+    assert_near(module(x), model.visual(x)[:, None], SMALL)
 
 
 def test_names_are_those_of_open_clip(open_clip):
@@ -176,7 +191,7 @@ def stored_names(folder):
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
 def test_outputs_equal_transformers(transformers, quick_gelu, randomised, tmp_path):
-    config = replace(NARROW, quick_gelu=quick_gelu)
+    config = replace(NARROW, activation="quick_gelu" if quick_gelu else "gelu")
     model = randomised(transformers.CLIPVisionModel(clip_vision_config(transformers, config)))
     model.save_pretrained(tmp_path)
     # config.json says all that the weights do not show.
@@ -266,3 +281,54 @@ def test_names_are_those_of_transformers(transformers, tmp_path):
     record = json.loads((tmp_path / "llava" / "config.json").read_text())
     assert record["model_type"] == "llava"
     assert record["vision_config"]["model_type"] == "clip_vision_model"
+
+
+# The other families of transformers.
+
+FAMILIES = [name for name in families.FAMILIES if "authors" not in name]
+
+
+def family_model(transformers, family):
+    """A model of transformers by the settings that a small member's config.json has."""
+    said = {k: v for k, v in families.settings(family).items() if k != "model_type"}
+    kind, config = {
+        "siglip_vision_model": ("SiglipVisionModel", "SiglipVisionConfig"),
+        "dinov2": ("Dinov2Model", "Dinov2Config"),
+        "dinov2_with_registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig"),
+        "dinov3_vit": ("DINOv3ViTModel", "DINOv3ViTConfig"),
+        "internvl_vision": ("InternVLVisionModel", "InternVLVisionConfig"),
+    }[family.model_type]
+    if not hasattr(transformers, kind):
+        pytest.skip(f"transformers {transformers.__version__} has no {kind}")
+    pooled = {"vision_use_head": family.config.pooling == "map"} if "Siglip" in kind else {}
+    registers = {"num_register_tokens": family.config.registers} if family.config.registers else {}
+    return getattr(transformers, kind)(getattr(transformers, config)(**said, **pooled, **registers))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_member_of_the_family_equals_transformers(transformers, name, randomised, tmp_path):
+    family = families.FAMILIES[name]
+    config = family.config
+    model = randomised(family_model(transformers, family))
+    model.save_pretrained(tmp_path)
+    assert stored_names(tmp_path) == families.shapes(family).keys()
+    loaded = load_encoder(tmp_path)
+    assert loaded.module.config == config
+    x = pixels(3, config)
+    want = model(x, output_hidden_states=True)
+    assert_near(loaded.module(x, "penultimate"), want.hidden_states[-2][:, config.prefix :], SMALL)
+    # Where there is a last normalisation, theirs are after it.
+    tokens = want.last_hidden_state[:, config.prefix :]
+    assert_near(loaded.module(x, "tokens", config.final_norm), tokens, SMALL)
+    if config.pooling != "none":
+        assert_near(loaded.module(x), want.pooler_output[:, None], SMALL)
+
+
+def test_positions_are_resized_as_transformers_does_it(transformers, randomised, tmp_path):
+    family = families.FAMILIES["DINOv2"]
+    model = randomised(family_model(transformers, family))
+    model.save_pretrained(tmp_path)
+    smaller = replace(family.config, image_size=8)
+    module = load_encoder(tmp_path, smaller, resize_positions=True).module
+    x = pixels(3, smaller)
+    assert_near(module(x, "tokens", True), model(x).last_hidden_state[:, 1:], SMALL)

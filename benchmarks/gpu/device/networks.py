@@ -26,7 +26,8 @@ from fsfast.images.grid import Grid
 from fsfast.kernels.types import Dtype
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNetConfig
-from fsfast.models.vit import VIT_L_14_336, ViTConfig, ViTFeatures
+from fsfast.models.vit import ViTFeatures
+from fsfast.models.vit_config import VIT_L_14_336, ViTConfig
 from fsfast.runtime.gpu.function import GpuFunction
 from fsfast.runtime.gpu.networks import Networks
 from fsfast.runtime.gpu.pipeline import GpuPipeline

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fsfast.kernels.library import quick_gelu
-from fsfast.models.vit import QuickGELU, ViTFeatures
+from fsfast.models.vit import ViTFeatures
+from fsfast.models.vit_layers import QuickGELU
 
 
 class OnePassQuickGELU(nn.Module):
@@ -23,7 +24,7 @@ class PatchProduct(nn.Module):
     """A patch embedding whose patches do not overlap, as one matrix product.
 
     Args:
-        conv: stride and size of its kernel are the same; without bias.
+        conv: stride and size of its kernel are the same.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -32,14 +33,16 @@ class PatchProduct(nn.Module):
         # Pixels in the order of channels_last images: rows, columns, channels.
         weight = conv.weight.detach().permute(0, 2, 3, 1).flatten(1)
         self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+        self.bias = conv.bias
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[M, 3, S, S] → [M, D, S/patch, S/patch], channels_last."""
         side = pixels.shape[2] // self.patch
-        image = pixels.permute(0, 2, 3, 1).unflatten(2, (side, self.patch)).unflatten(1, (side, self.patch))
+        seen = pixels[:, :, : side * self.patch, : side * self.patch]
+        image = seen.permute(0, 2, 3, 1).unflatten(2, (side, self.patch)).unflatten(1, (side, self.patch))
         # [M, side, side, patch·patch·3]
         patches = image.transpose(2, 3).flatten(3)
-        return torch.nn.functional.linear(patches, self.weight).permute(0, 3, 1, 2)
+        return torch.nn.functional.linear(patches, self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 def for_device(tower: ViTFeatures) -> ViTFeatures:

@@ -1,6 +1,7 @@
 """Published checkpoints into this package's networks, without running anything that is in them.
 
-* `load_encoder`: CLIP image towers as open_clip, OpenAI, RobustVLM (FARE, TeCoA), transformers and LLaVA save them.
+* `load_encoder`: image towers. CLIP as open_clip, OpenAI, RobustVLM (FARE, TeCoA), transformers and LLaVA save it;
+  SigLIP, DINOv2, DINOv3 and InternViT as transformers does, SigLIP also as open_clip and DINOv2 as its authors do.
 * `load_purifier`: guided-diffusion's `256x256_diffusion_uncond.pt`, and U-Nets that `train` wrote.
 * `load_mapper`: smoothness mappers that `train` wrote.
 
@@ -11,6 +12,15 @@ these. The layout is recognised by names and shapes; a checkpoint fits exactly, 
 from fsfast.models.checkpoints.encoder import LoadedEncoder, load_encoder
 from fsfast.models.checkpoints.matching import Loaded
 from fsfast.models.checkpoints.networks import load_mapper, load_purifier
+from fsfast.models.checkpoints.preparation import Preparation
 from fsfast.models.checkpoints.shards import ReadFile
 
-__all__ = ["Loaded", "LoadedEncoder", "ReadFile", "load_encoder", "load_mapper", "load_purifier"]
+__all__ = [
+    "Loaded",
+    "LoadedEncoder",
+    "Preparation",
+    "ReadFile",
+    "load_encoder",
+    "load_mapper",
+    "load_purifier",
+]

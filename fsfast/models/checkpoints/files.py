@@ -16,8 +16,19 @@ from fsfast.errors import CheckpointError
 from fsfast.file_kind import HEAD_BYTES, recognise
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Keys under which training scripts keep the state dict; `vision_encoder_state_dict` is TeCoA's.
-_WRAPPERS = ("state_dict", "vision_encoder_state_dict", "model_state_dict", "model")
+# Keys under which training scripts keep the state dict; `vision_encoder_state_dict` is TeCoA's, `module` DeepSpeed's.
+_WRAPPERS = ("state_dict", "vision_encoder_state_dict", "model_state_dict", "model", "module")
+# Keys under which they keep another one: an average over training steps, or DINO's two networks.
+_OTHERS = (
+    "model_ema",
+    "state_dict_ema",
+    "ema",
+    "ema_state_dict",
+    "ema_model",
+    "averaged_model",
+    "student",
+    "teacher",
+)
 _MAX_WRAPPERS = 3
 # As the safetensors library has it.
 _MAX_HEADER_BYTES = 100_000_000
@@ -233,10 +244,11 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(_MAX_WRAPPERS):
         if not isinstance(content, dict):
             break
-        inner = [key for key in _WRAPPERS if isinstance(content.get(key), dict)]
+        inner = [key for key in (*_WRAPPERS, *_OTHERS) if isinstance(content.get(key), dict)]
         if len(inner) > 1:
             raise CheckpointError(
-                f"{path}: wanted one state dict, got {' and '.join(inner)}; save the one that is meant alone"
+                f"{path}: wanted one state dict, got {' and '.join(inner)}; save the one that is meant alone, as "
+                f'torch.save(torch.load("{path.name}")["{inner[-1]}"], "weights.pt")'
             )
         if not inner:
             break

@@ -1,57 +1,25 @@
-"""Where published checkpoints keep the weights of a CLIP image tower."""
+"""Where published checkpoints keep the weights of an image tower."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-OPEN_CLIP = "open_clip"
-TRANSFORMERS = "transformers"
+from fsfast.models.checkpoints.names import LAYOUTS, OPEN_CLIP, TRANSFORMERS, Layout
 
-# Three of them make a tower; a text tower has at most one under any prefix.
-_SIGNS = {
-    OPEN_CLIP: ("class_embedding", "positional_embedding", "conv1.weight", "ln_pre.weight", "ln_post.weight"),
-    TRANSFORMERS: (
-        "embeddings.class_embedding",
-        "embeddings.patch_embedding.weight",
-        "embeddings.position_embedding.weight",
-        "pre_layrnorm.weight",
-        "post_layernorm.weight",
-    ),
-}
+# Three of a layout's signs make a tower; a text tower has at most one under any prefix.
 _ENOUGH_SIGNS = 3
-
-# transformers' names; "pre_layrnorm" is spelled so there.
-_RENAMED = {
-    "class_embedding": "embeddings.class_embedding",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "conv1.weight": "embeddings.patch_embedding.weight",
-    "ln_pre": "pre_layrnorm",
-    "ln_post": "post_layernorm",
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
-# A higher number would only cost time: no such tower is built.
-_BLOCK_THERE = {
-    OPEN_CLIP: r"transformer\.resblocks\.(\d{1,3})\.",
-    TRANSFORMERS: r"encoder\.layers\.(\d{1,3})\.",
-}
-
 # What stands beside the tower in whole models and is not read. Anything else could change what the tower computes.
 _BESIDE = (
     # OpenAI's and open_clip's text tower.
     *("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "text"),
     *("logit_scale", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size"),
-    # transformers' CLIPModel.
+    # transformers' CLIPModel and SiglipModel.
     "text_model",
-    # LLaVA, as transformers and as its authors save it.
-    *("language_model", "multi_modal_projector", "mm_projector", "image_newline"),
+    # LLaVA, as transformers and as its authors save it; InternVL.
+    *("language_model", "multi_modal_projector", "mm_projector", "image_newline", "mlp1"),
     *("lm_head", "embed_tokens", "layers", "norm"),
     # OpenFlamingo.
     *("perceiver", "lang_encoder"),
@@ -67,18 +35,32 @@ class Source:
     """Where one weight of a module comes from.
 
     Attributes:
-        names: tensors of the checkpoint, joined along axis 0 if there are several.
+        names: tensors of the checkpoint, joined along axis 0 if there are several; None: zeros, for a bias that the
+            network does without.
         transposed: whether it is stored the other way round.
+        leading: axes of 1 that stand before its own.
+        thirds: begin and end of the part that is meant of a tensor of three equal parts along axis 0.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str | None, ...]
     transposed: bool = False
+    leading: int = 0
+    thirds: tuple[int, int] = (0, 3)
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The tensors of the checkpoint."""
+        return tuple(name for name in self.names if name is not None)
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of each stored tensor for a weight of this shape."""
         if self.transposed:
             return shape[::-1]
-        return (shape[0] // len(self.names), *shape[1:]) if len(self.names) > 1 else shape
+        begin, end = self.thirds
+        if (begin, end) != (0, 3):
+            return (3 * shape[0] // (end - begin), *shape[1:])
+        own = (shape[0] // len(self.names), *shape[1:]) if len(self.names) > 1 else shape
+        return (1,) * self.leading + own
 
 
 @dataclass(frozen=True)
@@ -86,42 +68,60 @@ class Tower:
     """An image tower in a checkpoint.
 
     Attributes:
-        layout: "open_clip" or "transformers".
+        layout: whose names it has.
         prefix: of the tower's names, "" or ending with a dot.
         projection: whether the checkpoint has, or should have, the projection to the pooled output.
         openai: whether it is a file of OpenAI's.
+        names: all tensors of the checkpoint.
     """
 
-    layout: str
+    layout: Layout
     prefix: str
     projection: bool
     openai: bool
+    names: AbstractSet[str]
 
     def source(self, weight: str) -> Source:
         """Where a weight of VisionTransformer is, given by its name there."""
-        if self.layout == OPEN_CLIP:
-            return Source((self.prefix + weight,))
-        if weight == "proj":
+        if weight == "proj" and self.layout.name == TRANSFORMERS:
             return Source((self._projection_name,), transposed=True)
         block = _BLOCK.fullmatch(weight)
         inside = block[2] if block else weight
-        around = f"{self.prefix}encoder.layers.{block[1]}." if block else self.prefix
-        if inside.startswith("attn.in_proj_"):
-            kind = inside.removeprefix("attn.in_proj_")
-            return Source(tuple(f"{around}self_attn.{part}_proj.{kind}" for part in "qkv"))
-        stem, dot, kind = inside.rpartition(".")
-        renamed = _RENAMED.get(inside) or f"{_RENAMED.get(stem, stem)}{dot}{kind}"
-        return Source((around + renamed,))
+        around = self.prefix + self.layout.block.format(block[1]) if block else self.prefix
+        stem, kind = _stem(inside)
+        renamed = {**self.layout.renamed, **self.layout.gated} if self.gated else self.layout.renamed
+        found = renamed.get(stem, stem)
+        names = found if isinstance(found, tuple) else (found,)
+        # nn.MultiheadAttention writes its kinds with an underscore.
+        stored = tuple(f"{around}{name}{kind}".replace("in_proj.", "in_proj_") for name in names)
+        if stem in ("attn_pool.q", "attn_pool.kv") and not self.layout.splits_pool:
+            return Source(stored, thirds=(0, 1) if stem == "attn_pool.q" else (1, 3))
+        if len(stored) > 1 and kind == ".bias":
+            return Source(tuple(name if name in self.names else None for name in stored))
+        return Source(stored, leading=self.layout.leading.get(weight, 0))
 
-    def blocks(self, names: Iterable[str]) -> int:
+    @property
+    def gated(self) -> bool:
+        """Whether its MLPs are gated."""
+        found = self.layout.gated.get("mlp.c_fc")
+        first = found[0] if isinstance(found, tuple) else found
+        return f"{self.prefix}{self.layout.block.format(0)}{first}.weight" in self.names
+
+    def has(self, weight: str) -> bool:
+        """Whether any tensor of a weight is in the checkpoint."""
+        return any(name in self.names for name in self.source(weight).stored)
+
+    def blocks(self) -> int:
         """One more than the highest index of a block."""
-        pattern = re.compile(re.escape(self.prefix) + _BLOCK_THERE[self.layout])
-        return 1 + max((int(match[1]) for match in map(pattern.match, names) if match), default=-1)
+        # A higher number than three digits would only cost time: no such tower is built.
+        within = re.escape(self.prefix + self.layout.block).replace(r"\{\}", r"(\d{1,3})")
+        return 1 + max(
+            (int(match[1]) for match in map(re.compile(within).match, self.names) if match), default=-1
+        )
 
     def concerns(self, name: str) -> bool:
         """Whether a tensor belongs to the tower, or nobody knows to what."""
-        if self.layout == TRANSFORMERS and name == f"{self.prefix}embeddings.position_ids":
-            # 0, 1, 2, …: transformers saved this buffer up to 4.30.
+        if name.removeprefix(self.prefix) in self.layout.unused and name.startswith(self.prefix):
             return False
         return name.startswith(self.prefix) or _root(name) not in _BESIDE
 
@@ -133,10 +133,10 @@ class Tower:
 def find_towers(names: AbstractSet[str]) -> list[Tower]:
     """Return the image towers in a checkpoint, by the names of its tensors."""
     towers = []
-    for layout, signs in _SIGNS.items():
+    for layout in LAYOUTS:
         seen: dict[str, int] = {}
         for name in names:
-            for sign in signs:
+            for sign in layout.signs:
                 if name == sign or name.endswith(f".{sign}"):
                     prefix = name.removesuffix(sign)
                     seen[prefix] = seen.get(prefix, 0) + 1
@@ -145,13 +145,24 @@ def find_towers(names: AbstractSet[str]) -> list[Tower]:
     return towers
 
 
-def _tower(layout: str, prefix: str, names: AbstractSet[str]) -> Tower:
+def _tower(layout: Layout, prefix: str, names: AbstractSet[str]) -> Tower:
     beside = {_root(name) for name in names if not name.startswith(prefix) or not prefix}
-    tower = Tower(layout, prefix, True, beside >= _OPENAI)
-    if layout == OPEN_CLIP or tower._projection_name in names or "text_model" in beside:
+    tower = Tower(layout, prefix, True, beside >= _OPENAI, names)
+    # A CLIP's tower ends with its projection; CLIPVisionModel, LLaVA and the other families end with the tokens.
+    whole = layout.clip and tower.has("class_embedding") and "text_model" in beside
+    if layout.name == OPEN_CLIP or whole or tower.has("proj"):
         return tower
-    # CLIPVisionModel and LLaVA end with the tokens.
-    return Tower(layout, prefix, False, tower.openai)
+    return Tower(layout, prefix, False, tower.openai, names)
+
+
+def _stem(weight: str) -> tuple[str, str]:
+    """A weight's layer, and the rest of its name; of an attention's input, whose kinds have an underscore, too."""
+    for kind in ("weight", "bias"):
+        if weight == f"attn.in_proj_{kind}":
+            return "attn.in_proj", f".{kind}"
+        if weight.endswith(f".{kind}"):
+            return weight.removesuffix(f".{kind}"), f".{kind}"
+    return weight, ""
 
 
 def _root(name: str) -> str:

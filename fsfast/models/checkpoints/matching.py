@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -66,10 +66,11 @@ def check_fit(
     wanted = {
         name: source.stored_shape(shapes[weight])
         for weight, source in sources.items()
-        for name in source.names
+        for name in source.stored
     }
     # Shapes first: they open the shards, whose own names then count, too.
     came = {name: checkpoint.shape(name) for name in wanted if name in checkpoint.names}
+    gathered(checkpoint.path, came)
     missing = [name for name in wanted if name not in came]
     unexpected = sorted(name for name in checkpoint.names - wanted.keys() if concerns(name))
     misshapen = [
@@ -113,11 +114,43 @@ def fill(
     """
     tensors = dict(added or {})
     for weight, source in sources.items():
-        parts = [checkpoint.read(name) for name in source.names]
-        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        tensors[weight] = tensor.T.contiguous() if source.transposed else tensor
+        tensors[weight] = read(checkpoint, source)
     module.load_state_dict(tensors, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def read(checkpoint: Checkpoint, source: Source) -> Tensor:
+    """Return a weight as the module has it.
+
+    Raises:
+        CheckpointError: a tensor cannot be read, or is not finite.
+    """
+    found = {name: checkpoint.read(name) for name in source.stored}
+    zeros = torch.zeros_like(next(iter(found.values())))
+    parts = [zeros if name is None else found[name] for name in source.names]
+    tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if source.thirds != (0, 3):
+        begin, end = source.thirds
+        third = len(tensor) // 3
+        # Memory of its own: the other thirds are another weight's.
+        tensor = tensor[begin * third : end * third].clone()
+    tensor = tensor.reshape(tensor.shape[source.leading :])
+    return tensor.T.contiguous() if source.transposed else tensor
+
+
+def gathered(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse tensors without elements.
+
+    Raises:
+        CheckpointError: there are some: they were saved by one process of several, each of which had a part.
+    """
+    empty = [name for name, shape in shapes.items() if shape == (0,)]
+    if empty:
+        raise CheckpointError(
+            f"{path}: {len(empty)} tensors without elements ({empty[0]}, …), as DeepSpeed's ZeRO-3 leaves them where "
+            "weights are saved without being gathered; make whole ones from the run's folder with zero_to_fp32.py, or "
+            "train with stage3_gather_16bit_weights_on_model_save"
+        )
 
 
 def remedy_for(path: Path, remedy: str) -> str:

@@ -116,6 +116,11 @@ def _unet(config: UNetConfig) -> UNet:
 def _nearest(checkpoint: Checkpoint, prefix: str) -> tuple[str, UNetConfig]:
     """The known configuration that has most names and shapes in common with a checkpoint."""
     names = {name.removeprefix(prefix) for name in checkpoint.names}
+    if {"conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"} <= names:
+        raise CheckpointError(
+            f"{checkpoint.path}: wanted a U-Net in guided-diffusion's names, got one in diffusers'; take the file that "
+            "it was made from, 256x256_diffusion_uncond.pt for adm256"
+        )
     if not {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} & names:
         raise CheckpointError(
             f"{checkpoint.path}: wanted a U-Net in guided-diffusion's names (input_blocks.0.0.weight, …), got "
@@ -135,6 +140,12 @@ def _unet_remedy(checkpoint: Checkpoint, prefix: str) -> str:
     names = {name.removeprefix(prefix) for name in checkpoint.names}
     if "label_emb.weight" in names:
         return "this network wants a class; the unconditional one is 256x256_diffusion_uncond.pt"
+    out = checkpoint.shape(f"{prefix}out.2.weight") if "out.2.weight" in names else ()
+    if out[:1] == (3,):
+        return (
+            "this network was trained without variances (learn_sigma False), and has 3 outputs instead of 6; choose "
+            "one with them, or give its config"
+        )
     if "time_embed.0.weight" not in names:
         return "it has no time embedding: folded at one sigma, which cannot be undone; give the weights of training"
     return f"choose one of {', '.join(_UNETS)}, or give the config that the weights have"

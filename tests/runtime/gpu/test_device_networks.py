@@ -1,6 +1,7 @@
 """Networks as a GPU runs them: equal to the plain ones, with fewer operators, on the CPU and on a GPU."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from fsfast.backends.torch.networks import for_device
 from fsfast.backends.torch.unet import Convolution, DeviceUNet
 from fsfast.models.mapper import SmoothnessMapper
 from fsfast.models.unet import ADM256, UNET_TINY, FoldedUNet, UNet, UNetConfig
-from fsfast.models.vit import VIT_L_14_336, ViTConfig, ViTFeatures
+from fsfast.models.vit import ViTFeatures
+from fsfast.models.vit_config import VIT_L_14_336, ViTConfig
 
 # Attention, both kinds of resampling, and groups of one channel: what the two large U-Nets have, small.
 ATTENDED = UNetConfig(
@@ -60,8 +62,8 @@ def mapper(dim: int, tokens: int):
 
 
 def tower(**changes):
-    config = ViTConfig(width=64, layers=3, heads=2, patch=8, image_size=24, embed_dim=32, **changes)
-    x = torch.randn(3, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    config = replace(ViTConfig(width=64, layers=3, heads=2, patch=8, image_size=24, embed_dim=32), **changes)
+    x = torch.randn(3, 3, config.image_size, config.image_size, generator=torch.Generator().manual_seed(1))
     network = randomised(ViTFeatures(config, "penultimate")).eval().requires_grad_(False)
     return network, x.contiguous(memory_format=torch.channels_last)
 
@@ -73,8 +75,12 @@ NETWORKS = {
     "unet that narrows": lambda: unet(NARROWING),
     "mapper of tokens": lambda: mapper(128, 7),
     "mapper of pooled features": lambda: mapper(64, 1),
-    "tower with QuickGELU": lambda: tower(quick_gelu=True),
+    "tower with QuickGELU": lambda: tower(activation="quick_gelu"),
     "tower with a stem": lambda: tower(stem=(8, 16)),
+    "tower with rotary positions, registers, biases of patches and pixels left over": lambda: tower(
+        **{"image_size": 27, "registers": 2, "rope_theta": 100.0, "learned_positions": False},
+        **{"biases": ("q", "v", "o", "mlp", "patch"), "layer_scale": True, "activation": "silu_gated"},
+    ),
 }
 # Largest deviation, of the largest output. float32: rounding. The others: 8 and 11 bits, and the plain network rounds
 # after every operator.
