@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -23,7 +23,12 @@ from fsfast.models import (
     ViTConfig,
 )
 
+from .outside_network import ENDS, OutsideEncoder
 from .recipe import BY_SHAPE, STAGES, Recipe
+
+if TYPE_CHECKING:
+    # Training knows networks, and needs no onnx.
+    from .graph import ExportedGraph
 
 PURIFIERS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
 ENCODERS = {"vit-b16": VIT_B_16, "vit-l14": VIT_L_14, "vit-l14-336": VIT_L_14_336, "vit-tiny": VIT_TINY}
@@ -49,12 +54,14 @@ class Network:
         module: folded at σ, in evaluation mode.
         input, output: tensor names of the graph.
         architecture: what a torch back end needs to build the module again.
+        graph: where the network came with one, what it computes.
     """
 
     module: nn.Module
     input: str
     output: str
     architecture: dict[str, Any]
+    graph: ExportedGraph | None = None
 
 
 class Drawn:
@@ -102,10 +109,10 @@ def check_networks(recipe: Recipe) -> None:
         ValueError: there is no such preset; the grid is not one for the purifier, or not the encoder's input where
             there is no purifier; a mapper cannot have the encoder's channels.
     """
-    side, grid = encoder_config(recipe).image_size, recipe.grid
-    if recipe.purifier is None and grid.size != (side, side):
+    (height, width), grid = encoder_size(recipe), recipe.grid
+    if recipe.purifier is None and grid.size != (height, width):
         raise ValueError(
-            f"without a purifier the grid must be the encoder's input size, {side}×{side}; "
+            f"without a purifier the grid must be the encoder's input size, {height}×{width}; "
             f"the recipe says {grid.height}×{grid.width}"
         )
     if recipe.purifier not in (None, BY_SHAPE):
@@ -135,8 +142,10 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
 
     Args:
         recipe: σ and the encoder's output.
-        module: UNet, VisionTransformer or SmoothnessMapper.
+        module: UNet, VisionTransformer, SmoothnessMapper or OutsideEncoder.
     """
+    if isinstance(module, OutsideEncoder):
+        return Network(module, *ENDS, {"type": "onnx"}, module.graph)
     if isinstance(module, UNet):
         architecture = {"type": "unet", "config": asdict(module.config)}
         return Network(module.at_sigma(recipe.sigma), "x_t", "eps_hat", architecture)
@@ -144,7 +153,7 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
         features = module.features(recipe.output, recipe.ln_post)
         architecture = {"type": "vit", "config": asdict(module.config)}
         architecture |= {"output": recipe.output, "ln_post": recipe.ln_post}
-        return Network(features, "pixels", "tokens", architecture)
+        return Network(features, *ENDS, architecture)
     assert isinstance(module, SmoothnessMapper)
     architecture = {"type": "mapper", "config": {"dim": module.dim, "blocks": len(module.blocks)}}
     return Network(module.at_sigma(recipe.sigma), "tokens", "refined", architecture)
@@ -174,8 +183,18 @@ def encoder_config(recipe: Recipe) -> ViTConfig:
     return config
 
 
+def encoder_size(recipe: Recipe) -> tuple[int, int]:
+    """Return the height and width of the encoder's input; raises as `encoder_config`."""
+    if recipe.outside is not None:
+        return recipe.outside.size
+    side = encoder_config(recipe).image_size
+    return side, side
+
+
 def feature_dim(recipe: Recipe) -> int:
     """Return the channels of the encoder's output."""
+    if recipe.outside is not None:
+        return recipe.outside.dim
     config = encoder_config(recipe)
     return config.embed_dim if recipe.output == "pooled" else config.width
 

@@ -30,6 +30,20 @@ BY_SHAPE = "by its shapes"
 
 
 @dataclass(frozen=True)
+class Outside:
+    """An encoder that is none of the presets: what its graph takes and makes.
+
+    Attributes:
+        size: (height, width) of its input.
+        tokens, dim: L and D of its output.
+    """
+
+    size: tuple[int, int]
+    tokens: int
+    dim: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One engine to build.
 
@@ -40,7 +54,7 @@ class Recipe:
         grid: the smoothing grid.
         mean, std: channel normalisation of the encoder's input.
         purifier: preset of the U-Net, BY_SHAPE, or None.
-        encoder: preset of the ViT.
+        encoder: preset of the ViT, or the name of an encoder from outside.
         output: "penultimate", "tokens" or "pooled".
         ln_post: whether `tokens` are normalised by ln_post.
         mapper_blocks: residual blocks of the mapper, or None without one.
@@ -50,6 +64,7 @@ class Recipe:
         encoder_from: where users get the encoder's file; not empty: weights come from files.
         files: stage → weights file or directory.
         licences: stage → licence, where it is not that of the recipe.
+        outside: the encoder where it is none of the presets.
     """
 
     name: str
@@ -69,6 +84,7 @@ class Recipe:
     encoder_from: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
+    outside: Outside | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:

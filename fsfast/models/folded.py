@@ -52,6 +52,11 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
 
 
 def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
+    if architecture["type"] == "onnx":
+        raise ValueError(
+            "it came as an ONNX graph, and no network in torch is known; on a GPU choose backend='onnxruntime' (or "
+            "'tensorrt', 'tensorrt_rtx'); training and attacks need another engine"
+        )
     # JSON has lists where the configurations have tuples.
     config: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in architecture["config"].items()
