@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from safetensors.numpy import save
 
@@ -158,14 +159,13 @@ def _stage(
     example = torch.from_numpy(steps[min(batch for batch in steps if batch > 1)][0][:2])
     graph = network.graph or export_graph(network.module, example, network.input, network.output, OPSET)
     offsets = weights.add(stage, graph.weights)
-    counted = graph.weights.values() if network.graph else [p.detach() for p in network.module.parameters()]
-    parameters = sum(prod(tensor.shape) for tensor in counted)
+    outside = network.graph is not None
+    parameters = _parameters(graph) if outside else sum(p.numel() for p in network.module.parameters())
     network, graph = replace(network, module=torch.nn.Identity()), replace(graph, weights={})
     content = np.memmap(weights.data, np.uint8, "r")
     parity = measure(point_into(graph, offsets, 0, WEIGHTS), content, steps.values())
     for row in parity:
         report(f"{stage}: batch {row['batch']}: max |Δ| {row['max_abs']:.1e}, cosine {row['cosine']:.9f}")
-    outside = network.graph is not None
     original = "the original" if outside else "torch"
     check_parity(stage, parity, steps.values(), TOLERANCE, original)
     others = elsewhere(point_into(graph, offsets, 0, WEIGHTS), content, steps) if outside else []
@@ -173,6 +173,11 @@ def _stage(
     provenance = {"stage": stage, "source": origin, "licence": licence}
     variant = _variant(_file(stage), network, steps[1], parity)
     return _Built(graph, offsets, variant, network.architecture, provenance, parameters, steps[1], others)
+
+
+def _parameters(graph: ExportedGraph) -> int:
+    floats = onnx.TensorProto.FLOAT
+    return sum(prod(tensor.dims) for tensor in graph.model.graph.initializer if tensor.data_type == floats)
 
 
 def _file(stage: str) -> str:

@@ -320,7 +320,7 @@ class _Walk:
         for name, array in self.out.arrays.items():
             few = array.size <= _INLINE_ELEMENTS if array.dtype == np.int64 else array.nbytes <= _INLINE_BYTES
             if few:
-                inline.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+                inline.append(numpy_helper.from_array(np.array(array), name))
             else:
                 weights[name] = array
         ends = [
