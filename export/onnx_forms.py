@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from fsfast.engine.operators import Value
+
+# Of axes, each group one axis of a view.
+Groups = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,19 @@ class Made:
     Attributes:
         name: of the tensor in the new graph.
         values: what the engine's rules know of it, one per number of rows.
-        turned: where it is not None, the tensor is this one with its axes in this order: the transposition is still
-            to be done.
+        view: where it is not None, the tensor is one of this one's axes in groups, see `export.onnx_views`.
     """
 
     name: str
     values: tuple[Value, ...]
-    turned: tuple[int, ...] | None = None
+    view: Groups | None = None
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Its shape, per number of rows."""
+        if self.view is None:
+            return [value.shape for value in self.values]
+        return [tuple(prod(value.shape[a] for a in group) for group in self.view) for value in self.values]
 
 
 @dataclass
@@ -106,27 +115,36 @@ class Form:
         return found
 
 
-def _reshape(form: Form) -> None:
-    """Give every size in numbers but that of the rows."""
-    x, sizes = form.inputs[0], form.known(1)
-    if not isinstance(x, Made) or sizes is None:
-        return
-    copied = not form.attributes.pop("allowzero", 0)
+def whole_shapes(form: Form) -> list[list[int]]:
+    """Return the shapes that a Reshape with known sizes makes, per number of rows.
+
+    Raises:
+        ValueError: they do not hold as many elements.
+    """
+    sizes = form.known(1)
+    assert sizes is not None
+    copied = not form.attributes.get("allowzero", 0)
     wholes = []
     for target, shape in zip(form.with_rows(sizes), form.shapes, strict=True):
         whole = [shape[i] if d == 0 and copied and i < len(shape) else d for i, d in enumerate(target)]
         if whole.count(-1) == 1 and (rest := prod(d for d in whole if d != -1)):
             whole[whole.index(-1)] = prod(shape) // rest
+        if prod(whole) != prod(shape):
+            raise ValueError(f"{list(shape)} to {whole} would bring rows of the micro-batch together")
         wholes.append(whole)
-    mixed = any(whole[1:] != wholes[0][1:] for whole in wholes)
-    if mixed or any(prod(w) != prod(shape) for w, shape in zip(wholes, form.shapes, strict=True)):
-        raise ValueError(
-            f"{list(form.shapes[0])} to {wholes[0]} would bring rows of the micro-batch together"
-        )
-    free = any(whole != wholes[0] for whole in wholes)
-    form.inputs[1] = form.constant(
-        "shape", np.array([-1 if free else wholes[0][0], *wholes[0][1:]], np.int64)
-    )
+    return wholes
+
+
+def _reshape(form: Form) -> None:
+    """Give every size in numbers but that of the rows."""
+    if not isinstance(form.inputs[0], Made) or form.known(1) is None:
+        return
+    first, *others = whole_shapes(form)
+    form.attributes.pop("allowzero", None)
+    if any(other[1:] != first[1:] for other in others):
+        raise ValueError(f"{list(form.shapes[0])} to {first} would bring rows of the micro-batch together")
+    free = any(other != first for other in others)
+    form.inputs[1] = form.constant("shape", np.array([-1 if free else first[0], *first[1:]], np.int64))
 
 
 def _expand(form: Form) -> None:
@@ -235,8 +253,3 @@ ADAPTED: dict[str, Callable[[Form], None]] = {
     "Resize": _resize,
     "Squeeze": _squeeze,
 }
-
-
-def without(order: Sequence[int], places: Sequence[int]) -> tuple[int, ...]:
-    """Return an order of axes after some of them are gone."""
-    return tuple(axis - sum(p < axis for p in places) for axis in order if axis not in places)

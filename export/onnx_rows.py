@@ -25,7 +25,8 @@ from fsfast.errors import brief
 from .graph import ExportedGraph
 from .onnx_file import OnnxFile, called
 from .onnx_folding import folded
-from .onnx_forms import ADAPTED, Form, Known, Made, without
+from .onnx_forms import ADAPTED, Form, Known, Made
+from .onnx_views import Views
 from .outside import layout_of
 
 # Arrays of sizes and places stay in the graph, where the engine's rules read their values; of others, small ones.
@@ -102,6 +103,7 @@ class _Walk:
     def __init__(self, values: Mapping[str, np.ndarray], batch: int | None, names: tuple[str, str]) -> None:
         self.batch, self.names = batch, names
         self.out = _Out()
+        self.views = Views(self._emit)
         self.tensors: dict[str, Known | Made] = {name: _fixed(name, value) for name, value in values.items()}
 
     def graph(
@@ -169,7 +171,7 @@ class _Walk:
         ]
 
     def _sizes(self, node: onnx.NodeProto, x: Made) -> list[Known]:
-        shapes = [[v.shape[i] for i in x.turned or range(len(v.shape))] for v in x.values]
+        shapes = x.shapes
         given = _attributes(node)
         if node.op_type == "Size":
             arrays = [np.array(prod(shape)) for shape in shapes]
@@ -186,55 +188,18 @@ class _Walk:
         if op not in OPERATORS:
             raise ValueError("the operator is not one that an engine may use")
         x = inputs[0]
-        if isinstance(x, Made):
-            if op == "Cast" and given.get("to") == DATA_TYPES[x.values[0].dtype]:
-                return [x]
-            if op == "Transpose":
-                order = x.turned or tuple(range(len(x.values[0].shape)))
-                perm = given.get("perm", range(len(order))[::-1])
-                return [self._turned(x, tuple(order[p] for p in perm), outputs[0])]
-            if x.turned is not None and (chosen := self._chosen(op, given, inputs, x, outputs)):
-                return chosen
-        settled = [_settled(i) if isinstance(i, Made) else i for i in inputs]
-        form = Form(op, settled, given, outputs[0], _COUNTS, self.batch)
+        form = Form(op, inputs, given, outputs[0], _COUNTS, self.batch)
+        if isinstance(x, Made) and op == "Cast" and given.get("to") == DATA_TYPES[x.values[0].dtype]:
+            return [x]
+        if isinstance(x, Made) and op == "Transpose":
+            return [self.views.turned(form)]
+        if viewed := [i for i in inputs if isinstance(i, Made) and i.view is not None]:
+            if found := self.views.through(form, outputs):
+                return found
+            _settled(viewed[0])
         if op in ADAPTED:
             ADAPTED[op](form)
         return self._emit(form.op, form.inputs, form.attributes, outputs)
-
-    def _chosen(
-        self, op: str, given: dict[str, Any], inputs: Sequence[Any], x: Made, outputs: list[str]
-    ) -> list[Made] | None:
-        """Choose from a tensor whose transposition is still to be done, and leave it so; None: this node does not."""
-        order = kept = x.turned
-        assert order is not None
-        # The input that names axes.
-        place = {"Slice": 3, "Squeeze": 1}.get(op, 0)
-        if op == "Split" or (
-            op == "Gather" and isinstance(inputs[1], Known) and not inputs[1].arrays[0].ndim
-        ):
-            axis = order[given.get("axis", 0)]
-            given = {**given, "axis": axis}
-            kept = order if op == "Split" else without(order, [axis])
-        elif place and len(inputs) > place and inputs[place].constant:
-            axes = [order[int(axis)] for axis in inputs[place].arrays[0]]
-            inputs = [*inputs]
-            inputs[place] = _fixed(f"{outputs[0]}.axes", np.array(axes, np.int64))
-            kept = order if op == "Slice" else without(order, axes)
-        else:
-            return None
-        held = [f"{name}.held" for name in outputs]
-        made = self._emit(op, [Made(x.name, x.values), *inputs[1:]], given, held)
-        return [self._turned(m, kept, name) for m, name in zip(made, outputs, strict=True)]
-
-    def _turned(self, x: Made, order: tuple[int, ...], name: str) -> Made:
-        """Return a tensor with its axes in an order: now where its rows stay in front, else once they do again."""
-        x = Made(x.name, x.values)
-        if order == tuple(range(len(order))):
-            return x
-        if order[0] != 0:
-            return Made(x.name, x.values, order)
-        (made,) = self._emit("Transpose", [x], {"perm": list(order)}, [name])
-        return made
 
     def _own(self, name: str) -> str:
         """Return the name in the new graph of one of the file's tensors."""
@@ -367,10 +332,11 @@ def _trained(inputs: Sequence[Known | Made | None]) -> bool:
 
 
 def _settled(x: Made) -> Made:
-    if x.turned is not None:
+    if x.view is not None:
+        place = next(i for i, group in enumerate(x.view) if 0 in group)
         raise ValueError(
-            f"rows of the micro-batch lie along axis {x.turned.index(0)} of an input, {x.name!r} transposed; wanted "
-            "them along axis 0 (torch: batch_first=True)"
+            f"rows of the micro-batch lie along axis {place} of an input, a view of {x.name!r}; wanted them along "
+            "axis 0 (torch: batch_first=True, and a dynamic batch)"
         )
     return x
 

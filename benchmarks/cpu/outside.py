@@ -1,7 +1,7 @@
 """Make engines of timm's networks and write what came of it: `python -m benchmarks.cpu.outside [--networks NAME …]`.
 
-Each network, with random weights, is exported by torch.onnx, and the file by `python -m export onnx` in a process of its
-own. Needs timm. Results stand in benchmarks/results/onnx/networks.csv, and as a table in docs/engines.md.
+Each network, with random weights, is exported by torch.onnx, and the file by `python -m export onnx` in a process of
+its own. Needs timm. Results stand in benchmarks/results/onnx/networks.csv, and as a table in docs/engines.md.
 """
 
 from __future__ import annotations

@@ -78,6 +78,63 @@ QKV = {
     **{str(i): np.array(i, np.int64) for i in range(3)},
     **{f"from{i}": sizes(i) for i in range(4)},
 }
+
+
+def sequence_first():
+    """torch's own attention: positions first, rows second, then heads beside the rows, and back."""
+    heads = [
+        one
+        for i, name in enumerate("qkv")
+        for one in (
+            node("Gather", f"five {i}", f"{name}0", axis=0),
+            node("Reshape", f"{name}0 beside", f"{name}1"),
+            node("Transpose", f"{name}1", f"{name}2", perm=[1, 0, 2]),
+        )
+    ]
+    return [
+        *(*PATCHES, node("Transpose", "t", "first", perm=[1, 0, 2])),
+        *(
+            node("LayerNormalization", "first gain", "n"),
+            node("MatMul", "n qkv", "a"),
+            node("Add", "a bias", "b"),
+        ),
+        *(node("Reshape", "b parts", "c"), node("Unsqueeze", "c zero", "d")),
+        *(node("Transpose", "d", "e", perm=[3, 1, 2, 0, 4]), node("Squeeze", "e last", "five"), *heads),
+        *(
+            node("Transpose", "k2", "kt", perm=[0, 2, 1]),
+            node("MatMul", "q2 kt", "l"),
+            node("Softmax", "l", "s"),
+        ),
+        *(
+            node("MatMul", "s v2", "o"),
+            node("Reshape", "o apart", "h"),
+            node("Transpose", "h", "p0", perm=[2, 0, 1, 3]),
+        ),
+        *(
+            node("Reshape", "p0 joined", "j"),
+            node("Gemm", "j w2 bias2", "g", transB=1),
+            node("Reshape", "g back", "r"),
+        ),
+        *(
+            node("Add", "first r", "sum"),
+            node("Gelu", "sum", "z"),
+            node("Transpose", "z", "y", perm=[1, 0, 2]),
+        ),
+    ]
+
+
+SEQUENCE = {
+    **{
+        "qkv": weights(6, 18),
+        "bias": weights(18),
+        "gain": weights(6),
+        "w2": weights(6, 6),
+        "bias2": weights(6),
+    },
+    **{"parts": sizes(4, -1, 3, 6), "zero": sizes(0), "last": sizes(-2), "beside": sizes(4, -1, 3)},
+    **{"apart": sizes(-1, 2, 4, 3), "joined": sizes(-1, 6), "back": sizes(4, -1, 6)},
+    **{str(i): np.array(i, np.int64) for i in range(3)},
+}
 JOINED = [node("Conv", "x w", "p", strides=[4, 4]), node("Reshape", "p to", "f"), node("MatMul", "f m", "y")]
 STRIDED = [node("ReduceMean", "x axes", "a"), node("Reshape", "a all", "b"), node("Gather", "b places", "y")]
 NOTHING = [
@@ -102,6 +159,7 @@ CASES = {
     "split": (SPLIT, WEIGHTS | QKV, FREE),
     "gathered": (GATHERED, WEIGHTS | QKV, FREE),
     "sliced": (SLICED, WEIGHTS | QKV, ONE),
+    "sequence first": (sequence_first(), WEIGHTS | SEQUENCE, FREE),
     # torch's as_strided: all elements, gathered in their order.
     "as strided": (
         STRIDED,
