@@ -29,8 +29,8 @@ from .onnx_forms import ADAPTED, Form, Known, Made
 from .onnx_views import Views
 from .outside import layout_of
 
-# Arrays of sizes and places stay in the graph, where the engine's rules read their values; of others, small ones.
-_INLINE_ELEMENTS, _INLINE_BYTES = 1 << 12, 256
+# Arrays of sizes and places, and factors, stay in the graph, where the engine's rules read their values.
+_INLINE_ELEMENTS = 1 << 12
 _IR_VERSION = 10
 # Numbers of rows: two tell what is proportional to them from what is not.
 _COUNTS = (2, 3)
@@ -282,9 +282,10 @@ class _Walk:
 
     def _exported(self, tokens: Made, size: tuple[int, int]) -> ExportedGraph:
         inline, weights = [], {}
+        factors = {name for node in self.out.nodes if node.op_type == "Resize" for name in node.input[2:3]}
         for name, array in self.out.arrays.items():
-            few = array.size <= _INLINE_ELEMENTS if array.dtype == np.int64 else array.nbytes <= _INLINE_BYTES
-            if few:
+            sizes = array.dtype == np.int64 and array.size <= _INLINE_ELEMENTS
+            if sizes or name in factors or not array.ndim:
                 inline.append(numpy_helper.from_array(np.array(array), name))
             else:
                 weights[name] = array

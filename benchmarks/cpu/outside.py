@@ -1,7 +1,7 @@
 """Make engines of timm's networks and write what came of it: `python -m benchmarks.cpu.outside [--networks NAME …]`.
 
 Each network, with random weights, is exported by torch.onnx, and the file by `python -m export onnx` in a process of
-its own. Needs timm. Results stand in benchmarks/results/onnx/networks.csv, and as a table in docs/engines.md.
+its own. Needs timm; onnx2torch and onnx2pytorch for two columns. Results stand in benchmarks/results/onnx/networks.csv, and as a table in docs/engines.md.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from safetensors.numpy import load_file
 from torch import nn
@@ -27,6 +29,7 @@ from benchmarks.measuring.files import write_table
 from benchmarks.measuring.harness import RESULTS, circumstances
 from benchmarks.measuring.tables import markdown, read
 from fsfast.engine.engine import load_engine
+from fsfast.errors import brief
 from fsfast.files import write_whole
 
 CSV = RESULTS / "onnx" / "networks.csv"
@@ -71,6 +74,8 @@ class Row:
         ort_max_abs: the largest deviation from the file on ONNX Runtime, over batches.
         openvino_max_abs: and on OpenVINO.
         tensorrt: what TensorRT's parser said.
+        onnx2torch, onnx2pytorch: what these libraries make of the engine's graph in torch: its largest deviation from
+            the golden output, or why there is none.
         torch_s: seconds that torch.onnx took.
         export_s: seconds from the start of `python -m export onnx` to its end.
     """
@@ -83,6 +88,8 @@ class Row:
     ort_max_abs: float
     openvino_max_abs: float
     tensorrt: str
+    onnx2torch: str
+    onnx2pytorch: str
     torch_s: float
     export_s: float
 
@@ -129,18 +136,39 @@ def build(network: str, layout: str, folder: Path) -> Row:
     manifest = load_engine(out).manifest
     card = (out / "model-card.md").read_text(encoding="utf-8")
     said = _PARSER.search(card)
+    golden = load_file(out / manifest.golden)
     return Row(
         network,
         layout,
         f"{manifest.tokens}×{manifest.dim}",
         parameters,
-        float(np.abs(load_file(out / manifest.golden)["encoder.output"]).max()),
+        float(np.abs(golden["encoder.output"]).max()),
         max(row["max_abs"] for row in manifest.stages["encoder"]["float32"].parity),
         max(map(float, _OPENVINO.findall(card)), default=float("nan")),
         said[1] if said else "",
+        _converted("onnx2torch", "convert", out, golden),
+        _converted("onnx2pytorch", "ConvertModel", out, golden, experimental=True),
         exported - begin,
         end - exported,
     )
+
+
+def _converted(
+    library: str, name: str, engine: Path, golden: Mapping[str, np.ndarray], **options: Any
+) -> str:
+    """Return how far a library's torch module of the encoder's graph lies from the golden output, or why it has none."""
+    try:
+        convert = getattr(import_module(library), name)
+        module = convert(onnx.load(engine / "encoder.float32.onnx"), **options).eval()
+        pixels = torch.from_numpy(golden["encoder.input"]).requires_grad_()
+        tokens = module(pixels)
+        tokens.square().sum().backward()
+        if pixels.grad is None or not pixels.grad.any():
+            return "no gradient"
+        return f"{np.abs(tokens.detach().numpy() - golden['encoder.output']).max():.3g}"
+    # Libraries of others fail in their own ways.
+    except Exception as error:
+        return brief(error)[:120]
 
 
 def write(rows: Sequence[Row], path: Path = CSV) -> None:
@@ -159,10 +187,11 @@ def render(path: Path = CSV) -> str:
         "network",
         "output",
         "features",
-        "parameters",
         "ONNX Runtime",
         "OpenVINO",
         "TensorRT-RTX",
+        "onnx2torch",
+        "onnx2pytorch",
         "export",
     )
     cells = [
@@ -170,10 +199,10 @@ def render(path: Path = CSV) -> str:
             f"`{row['network']}`",
             row["layout"],
             row["features"],
-            f"{float(row['parameters_m']):.1f} M",
             _relative(row, "ort_max_abs"),
             _relative(row, "openvino_max_abs"),
-            row["tensorrt"],
+            row["tensorrt"].removeprefix("its "),
+            *(_relative(row, name) for name in ("onnx2torch", "onnx2pytorch")),
             f"{float(row['export_s']):.0f} s",
         )
         for row in rows
@@ -187,7 +216,10 @@ def render(path: Path = CSV) -> str:
 
 
 def _relative(row: dict[str, str], name: str) -> str:
-    value = float(row[name]) / float(row["largest"])
+    try:
+        value = float(row[name]) / float(row["largest"])
+    except ValueError:
+        return "none"
     return f"{value:.0e}" if value else "0"
 
 

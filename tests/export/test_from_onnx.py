@@ -82,8 +82,11 @@ def test_what_the_engine_says_of_itself(engine):
     card = (engine / "model-card.md").read_text(encoding="utf-8")
     assert "worst deviation from the original" in card
     assert "| encoder | 198 | M×3×16×16 | M×64×5 |" in card
-    # Large weights and no others lie outside of the graph.
-    assert set(load_file(engine / "weights.float32.safetensors")) == {"encoder.w0"}
+    assert set(load_file(engine / "weights.float32.safetensors")) == {
+        "encoder.w0",
+        "encoder.b0",
+        "encoder.w1",
+    }
 
 
 @pytest.mark.parametrize("library", ["openvino", "tensorrt_rtx_bindings"])
