@@ -122,6 +122,11 @@ class _Walk:
                 self._step(node)
             except ValueError as error:
                 raise ValueError(f"{called(node)}: {brief(error)}") from None
+            # What attributes and inputs of other kinds than the operator has bring out of the rules.
+            except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError) as error:
+                raise ValueError(
+                    f"{called(node)} is malformed ({type(error).__name__}: {brief(error)})"
+                ) from None
         found = self.tensors.get(target)
         if not isinstance(found, Made):
             raise ValueError(f"the output {target!r} does not depend on the input {entry!r}")

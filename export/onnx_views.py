@@ -52,6 +52,8 @@ class Views:
         assert isinstance(x, Made)
         groups = _groups(x)
         perm = form.attributes.get("perm", range(len(groups))[::-1])
+        if sorted(perm) != [*range(len(groups))]:
+            raise ValueError(f"wanted an order of {len(groups)} axes, got {list(perm)}")
         return self._laid(x, tuple(groups[p] for p in perm), form.output)
 
     def through(self, form: Form, outputs: Sequence[str]) -> list[Made] | None:

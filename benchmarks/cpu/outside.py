@@ -1,7 +1,8 @@
 """Make engines of timm's networks and write what came of it: `python -m benchmarks.cpu.outside [--networks NAME …]`.
 
 Each network, with random weights, is exported by torch.onnx, and the file by `python -m export onnx` in a process of
-its own. Needs timm; onnx2torch and onnx2pytorch for two columns. Results stand in benchmarks/results/onnx/networks.csv, and as a table in docs/engines.md.
+its own. Needs timm; onnx2torch and onnx2pytorch for two columns. Results stand in benchmarks/results/onnx/networks.csv,
+and as a table in docs/engines.md.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def build(network: str, layout: str, folder: Path) -> Row:
 def _converted(
     library: str, name: str, engine: Path, golden: Mapping[str, np.ndarray], **options: Any
 ) -> str:
-    """Return how far a library's torch module of the encoder's graph lies from the golden output, or why it has none."""
+    """Return how far a library's torch module of the graph lies from the golden output, or why there is none."""
     try:
         convert = getattr(import_module(library), name)
         module = convert(onnx.load(engine / "encoder.float32.onnx"), **options).eval()
@@ -211,7 +212,8 @@ def render(path: Path = CSV) -> str:
     foot = "; ".join(f"{device}, ONNX Runtime {ort}, torch {torch}" for device, ort, torch in where)
     return (
         f"{markdown(header, cells)}\nThe largest deviation from the file on ONNX Runtime, as a share of the largest "
-        f"output. Random weights; measured on {foot}.\n"
+        "output; of the libraries that make torch modules, from the engine's golden output (none: no such module). "
+        f"Random weights; measured on {foot}.\n"
     )
 
 

@@ -291,6 +291,16 @@ REFUSED = {
         {"c": weights(1, 3)},
         "'y' does not depend on the input 'x'",
     ),
+    "an order that is none": (
+        [node("Transpose", "x", "y", perm=[1, 1, 2, 3])],
+        {},
+        r"node '/y' of type Transpose: wanted an order of 4 axes, got \[1, 1, 2, 3\]",
+    ),
+    "an attribute of another kind": (
+        [node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=0)],
+        {},
+        "node '/y' of type MaxPool is malformed",
+    ),
     "rounding up": (
         [node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)],
         {},
