@@ -297,7 +297,7 @@ REFUSED = {
         r"node '/y' of type Transpose: wanted an order of 4 axes, got \[1, 1, 2, 3\]",
     ),
     "an attribute of another kind": (
-        [node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=0)],
+        [node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=2)],
         {},
         "node '/y' of type MaxPool is malformed",
     ),
