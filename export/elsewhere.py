@@ -50,7 +50,8 @@ def _openvino(graph: bytes, weights: bytearray, steps: Mapping[int, Step]) -> It
     try:
         for batch in sorted({min(steps), max(steps)}):
             x, wanted = steps[batch]
-            got = np.empty_like(wanted)
+            # Not as `wanted`, whose axes torch may have left in another order.
+            got = np.empty(wanted.shape, np.float32)
             OpenVinoGraph(compile_model(read_model(graph, weights), "float32", batch, 1), 1).run(x, got)
             rows.append(deviation(got, wanted))
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import onnx
@@ -89,11 +90,16 @@ def test_what_the_engine_says_of_itself(engine):
     }
 
 
-@pytest.mark.parametrize("library", ["openvino", "tensorrt_rtx_bindings"])
-def test_other_back_ends_stand_in_the_card(engine, library):
+@pytest.mark.parametrize(
+    ("library", "line"),
+    [
+        ("openvino", r"\| OpenVINO \S+ \| 4 \| \d\.\de-\d\d \| 1\.0000\d* \|"),
+        ("tensorrt_rtx_bindings", r"\| tensorrt_rtx \S+ \| \| its parser takes the graph \|"),
+    ],
+)
+def test_other_back_ends_stand_in_the_card(engine, library, line):
     pytest.importorskip(library)
-    card = (engine / "model-card.md").read_text(encoding="utf-8")
-    assert {"openvino": "| OpenVINO ", "tensorrt_rtx_bindings": "its parser takes the graph"}[library] in card
+    assert re.search(line, (engine / "model-card.md").read_text(encoding="utf-8"))
 
 
 def test_torch_has_no_network_of_it(engine):
