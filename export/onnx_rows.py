@@ -2,8 +2,8 @@
 
 Exporters leave in a graph what computes sizes from sizes, a batch that is written into shapes, axes that change places.
 Here the graph is walked with the engine's own rules for two numbers of rows at once: what depends on no input is
-computed and becomes a constant; sizes that are proportional to the rows become so for any number of them; and
-where rows leave axis 0, as in the queries, keys and values of one product, they come back before the next operation.
+computed and becomes a constant; sizes that are proportional to the rows become so for any number of them; and where
+rows leave axis 0, as in the queries, keys and values of one product, the axes are reordered (`export.onnx_views`).
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class _Walk:
         self.batch, self.names = batch, names
         self.out = _Out()
         self.views = Views(self._emit)
+        self.placed: dict[str, tuple[Known, Made]] = {}
         self.tensors: dict[str, Known | Made] = {name: _fixed(name, value) for name, value in values.items()}
 
     def graph(
@@ -232,10 +233,20 @@ class _Walk:
             return x
         if not x.arrays[0].size:
             return None
+        before, made = self.placed.get(x.name, (None, None))
+        if made is not None and before is not None and _equal(before, x):
+            return made
+        # One name may come in several forms.
+        name = self._own(x.name) if made is None else f"{x.name}.form{len(self.placed)}"
+        made = self._new(Known(name, x.arrays))
+        self.placed.setdefault(x.name, (x, made))
+        return made
+
+    def _new(self, x: Known) -> Made:
         if x.constant:
-            name, array = self._own(x.name), x.arrays[0]
-            self.out.arrays[name] = array.astype(np.int64) if array.dtype == np.int32 else array
-            return Made(name, (_value(self.out.arrays[name]),) * len(_COUNTS))
+            array = x.arrays[0].astype(np.int64) if x.arrays[0].dtype == np.int32 else x.arrays[0]
+            self.out.arrays[x.name] = array
+            return Made(x.name, (_value(array),) * len(_COUNTS))
         return self._sized(x) if x.arrays[0].dtype == np.int64 else self._repeated(x)
 
     def _sized(self, x: Known) -> Made:
@@ -264,7 +275,7 @@ class _Walk:
         ):
             raise ValueError(f"{x.name!r} depends on the number of rows")
         sizes = Known(f"{x.name}.shape", tuple(np.array(shape, np.int64) for shape in shapes))
-        (made,) = self._emit("Expand", [_fixed(x.name, base), sizes], {}, [f"{x.name}.for_rows"])
+        (made,) = self._emit("Expand", [_fixed(f"{x.name}.base", base), sizes], {}, [f"{x.name}.for_rows"])
         return made
 
     def _tokens(self, x: Made, layout: str) -> Made:
@@ -329,6 +340,11 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def _fixed(name: str, array: np.ndarray) -> Known:
     """Return a tensor that is the same for all numbers of rows."""
     return Known(name, (array,) * len(_COUNTS))
+
+
+def _equal(a: Known, b: Known) -> bool:
+    pairs = zip(a.arrays, b.arrays, strict=True)
+    return all(x is y or (x.dtype == y.dtype and np.array_equal(x, y)) for x, y in pairs)
 
 
 def _trained(inputs: Sequence[Known | Made | None]) -> bool:

@@ -27,15 +27,15 @@ SIX = {"n6": sizes(6), "one": sizes(1), "zero": sizes(0), "first": np.array(0, n
 
 def token(batch):
     """A class token, repeated by sizes that the graph computes, or as it stands where the batch is one."""
-    if batch is None:
-        yield from [
-            node("Shape", "x", "s"),
-            node("Gather", "s first", "m", axis=0),
-            node("Unsqueeze", "m zero", "m1"),
-            node("Concat", "m1 one n6", "shape", axis=0),
-            node("Expand", "cls shape", "tokens"),
-        ]
-    yield node("Concat", f"{'cls' if batch else 'tokens'} t", "y", axis=1)
+    computed = [
+        node("Shape", "x", "s"),
+        node("Gather", "s first", "m", axis=0),
+        node("Unsqueeze", "m zero", "m1"),
+        node("Concat", "m1 one n6", "shape", axis=0),
+        node("Expand", "cls shape", "tokens"),
+    ]
+    joined = node("Concat", f"{'cls' if batch else 'tokens'} t", "y", axis=1)
+    return [joined] if batch else [*computed, joined]
 
 
 def attention(*chosen: onnx.NodeProto):
@@ -145,12 +145,24 @@ FORMS = [
     *(node("Clip", "x low", "a"), node("Pow", "a two", "b")),
     *(node("GlobalAveragePool", "b", "c"), node("Squeeze", "c", "y")),
 ]
+# A limit that is also added, and sizes that two tokens are repeated by.
+SHARED = [
+    *(*PATCHES, node("Clip", "t low", "clipped"), node("Add", "clipped low", "a")),
+    *token(None)[:-1],
+    node("Expand", "cls2 shape", "tokens2"),
+    node("Concat", "tokens tokens2 a", "y", axis=1),
+]
 POOL = {"kernel_shape": [3, 3], "strides": [2, 2]}
 # Name → nodes, values, the shape of the pictures that the file is written for.
 CASES = {
     # Sizes that are computed from sizes, to repeat a constant for every row.
     "class token": ([*PATCHES, *token(None)], WEIGHTS | SIX, FREE),
     "class token for one": ([*PATCHES, *token(1)], WEIGHTS | SIX, ONE),
+    "shared constants": (
+        SHARED,
+        WEIGHTS | SIX | {"low": np.array([-0.5], np.float32), "cls2": weights(1, 1, 6)},
+        FREE,
+    ),
     # Shapes in which the batch is written.
     "shapes for one": (JOINED, WEIGHTS | {"to": sizes(1, 24), "m": weights(24, 3)}, ONE),
     "shapes for two": (JOINED, WEIGHTS | {"to": sizes(2, -1), "m": weights(24, 3)}, (2, 3, 8, 8)),
