@@ -14,15 +14,17 @@ from .recipe import Recipe, load_recipe, recipe_names
 from .results import results_of
 from .stopping import run
 
-# Commands of their own, named as their modules; everything else is a recipe.
-_COMMANDS = ("quantise", "tensorrt")
+# Commands of their own, and their modules; everything else is a recipe.
+_COMMANDS = {"onnx": "from_onnx", "torch": "from_torch", "quantise": "quantise", "tensorrt": "tensorrt"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the arguments name; return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in _COMMANDS:
-        command: Callable[[Sequence[str]], int] = import_module(f".{arguments[0]}", __package__).main
+        command: Callable[[Sequence[str]], int] = import_module(
+            f".{_COMMANDS[arguments[0]]}", __package__
+        ).main
         return command(arguments[1:])
     args = _parser().parse_args(arguments)
     options = Options(
@@ -76,8 +78,9 @@ def _parser() -> Parser:
     parser = Parser(
         prog="fsfast export",
         description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
-        epilog="More commands, each with --help: fsfast export quantise gives an engine int8 and bfloat16, "
-        "fsfast export tensorrt builds its plans ahead of time.",
+        epilog="More commands, each with --help: fsfast export onnx and fsfast export torch make an engine of an "
+        "encoder of your own, fsfast export quantise gives an engine int8 and bfloat16, fsfast export tensorrt builds "
+        "its plans ahead of time.",
     )
     parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
     files = parser.add_argument_group(

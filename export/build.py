@@ -7,10 +7,12 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from safetensors.numpy import save
 
@@ -23,8 +25,9 @@ from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import EngineError
 
 from .card import model_card
+from .elsewhere import Elsewhere, elsewhere
 from .graph import ExportedGraph, export_graph
-from .networks import Drawn, Network, Source, check_networks, encoder_config, fold
+from .networks import Drawn, Network, Source, check_networks, encoder_size, fold
 from .options import check_compare
 from .parity import Step, Steps, check_parity, measure
 from .published import Published
@@ -53,6 +56,7 @@ def build_engine(
     force: bool = False,
     micro_batch: int = 4,
     compare: Sequence[str] = (),
+    source: Source | None = None,
     report: Callable[[str], None] = print,
 ) -> str:
     """Build the engine of a recipe at `path` and return its digest.
@@ -63,6 +67,7 @@ def build_engine(
         force: replace an engine that stands there.
         micro_batch: parity is measured at batch sizes 1, 3 and this.
         compare: folders of runs with other seeds; the model card shows how far their results lie apart.
+        source: of the networks, where the recipe does not say it.
         report: receives one line per step.
 
     Raises:
@@ -77,12 +82,12 @@ def build_engine(
     check_compare(recipe, compare)
     others = [read_results(Path(run)) for run in compare]
     study = load_study(recipe)
-    source = study or (Drawn(recipe) if recipe.random else Published(recipe))
+    source = source or study or (Drawn(recipe) if recipe.random else Published(recipe))
     check_networks(recipe)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # Beside the engine: the weights may not fit where temporary files usually are.
     with tempfile.TemporaryDirectory(prefix=f".{Path(path).name}.", dir=Path(path).parent) as folder:
-        record, files, parameters = _networks(recipe, source, Path(folder), micro_batch, report)
+        record, files, built = _networks(recipe, source, Path(folder), micro_batch, report)
         results = {**study.results, "other_seeds": others} if study else None
         if study:
             record |= {
@@ -90,7 +95,9 @@ def build_engine(
                 "results": RESULTS,
             }
             files |= {CLASSES: study.class_file(), RESULTS: json.dumps(results, indent=1).encode() + b"\n"}
-        files["model-card.md"] = model_card(record, parameters, results).encode()
+        parameters = {stage: result.parameters for stage, result in built.items()}
+        others = built["encoder"].elsewhere
+        files["model-card.md"] = model_card(record, parameters, results, others).encode()
         digest = save_engine(path, record, files, force=force)
     size = sum(entry.stat().st_size for entry in Path(path).iterdir())
     report(f"{path}: {size / 1e6:.1f} MB, digest {digest[:16]}…")
@@ -99,12 +106,12 @@ def build_engine(
 
 def _networks(
     recipe: Recipe, source: Source, folder: Path, micro_batch: int, report: Callable[[str], None]
-) -> tuple[dict[str, Any], dict[str, bytes | Path], dict[str, int]]:
-    """Export every stage, with the weights into `folder`; return manifest, files, and the numbers of parameters."""
-    side, grid = encoder_config(recipe).image_size, recipe.grid.size
+) -> tuple[dict[str, Any], dict[str, bytes | Path], dict[str, _Built]]:
+    """Export every stage, with the weights into `folder`; return manifest, files, and what was built."""
+    size, grid = encoder_size(recipe), recipe.grid.size
     denoise = Denoise.at_sigma(recipe.sigma) if recipe.purifier is not None else None
     thresholds = gaussian_thresholds(recipe.sigma)
-    chain = Chain.of(thresholds, denoise, (grid, (side, side)), recipe.mean, recipe.std)
+    chain = Chain.of(thresholds, denoise, (grid, size), recipe.mean, recipe.std)
     steps = Steps(chain, grid, sorted({1, 3, micro_batch}))
     weights = WeightsFile(folder)
     built = {stage: _stage(recipe, source, stage, steps, weights, report) for stage in recipe.stages}
@@ -119,8 +126,7 @@ def _networks(
         files[_file(stage)] = graph
     files["golden.safetensors"] = _golden({stage: result.step for stage, result in built.items()})
     files["noise.npy"] = _npy(thresholds)
-    parameters = {stage: result.parameters for stage, result in built.items()}
-    return _record(recipe, built, denoise, side), files, parameters
+    return _record(recipe, built, denoise, size), files, built
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,7 @@ class _Built:
     provenance: dict[str, str]
     parameters: int
     step: Step
+    elsewhere: list[Elsewhere]
 
 
 def _stage(
@@ -150,19 +157,27 @@ def _stage(
     steps = way.step(stage, network.module)
     report(f"{stage}: exporting")
     example = torch.from_numpy(steps[min(batch for batch in steps if batch > 1)][0][:2])
-    graph = export_graph(network.module, example, network.input, network.output, OPSET)
+    graph = network.graph or export_graph(network.module, example, network.input, network.output, OPSET)
     offsets = weights.add(stage, graph.weights)
-    parameters = sum(parameter.numel() for parameter in network.module.parameters())
+    outside = network.graph is not None
+    parameters = _parameters(graph) if outside else sum(p.numel() for p in network.module.parameters())
     network, graph = replace(network, module=torch.nn.Identity()), replace(graph, weights={})
     content = np.memmap(weights.data, np.uint8, "r")
     parity = measure(point_into(graph, offsets, 0, WEIGHTS), content, steps.values())
     for row in parity:
         report(f"{stage}: batch {row['batch']}: max |Δ| {row['max_abs']:.1e}, cosine {row['cosine']:.9f}")
-    check_parity(stage, parity, steps.values(), TOLERANCE)
+    original = "the original" if outside else "torch"
+    check_parity(stage, parity, steps.values(), TOLERANCE, original)
+    others = elsewhere(point_into(graph, offsets, 0, WEIGHTS), content, steps) if outside else []
     origin, licence = source.provenance(stage)
     provenance = {"stage": stage, "source": origin, "licence": licence}
     variant = _variant(_file(stage), network, steps[1], parity)
-    return _Built(graph, offsets, variant, network.architecture, provenance, parameters, steps[1])
+    return _Built(graph, offsets, variant, network.architecture, provenance, parameters, steps[1], others)
+
+
+def _parameters(graph: ExportedGraph) -> int:
+    floats = onnx.TensorProto.FLOAT
+    return sum(prod(tensor.dims) for tensor in graph.model.graph.initializer if tensor.data_type == floats)
 
 
 def _file(stage: str) -> str:
@@ -188,7 +203,7 @@ def _record(
     recipe: Recipe,
     built: dict[str, _Built],
     denoise: Denoise | None,
-    side: int,
+    size: tuple[int, int],
 ) -> dict[str, Any]:
     tokens, dim = built["encoder"].step[1].shape[1:]
     return {
@@ -202,7 +217,7 @@ def _record(
         "noise": {"version": 1, "file": "noise.npy"},
         "grid": recipe.grid.to_record(),
         "denoise": asdict(denoise) if denoise else None,
-        "resize": {"height": side, "width": side, "kernel": "bicubic"},
+        "resize": {"height": size[0], "width": size[1], "kernel": "bicubic"},
         "normalise": {"mean": list(recipe.mean), "std": list(recipe.std)},
         "output": {"kind": recipe.output, "ln_post": recipe.ln_post, "tokens": tokens, "dim": dim},
         "stages": {stage: {PRECISION: result.variant} for stage, result in built.items()},

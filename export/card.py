@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from .elsewhere import Elsewhere
 from .measured import results_markdown, spread_markdown
 
 
-def model_card(record: dict[str, Any], parameters: dict[str, int], results: dict[str, Any] | None) -> str:
+def model_card(
+    record: dict[str, Any],
+    parameters: dict[str, int],
+    results: dict[str, Any] | None,
+    others: Sequence[Elsewhere] = (),
+) -> str:
     """Return the engine's model card in Markdown.
 
     Args:
         record: the manifest.
         parameters: stage → number of them.
         results: what the training measured, with `other_seeds`; None without a training run.
+        others: what came of an encoder from outside on other back ends; empty for networks of ours.
     """
     warning = (
         "**The weights are random: these networks were never trained.** The engine shows that the machinery "
@@ -26,7 +34,7 @@ def model_card(record: dict[str, Any], parameters: dict[str, int], results: dict
         f"# {record['name']}\n",
         f"{warning}An engine of fsfast {record['version']}: Feature-space Smoothing (arXiv 2601.16200) at "
         f"σ = {record['sigma']:g} on a {grid['height']}×{grid['width']} grid.\n",
-        "| stage | parameters | input | output | worst deviation from torch |",
+        f"| stage | parameters | input | output | worst deviation from {'the original' if others else 'torch'} |",
         "|---|---|---|---|---|",
     ]
     for stage, variants in record["stages"].items():
@@ -41,6 +49,7 @@ def model_card(record: dict[str, Any], parameters: dict[str, int], results: dict
         f"Features: {output['kind']}, {output['tokens']} × {output['dim']}. Serving samples: n0 = {record['n0']}.",
         *_classes(record),
         "",
+        *_elsewhere(others),
         "What a certificate from this engine says, and what it does not say, stands in fsfast's README and in",
         "docs/certificates.md. It speaks about images on the grid above, not about files before resizing.",
         "",
@@ -77,6 +86,24 @@ def reduced_precisions(card: str, record: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _elsewhere(others: Sequence[Elsewhere]) -> list[str]:
+    if not others:
+        return []
+    return [
+        "The encoder came from outside; its graph beside the original, on noisy pictures:",
+        "",
+        "| back end | rows | max abs Δ | smallest cosine |",
+        "|---|---|---|---|",
+        *(
+            f"| {other.backend} | {row['batch']} | {row['max_abs']:.1e} | {row['cosine']:.9f} |"
+            for other in others
+            for row in other.parity
+        ),
+        *(f"| {other.backend} | | {other.said} | |" for other in others if other.said),
+        "",
+    ]
 
 
 def _classes(record: dict[str, Any]) -> list[str]:

@@ -7,12 +7,15 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir
 import torch
 from onnxscript import opset21 as op
+
+from fsfast.errors import brief
 
 # Smaller constants (shapes, epsilons) stay inside the graph, where a reader finds them.
 _INLINE_BYTES = 256
@@ -85,6 +88,30 @@ def export_graph(
     _strip(model)
     _check(model, source)
     return ExportedGraph(model, weights, source)
+
+
+def export_file(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    """Export a module of anybody's as an ONNX file, as torch writes it, with a dynamic batch axis.
+
+    Args:
+        module: in evaluation mode; one tensor in, one tensor out.
+        example: [2, …] float32 input.
+        path: of the file; large weights go beside it.
+
+    Raises:
+        ValueError: torch cannot export the module.
+    """
+    try:
+        with _quiet():
+            batch = torch.export.Dim("M", min=1, max=65536)
+            program = torch.onnx.export(
+                module, (example,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+            )
+            program.save(path, external_data=True)
+    # The exporter wraps what the module raises, at length.
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"torch cannot export {type(module).__name__}: {brief(cause)}") from None
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -25,7 +25,12 @@ from fsfast.models import (
     ViTFeatures,
 )
 
+from .outside_network import ENDS, OutsideEncoder
 from .recipe import BY_SHAPE, STAGES, Recipe
+
+if TYPE_CHECKING:
+    # Training knows networks, and needs no onnx.
+    from .graph import ExportedGraph
 
 PURIFIERS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
 ENCODERS = {
@@ -57,12 +62,14 @@ class Network:
         module: folded at σ, in evaluation mode.
         input, output: tensor names of the graph.
         architecture: what a torch back end needs to build the module again.
+        graph: where the network came with one, what it computes.
     """
 
     module: nn.Module
     input: str
     output: str
     architecture: dict[str, Any]
+    graph: ExportedGraph | None = None
 
 
 class Drawn:
@@ -110,13 +117,13 @@ def check_networks(recipe: Recipe) -> None:
         ValueError: there is no such preset; the grid is not one for the purifier, or not the encoder's input where
             there is no purifier; the encoder has no such output; a mapper cannot have the encoder's channels.
     """
-    config = encoder_config(recipe)
-    with torch.device("meta"):
-        ViTFeatures(config, recipe.output, recipe.ln_post)
-    side, grid = config.image_size, recipe.grid
-    if recipe.purifier is None and grid.size != (side, side):
+    if recipe.outside is None:
+        with torch.device("meta"):
+            ViTFeatures(encoder_config(recipe), recipe.output, recipe.ln_post)
+    (height, width), grid = encoder_size(recipe), recipe.grid
+    if recipe.purifier is None and grid.size != (height, width):
         raise ValueError(
-            f"without a purifier the grid must be the encoder's input size, {side}×{side}; "
+            f"without a purifier the grid must be the encoder's input size, {height}×{width}; "
             f"the recipe says {grid.height}×{grid.width}"
         )
     if recipe.purifier not in (None, BY_SHAPE):
@@ -146,8 +153,10 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
 
     Args:
         recipe: σ and the encoder's output.
-        module: UNet, VisionTransformer or SmoothnessMapper.
+        module: UNet, VisionTransformer, SmoothnessMapper or OutsideEncoder.
     """
+    if isinstance(module, OutsideEncoder):
+        return Network(module, *ENDS, {"type": "onnx"}, module.graph)
     if isinstance(module, UNet):
         architecture = {"type": "unet", "config": asdict(module.config)}
         return Network(module.at_sigma(recipe.sigma), "x_t", "eps_hat", architecture)
@@ -155,7 +164,7 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
         features = module.features(recipe.output, recipe.ln_post)
         architecture = {"type": "vit", "config": module.config.to_record()}
         architecture |= {"output": recipe.output, "ln_post": recipe.ln_post}
-        return Network(features, "pixels", "tokens", architecture)
+        return Network(features, *ENDS, architecture)
     assert isinstance(module, SmoothnessMapper)
     architecture = {"type": "mapper", "config": {"dim": module.dim, "blocks": len(module.blocks)}}
     return Network(module.at_sigma(recipe.sigma), "tokens", "refined", architecture)
@@ -190,8 +199,18 @@ def encoder_config(recipe: Recipe) -> ViTConfig:
         raise ValueError(f"[encoder.config] of recipe {recipe.name}: {error}") from None
 
 
+def encoder_size(recipe: Recipe) -> tuple[int, int]:
+    """Return the height and width of the encoder's input; raises as `encoder_config`."""
+    if recipe.outside is not None:
+        return recipe.outside.size
+    side = encoder_config(recipe).image_size
+    return side, side
+
+
 def feature_dim(recipe: Recipe) -> int:
     """Return the channels of the encoder's output."""
+    if recipe.outside is not None:
+        return recipe.outside.dim
     config = encoder_config(recipe)
     return config.embed_dim if recipe.output == "pooled" else config.width
 

@@ -143,7 +143,10 @@ def needs(recipe: Recipe) -> list[Need]:
         "encoder": ("--encoder FILE_OR_DIR", recipe.encoder_from),
         "mapper": ("--mapper FILE", MAPPER_FROM),
     }
-    return [Need(stage, recipe.files.get(stage), *known[stage]) for stage in recipe.stages]
+    given = {"encoder"} if recipe.outside else set()
+    return [
+        Need(stage, recipe.files.get(stage), *known[stage]) for stage in recipe.stages if stage not in given
+    ]
 
 
 def describe(recipe: Recipe) -> str:

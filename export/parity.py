@@ -72,11 +72,14 @@ def measure(graph: bytes, weights: bytes | np.ndarray, pairs: Iterable[Step]) ->
     name = session.get_inputs()[0].name
     rows = []
     for x, wanted in pairs:
-        got = session.run(None, {name: x})[0]
-        a, b = (v.reshape(len(v), -1).astype(np.float64) for v in (got, wanted))
-        cosine = _cosines(a, b)
-        rows.append({"batch": len(x), "max_abs": float(np.abs(a - b).max()), "cosine": float(cosine.min())})
+        rows.append(deviation(session.run(None, {name: x})[0], wanted))
     return rows
+
+
+def deviation(got: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+    """Return the batch size, the largest deviation and the smallest row cosine of two outputs, [M, …] each."""
+    a, b = (v.reshape(len(v), -1).astype(np.float64) for v in (got, wanted))
+    return {"batch": len(got), "max_abs": float(np.abs(a - b).max()), "cosine": float(_cosines(a, b).min())}
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -88,15 +91,20 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def check_parity(
-    stage: str, rows: Iterable[dict[str, float]], pairs: Iterable[Step], tolerance: float
+    stage: str,
+    rows: Iterable[dict[str, float]],
+    pairs: Iterable[Step],
+    tolerance: float,
+    original: str = "torch",
 ) -> None:
-    """Refuse a graph that computes something else than torch.
+    """Refuse a graph that computes something else than torch, or than the original that it was made of.
 
     Args:
         stage: its name, for the message.
         rows: what `measure` found.
         pairs: what it was given.
         tolerance: allowed deviation relative to the largest magnitude of torch's output; absolute where that is zero.
+        original: in the place of torch, for the message.
 
     Raises:
         EngineError: a deviation is larger, or not a number.
@@ -109,10 +117,10 @@ def check_parity(
         remedy = (
             "install the versions in constraints-dev.txt, and report it if that does not help"
             if math.isfinite(scale)
-            else "torch's own output is not finite: choose other weights"
+            else f"{original}'s own output is not finite: choose other weights"
         )
         raise EngineError(
-            f"the exported {stage} computes something else than torch at batch {row['batch']}: wanted a deviation "
+            f"the exported {stage} computes something else than {original} at batch {row['batch']}: wanted a deviation "
             f"of at most {allowed:.1e} ({tolerance:.0e} of the largest output, {scale:.1e}), got "
             f"{row['max_abs']:.1e}, cosine {row['cosine']:.9f}; {remedy}"
         )

@@ -58,7 +58,8 @@ class Published:
         for stage in ("purifier", "mapper"):
             if stage in self._paths:
                 _check_sigma(self._paths[stage], stage, recipe.sigma)
-        if "mapper" in self._paths:
+        # Of an encoder from outside only the channels can be compared.
+        if "mapper" in self._paths and recipe.outside is None:
             _check_tokens(self._paths["mapper"], recipe)
         for stage, path in self._paths.items():
             getattr(self, f"_{stage}")(path, values=False)
@@ -78,8 +79,11 @@ class Published:
 
     def provenance(self, stage: str) -> tuple[str, str]:
         """Return layout, file names, hashes and notes of a stage that was loaded, and its licence."""
-        licence = self.recipe.licences.get(stage) or self._licences.get(stage, _UNSTATED)
-        return self._sources[stage], licence
+        return self._sources[stage], self.licence(stage)
+
+    def licence(self, stage: str) -> str:
+        """Return the licence of a stage's weights, or that none is stated."""
+        return self.recipe.licences.get(stage) or self._licences.get(stage) or _UNSTATED
 
     def hashes(self, stage: str) -> list[str]:
         """Return the sha256 of every file that a stage was loaded from, hex, in their own order."""

@@ -35,6 +35,20 @@ BY_SHAPE = "by its shapes"
 
 
 @dataclass(frozen=True)
+class Outside:
+    """An encoder that is none of the presets: what its graph takes and makes.
+
+    Attributes:
+        size: (height, width) of its input.
+        tokens, dim: L and D of its output.
+    """
+
+    size: tuple[int, int]
+    tokens: int
+    dim: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One engine to build.
 
@@ -45,7 +59,8 @@ class Recipe:
         grid: the smoothing grid.
         mean, std: channel normalisation of the encoder's input.
         purifier: preset of the U-Net, BY_SHAPE, or None.
-        encoder: preset of the ViT; the recipe's name where it has a configuration of its own.
+        encoder: preset of the ViT; the recipe's name where it has a configuration of its own, or the name of an encoder
+            from outside.
         output: "penultimate", "tokens" or "pooled".
         ln_post: whether `tokens` are normalised by ln_post.
         mapper_blocks: residual blocks of the mapper, or None without one.
@@ -57,6 +72,7 @@ class Recipe:
         licences: stage → licence, where it is not that of the recipe.
         encoder_config: fields of the ViT's configuration, None with a preset.
         resize_positions: whether learned positions for another number of patches are resized.
+        outside: the encoder where it is none of the presets.
     """
 
     name: str
@@ -78,6 +94,7 @@ class Recipe:
     licences: Mapping[str, str] = field(default_factory=dict)
     encoder_config: Mapping[str, Any] | None = None
     resize_positions: bool = False
+    outside: Outside | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:

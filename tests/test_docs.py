@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.__main__ import ON_GPU, REGISTRY
-from benchmarks.cpu import engines
+from benchmarks.cpu import engines, outside
 from benchmarks.pages import plots, readme
 from fsfast.cli import _parser
 
@@ -83,6 +83,15 @@ def test_the_engines_numbers_come_from_the_results_file():
     assert {row["engine"] for row in engines.read(engines.CSV)} <= set(engines.NAMES)
     assert "<!-- engines -->" in text
     assert "`clip-b16`" in text
+
+
+def test_the_numbers_of_encoders_from_outside_come_from_the_results_file():
+    text = outside.DOCS.read_text(encoding="utf-8")
+    assert outside.updated(text) == text
+    rows = outside.read(outside.CSV)
+    wanted = {(name, layout) for name, own in outside.NETWORKS.items() for layout in ("pooled", own)}
+    assert {(row["network"], row["layout"]) for row in rows} == wanted
+    assert "| `resnet18` |" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

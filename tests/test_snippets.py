@@ -144,7 +144,10 @@ def test_commands_exist():
                 assert all((ROOT / word).exists() for word in rest if word.endswith(".py")), line
                 continue
             # Subcommands come first.
-            depth = 2 if rest[:2] in (["export", "quantise"], ["export", "tensorrt"]) else 1
+            own = (
+                rest[:1] == ["export"] and rest[1:2] and rest[1] in ("onnx", "torch", "quantise", "tensorrt")
+            )
+            depth = 2 if own else 1
             command = rest[:depth] if module in ("fsfast", "train") or rest[:1] == ["paper"] else []
             key = (module, *command)
             helps.setdefault(key, _help(*key))

@@ -1,4 +1,4 @@
-"""Build an engine from published or trained networks, give one other precisions, or build its TensorRT plans.
+"""Build an engine from published or trained networks or an ONNX file, give one other precisions, or build its plans.
 
 Needs the extra [export].
 """

@@ -673,7 +673,7 @@ def demand_of(graph: Graph, rows: int) -> Demand:
     products = 0
     for i, node in enumerate(graph.nodes):
         inputs = [_input(node, tensor, values) for tensor in node.inputs]
-        outputs = _outputs(node, inputs, rows)
+        outputs = outputs_of(node, inputs, rows)
         for tensor, value in zip(node.outputs, outputs, strict=False):
             if tensor in values:
                 raise ValueError(f"{node.op} writes {tensor!r} again")
@@ -702,7 +702,17 @@ def _input(node: Node, tensor: str, values: Mapping[str, Value]) -> Value | None
     return values[tensor]
 
 
-def _outputs(node: Node, inputs: Sequence[Value | None], rows: int) -> list[Value]:
+def outputs_of(node: Node, inputs: Sequence[Value | None], rows: int) -> list[Value]:
+    """Return what a node makes of its inputs.
+
+    Args:
+        node: one operation.
+        inputs: its inputs in their order, None for one that is left out.
+        rows: M, as it is run.
+
+    Raises:
+        ValueError: as `demand_of`, of this node alone.
+    """
     if node.op not in OPERATORS:
         raise ValueError(f"the operator {node.op} is not one that an engine may use")
     rule, attributes = OPERATORS[node.op]

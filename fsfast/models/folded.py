@@ -53,6 +53,11 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
 
 
 def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
+    if architecture["type"] == "onnx":
+        raise ValueError(
+            "it came as an ONNX graph, and no network in torch is known; on a GPU choose backend='onnxruntime' (or "
+            "'tensorrt', 'tensorrt_rtx'); training and attacks need another engine"
+        )
     config: dict[str, Any] = architecture["config"]
     # Each block has weights; a number without them would only cost time.
     blocks = max(int(config.get(name, 1)) for name in ("layers", "blocks", "res_blocks"))

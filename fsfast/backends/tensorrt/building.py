@@ -110,6 +110,19 @@ def build_plan(
     )
 
 
+def check_parses(library: Library, log: Any, graph: bytes, weights: bytes) -> None:
+    """Refuse a graph that the library's parser does not take; nothing is built.
+
+    Args:
+        library, log, graph, weights: as in `build_plan`.
+
+    Raises:
+        ValueError, BackendUnavailable: as `build_plan`.
+    """
+    network = library.start("Builder", log).create_network(0)
+    _parse(library.module.OnnxParser(network, log), graph, weights)
+
+
 def _parse(parser: Any, graph: bytes, weights: bytes) -> None:
     """Turn the graph into the network; its initialisers stay in `weights`."""
     external = external_tensors(graph)
