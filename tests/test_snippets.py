@@ -131,6 +131,8 @@ def test_commands_exist():
         name, *arguments = shlex.split(line)
         if name == "make":
             assert {word for word in arguments if "=" not in word} <= targets, line
+        elif name.endswith(".sh"):
+            assert (ROOT / name).exists(), line
         elif name in ("fsfast", "python"):
             module = (
                 "fsfast"

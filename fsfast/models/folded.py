@@ -53,7 +53,7 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
 
 
 def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
-    if architecture["type"] == "onnx":
+    if architecture.get("type") == "onnx":
         raise ValueError(
             "it came as an ONNX graph, and no network in torch is known; on a GPU choose backend='onnxruntime' (or "
             "'tensorrt', 'tensorrt_rtx'); training and attacks need another engine"

@@ -14,7 +14,6 @@ from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.place import version
 from fsfast.backends.device.stages import GpuBackend, Stage, Stages
 from fsfast.backends.torch.attention import with_token_attention
-from fsfast.backends.torch.networks import for_device
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import Manifest
 from fsfast.engine.profile import Work
@@ -92,6 +91,9 @@ def place_modules(
         device: where.
         compiled: through torch.compile.
     """
+    # Only now: what is missing here is asked where the kernels do not load, too.
+    from fsfast.backends.torch.networks import for_device
+
     placed: dict[str, Stage] = {}
     for stage, module in modules.items():
         # torch.compile fuses by itself, but for attention.

@@ -52,7 +52,7 @@ _FEWEST_CHANNELS = 32
 # at once; part of the order, too.
 _SMALL_PIXELS = 1024
 _SMALL_WIDTH = 128
-_SMALL_BLOCK = 2048
+_SMALL_BLOCK = 1024
 
 
 @triton.jit
@@ -400,7 +400,7 @@ def _whole_groups(m: int, arguments: dict[str, Any]) -> Launch:
         programs=m * arguments["groups"],
         arguments={**arguments, "PIXELS": rows, "CHANNELS": tile, "LEVELS": levels(rows * tile)},
         # As many threads as numbers allow: no choice changes a bit.
-        num_warps=min(max(rows * tile // 256, 1), 8),
+        num_warps=min(max(rows * tile // 128, 1), 8),
     )
 
 

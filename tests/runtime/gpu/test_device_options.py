@@ -104,9 +104,9 @@ def test_compiling_is_another_back_end(opened, monkeypatch, picture):
     assert str(encoder.choice) == "torch-compile, asked for"
     assert encoder.profile.backend == "torch-compile"
     assert encoder.encode_tensors is not None
-    np.testing.assert_array_equal(
-        encoder.encode(picture, 2, seeds=[1]).features, opened().encode(picture, 2, seeds=[1]).features
-    )
+    # The plain networks are compiled, which differ by rounding from those of the other back end.
+    wanted = opened().encode(picture, 2, seeds=[1]).features
+    np.testing.assert_allclose(encoder.encode(picture, 2, seeds=[1]).features, wanted, rtol=0, atol=1e-4)
 
 
 def test_a_damaged_network_fails_the_self_test(opened, monkeypatch):
