@@ -6,12 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import fsfast
 from fsfast.cli import main
+from tests.commands.pictures import folder_of_pictures
 
 ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
 
@@ -19,11 +18,7 @@ ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
 @pytest.fixture
 def photos(tmp_path):
     """A folder of three pictures, and one between them that cannot be read."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("a", "c", "d"):
-        Image.fromarray(rng.integers(0, 256, (8, 9, 3), np.uint8)).save(folder / f"{name}.png")
+    folder = folder_of_pictures(tmp_path, "a", "c", "d")
     (folder / "b.png").write_bytes(b"no picture")
     return folder
 

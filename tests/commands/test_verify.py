@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import fsfast
 from fsfast.cli import main
 from fsfast.images.grid import to_grid_image
+from tests.commands.pictures import folder_of_pictures
 
 ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
 
@@ -19,12 +19,7 @@ ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
 @pytest.fixture
 def photos(tmp_path):
     """A folder of three pictures."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("a", "b", "c"):
-        Image.fromarray(rng.integers(0, 256, (8, 9, 3), np.uint8)).save(folder / f"{name}.png")
-    return folder
+    return folder_of_pictures(tmp_path, "a", "b", "c")
 
 
 @pytest.fixture
