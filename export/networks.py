@@ -211,8 +211,7 @@ def feature_dim(recipe: Recipe) -> int:
     """Return the channels of the encoder's output."""
     if recipe.outside is not None:
         return recipe.outside.dim
-    config = encoder_config(recipe)
-    return config.embed_dim if recipe.output == "pooled" else config.width
+    return encoder_config(recipe).feature_shape(recipe.output)[1]
 
 
 def _preset(presets: dict[str, Any], name: str, what: str) -> Any:

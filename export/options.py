@@ -32,6 +32,7 @@ OUTPUTS = {
     "tokens": ("tokens", False),
     "tokens+ln_post": ("tokens", True),
     "pooled": ("pooled", True),
+    "merged": ("merged", True),
 }
 
 

@@ -61,7 +61,7 @@ class Recipe:
         purifier: preset of the U-Net, BY_SHAPE, or None.
         encoder: preset of the ViT; the recipe's name where it has a configuration of its own, or the name of an encoder
             from outside.
-        output: "penultimate", "tokens" or "pooled".
+        output: "penultimate", "tokens", "pooled" or "merged".
         ln_post: whether `tokens` are normalised by ln_post.
         mapper_blocks: residual blocks of the mapper, or None without one.
         run: folder of the training run that the weights come from, or None.

@@ -11,7 +11,7 @@ from typing import Any
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 # As many as the loader of mappers reads.
 MAX_BLOCKS = 999
-_OUTPUTS = ("penultimate", "tokens", "pooled")
+_OUTPUTS = ("penultimate", "tokens", "pooled", "merged")
 
 
 def check_name(name: object, where: str) -> None:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.networks import PURIFIERS, encoder_config, feature_dim
+from export.networks import PURIFIERS, encoder_config
 from export.recipe import Recipe
 from fsfast.models import FoldedMapper, FoldedUNet, ViTFeatures
 
@@ -38,8 +38,8 @@ def counts(recipe: Recipe, blocks: int) -> dict[str, Count]:
 
     Nothing is computed for it, and no memory is taken.
     """
-    config, dim = encoder_config(recipe), feature_dim(recipe)
-    tokens = 1 if recipe.output == "pooled" else config.patches
+    config = encoder_config(recipe)
+    tokens, dim = config.feature_shape(recipe.output)
     shapes = {
         "purifier": (1, 3, *recipe.grid.size),
         "encoder": (1, 3, config.image_size, config.image_size),

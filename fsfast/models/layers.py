@@ -1,7 +1,5 @@
 """What the encoder and the mapper share: self-attention over flattened tokens; and rotary positions for it."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,11 +8,11 @@ from torch import Tensor, nn
 class RotaryEmbedding(nn.Module):
     """Positions of patch tokens as rotations of queries and keys (Su et al. 2021), along both axes of the image.
 
-    A patch lies at its centre, from −1 to 1 along each axis; halves of the channels are rotated against each other.
+    Halves of the channels are rotated against each other, the first half of each by the row, the second by the column.
     The angles' cosines and sines are buffers of the state dict: an engine holds them as numbers, not as a formula.
 
     Args:
-        side: patches along one side of the image.
+        places: [L, 2] float64, row and column of each patch; times the highest frequency they are its angles.
         prefix: tokens before the patches, which are not rotated.
         channels: of one head, a multiple of 4.
         theta: base of the frequencies.
@@ -23,13 +21,11 @@ class RotaryEmbedding(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, side: int, prefix: int, channels: int, theta: float) -> None:
+    def __init__(self, places: Tensor, prefix: int, channels: int, theta: float) -> None:
         super().__init__()
-        centres = 2 * (torch.arange(side, dtype=torch.float64) + 0.5) / side - 1
-        rows, columns = torch.meshgrid(centres, centres, indexing="ij")
-        frequencies = 2 * math.pi * theta ** -torch.arange(0, 1, 4 / channels, dtype=torch.float64)
+        frequencies = theta ** -torch.arange(0, 1, 4 / channels, dtype=torch.float64)
         # [L, channels / 2]
-        angles = torch.cat([rows.reshape(-1, 1) * frequencies, columns.reshape(-1, 1) * frequencies], dim=1)
+        angles = (places[:, :, None] * frequencies).flatten(1)
         angles = torch.cat([angles.new_zeros(prefix, channels // 2), angles])
         self.register_buffer("cos", torch.cat([angles.cos(), angles.cos()], dim=1).float())
         self.register_buffer("sin", torch.cat([-angles.sin(), angles.sin()], dim=1).float())
@@ -57,8 +53,17 @@ class SelfAttention(nn.Module):
         if out_bias:
             nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, length: int, rotary: RotaryEmbedding | None = None) -> Tensor:
-        """[M·L, D] with L = length → [M·L, D]; rotary is applied to queries and keys."""
+    def forward(
+        self, x: Tensor, length: int, rotary: RotaryEmbedding | None = None, window: int | None = None
+    ) -> Tensor:
+        """[M·L, D] with L = length → [M·L, D].
+
+        Args:
+            x: tokens.
+            length: of one image.
+            rotary: applied to queries and keys.
+            window: tokens that see each other, in their order; None: all of an image do.
+        """
         dim = x.shape[1]
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         # [M, 3·heads, L, D/heads]
@@ -68,5 +73,10 @@ class SelfAttention(nn.Module):
         else:
             qk, v = qkv.split([2 * self.heads, self.heads], dim=1)
             q, k = rotary(qk).chunk(2, dim=1)
+        if window is not None:
+            # Windows are heads of their own: [M, heads·L/window, window, D/heads].
+            q, k, v = (part.unflatten(2, (-1, window)).flatten(1, 2) for part in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v)
+        if window is not None:
+            attended = attended.unflatten(1, (self.heads, -1)).flatten(2, 3)
         return self.out_proj(attended.transpose(1, 2).reshape(-1, dim))

@@ -1,15 +1,15 @@
 """Vision transformers with open_clip's names of weights and explicit outputs."""
 
-from typing import Literal, get_args
+import math
+from itertools import pairwise
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from fsfast.models.layers import RotaryEmbedding
-from fsfast.models.vit_config import ViTConfig
-from fsfast.models.vit_layers import AttentionPool, Block, norm_layer
-
-Output = Literal["penultimate", "tokens", "pooled"]
+from fsfast.models.vit_config import Output, ViTConfig
+from fsfast.models.vit_layers import AttentionPool, Block, Merger, into_squares, norm_layer, out_of_squares
 
 
 class _Transformer(nn.Module):
@@ -34,7 +34,14 @@ class _Tower(nn.Module):
     """Patch embedding, `layers` blocks, and as much of the head as is asked for."""
 
     def __init__(
-        self, config: ViTConfig, layers: int, ln_post: bool, pooled: bool, *, folded: bool = False
+        self,
+        config: ViTConfig,
+        layers: int,
+        *,
+        ln_post: bool,
+        pooled: bool,
+        merged: bool,
+        folded: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -58,6 +65,9 @@ class _Tower(nn.Module):
             self.attn_pool = AttentionPool(config, folded=folded)
         if pooled and config.projection:
             self.proj = nn.Parameter(std * torch.randn(width, config.embed_dim))
+        if merged:
+            self.merger = Merger(config, tap=False)
+            self.deepstack = nn.ModuleList([Merger(config, tap=True) for _ in config.taps])
 
     def _run(self, pixels: Tensor, output: Output, ln_post: bool) -> Tensor:
         size = self.config.image_size
@@ -66,15 +76,23 @@ class _Tower(nn.Module):
                 f"wanted pixels as [M, 3, {size}, {size}], got {list(pixels.shape)}; "
                 "resize the images to the encoder's size"
             )
-        length = self.config.prefix + self.config.patches
-        x = self._embedded(pixels).flatten(0, 1)
-        blocks = self.config.layers - (output == "penultimate")
-        for block in self.transformer.resblocks[:blocks]:
-            x = block(x, length, self.rotary)
+        config = self.config
+        length = config.prefix + config.patches
+        x = _in_order(config, self._embedded(pixels)).flatten(0, 1)
+        taps: list[Tensor] = []
+        blocks = config.layers - (output == "penultimate")
+        for i, block in enumerate(self.transformer.resblocks[:blocks]):
+            window = config.window**2 if config.window and i not in config.full_layers else None
+            x = block(x, length, self.rotary, window)
+            if output == "merged" and i in config.taps:
+                taps.append(self.deepstack[len(taps)](x))
+        if output == "merged":
+            tokens = [self.merger(self.ln_post(x)), *taps]
+            return torch.cat([_by_rows(config, each, config.merge) for each in tokens], dim=1)
         x = x.unflatten(0, (-1, length))
         if output == "pooled":
             return self._pooled(x)
-        x = x[:, self.config.prefix :]
+        x = _by_rows(config, x) if config.squares else x[:, config.prefix :]
         return self.ln_post(x) if ln_post else x
 
     def _embedded(self, pixels: Tensor) -> Tensor:
@@ -98,7 +116,7 @@ class _Tower(nn.Module):
         elif config.pooling == "mean":
             x = self.ln_post(x[:, config.prefix :].mean(dim=1, keepdim=True))
         else:
-            x = self.attn_pool(self.ln_post(x[:, config.prefix :]))
+            x = self.attn_pool(self.ln_post(x))
         return x @ self.proj if config.projection else x
 
 
@@ -113,8 +131,8 @@ class VisionTransformer(_Tower):
     """
 
     def __init__(self, config: ViTConfig) -> None:
-        pooled = config.pooling != "none"
-        super().__init__(config, config.layers, ln_post=config.final_norm, pooled=pooled)
+        pooled, merged = config.pooling != "none", config.merge > 1
+        super().__init__(config, config.layers, ln_post=config.final_norm, pooled=pooled, merged=merged)
 
     def forward(self, pixels: Tensor, output: Output = "pooled", ln_post: bool | None = None) -> Tensor:
         """Encode normalised images.
@@ -123,12 +141,13 @@ class VisionTransformer(_Tower):
             pixels: [M, 3, S, S] float with S = config.image_size, normalised as its weights want it.
             output: "penultimate": patch tokens before the last block, not normalised (LLaVA);
                 "tokens": patch tokens after it; "pooled": class token → ln_post → proj, or as
-                config.pooling says.
+                config.pooling says; "merged": what config.merge makes of squares of patches, row by row, and after
+                these the same of each of config.taps.
             ln_post: for "tokens" whether ln_post is applied, without a default: open_clip ≤ 2.22 leaves it
                 out (so OpenFlamingo and RobustVLM were trained), ≥ 2.23 applies it. Fixed for the others.
 
         Returns:
-            [M, L, D] with L = config.patches; for "pooled" [M, 1, embed_dim].
+            [M, L, D] as config.feature_shape says.
 
         Raises:
             ValueError: another shape, an unknown output, or ln_post missing or contradicting the output.
@@ -163,11 +182,11 @@ class ViTFeatures(_Tower):
     """One output of a vision transformer: what an engine runs, built by `VisionTransformer.features`.
 
     Weights keep their names, but for the query of a pooling by attention, which is folded; the last block, ln_post,
-    proj and attn_pool are there only where the output needs them.
+    proj, attn_pool and mergers are there only where the output needs them.
 
     Args:
         config: the configuration of the VisionTransformer.
-        output: "penultimate", "tokens" or "pooled"; see `VisionTransformer.forward`.
+        output: "penultimate", "tokens", "pooled" or "merged"; see `VisionTransformer.forward`.
         ln_post: for "tokens" whether ln_post is applied.
 
     Raises:
@@ -176,8 +195,14 @@ class ViTFeatures(_Tower):
 
     def __init__(self, config: ViTConfig, output: Output, ln_post: bool | None = None) -> None:
         applies = _applies_ln_post(config, output, ln_post)
-        pooled = output == "pooled"
-        super().__init__(config, config.layers - (output == "penultimate"), applies, pooled, folded=True)
+        super().__init__(
+            config,
+            config.layers - (output == "penultimate"),
+            ln_post=applies,
+            pooled=output == "pooled",
+            merged=output == "merged",
+            folded=True,
+        )
         self.output: Output = output
         self.applies_ln_post = applies
 
@@ -188,7 +213,7 @@ class ViTFeatures(_Tower):
             pixels: [M, 3, S, S] float with S = config.image_size, normalised as its weights want it.
 
         Returns:
-            [M, L, D] with L = config.patches; for "pooled" [M, 1, embed_dim].
+            [M, L, D] as config.feature_shape says.
 
         Raises:
             ValueError: pixels have another shape.
@@ -201,7 +226,36 @@ def rotary_embedding(config: ViTConfig) -> RotaryEmbedding | None:
     if config.rope_theta is None:
         return None
     side = config.image_size // config.patch
-    return RotaryEmbedding(side, config.prefix, config.width // config.heads, config.rope_theta)
+    along = torch.arange(side, dtype=torch.float64)
+    if config.rope_grid == "centres":
+        along = 2 * math.pi * (2 * (along + 0.5) / side - 1)
+    elif config.rope_grid == "from_1":
+        along = along + 1
+    places = torch.stack(torch.meshgrid(along, along, indexing="ij"), dim=-1).reshape(1, -1, 2)
+    places = _in_order(config, places)[0]
+    return RotaryEmbedding(places, config.prefix, config.width // config.heads, config.rope_theta)
+
+
+def _in_order(config: ViTConfig, x: Tensor) -> Tensor:
+    """[M, L, D], row by row → the same tokens as blocks get them: square by square."""
+    side, length = config.image_size // config.patch, x.shape[1]
+    for square in config.squares:
+        x, side = into_squares(x, side, square), square
+    return x.reshape(-1, length, x.shape[-1]) if config.squares else x
+
+
+def _by_rows(config: ViTConfig, x: Tensor, merged: int = 1) -> Tensor:
+    """[…, D] as blocks have them → [M, L, D], row by row.
+
+    Args:
+        config: of the tower.
+        x: tokens of M images, or what was made of them.
+        merged: patches along the side of the square that a token stands for.
+    """
+    sides = [side // merged for side in (config.image_size // config.patch, *config.squares) if side > merged]
+    for side, square in reversed(list(pairwise(sides))):
+        x = out_of_squares(x, side, square)
+    return x.reshape(-1, sides[0] ** 2, x.shape[-1])
 
 
 def _applies_ln_post(config: ViTConfig, output: Output, ln_post: bool | None) -> bool:
@@ -209,6 +263,8 @@ def _applies_ln_post(config: ViTConfig, output: Output, ln_post: bool | None) ->
         raise ValueError(f"wanted output to be one of {', '.join(get_args(Output))}, got {output!r}")
     if output == "pooled" and config.pooling == "none":
         raise ValueError("this tower has no pooled output (pooling='none'); choose tokens or penultimate")
+    if output == "merged" and config.merge == 1:
+        raise ValueError("this tower has no merger (merge=1); choose tokens or penultimate")
     if output == "tokens":
         if ln_post and not config.final_norm:
             raise ValueError("this tower has no normalisation after its blocks; say ln_post=False")
@@ -218,7 +274,7 @@ def _applies_ln_post(config: ViTConfig, output: Output, ln_post: bool | None) ->
                 "(OpenFlamingo, RobustVLM), True for >= 2.23"
             )
         return ln_post
-    fixed = output == "pooled"
+    fixed = output in ("pooled", "merged")
     if ln_post not in (None, fixed):
         raise ValueError(f"output {output!r} always means ln_post={fixed}, got {ln_post}; leave ln_post out")
     return fixed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -9,6 +10,8 @@ from typing import Any, Literal, get_args
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu_gated"]
 Norm = Literal["layer", "rms"]
 Pooling = Literal["cls", "mean", "map", "none"]
+RopeGrid = Literal["centres", "from_0", "from_1"]
+Output = Literal["penultimate", "tokens", "pooled", "merged"]
 # Where a layer may have a bias: the three parts of attention's input, its output, the MLP, the patch embedding.
 BIASES = ("q", "k", "v", "o", "mlp", "patch")
 # What engines have said of every tower since the first, with quick_gelu before the last; the rest is said where it is
@@ -49,12 +52,20 @@ class ViTConfig:
         norm_eps: added to the variance in every normalisation.
         biases: which layers have one, of q, k, v, o, mlp, patch.
         learned_positions: whether a learned embedding is added to class and patch tokens.
-        rope_theta: base of the rotary embedding of patch tokens by their centres in [−1, 1] (DINOv3); None without.
+        rope_theta: base of the rotary embedding of patch tokens; None without.
+        rope_grid: where patches lie for it, along each axis. "centres": at 2π times their centres in [−1, 1] (DINOv3);
+            "from_0": at 0, 1, 2, … (Qwen-VL); "from_1": at 1, 2, 3, …, the class token at 0 (Perception Encoder).
         layer_scale: whether what a block adds is scaled per channel.
         final_norm: whether there is a normalisation after the last block, ln_post.
         pooling: what the pooled output is made of: "cls", the class token; "mean", of the patch tokens, normalised
-            afterwards (CLIPA); "map", attention of a learned query over the patch tokens (SigLIP); "none".
+            afterwards (CLIPA); "map", attention of a learned query over all tokens (SigLIP); "none".
+        pool_heads: attention heads of a pooling "map"; 0: as many as in a block.
         projection: whether the pooled output is projected to embed_dim channels.
+        merge: patches along the side of a square that an MLP after ln_post makes one token of embed_dim channels
+            (Qwen-VL), the output "merged"; 1: there is none.
+        taps: blocks after which another such MLP makes tokens, too (DeepStack, Qwen3-VL); they are part of "merged".
+        window: patches along the side of a square that attention sees, in all blocks but `full_layers`; 0: everything.
+        full_layers: blocks whose attention sees the whole image in spite of `window`.
 
     Raises:
         ValueError: sizes are not positive, width does not divide into heads, a stem makes other patches, a word is not
@@ -78,10 +89,16 @@ class ViTConfig:
     biases: tuple[str, ...] = ("q", "k", "v", "o", "mlp")
     learned_positions: bool = True
     rope_theta: float | None = None
+    rope_grid: RopeGrid = "centres"
     layer_scale: bool = False
     final_norm: bool = True
     pooling: Pooling = "cls"
+    pool_heads: int = 0
     projection: bool = True
+    merge: int = 1
+    taps: tuple[int, ...] = ()
+    window: int = 0
+    full_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.mlp_ratio < 1000:
@@ -102,7 +119,10 @@ class ViTConfig:
         self._check_together()
 
     def _check_words(self) -> None:
-        for name, known in (("activation", Activation), ("norm", Norm), ("pooling", Pooling)):
+        for name, known in (
+            *(("activation", Activation), ("norm", Norm), ("pooling", Pooling)),
+            ("rope_grid", RopeGrid),
+        ):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(
                     f"wanted {name} as one of {', '.join(get_args(known))}, got {getattr(self, name)!r}"
@@ -119,7 +139,7 @@ class ViTConfig:
             raise ValueError("pooling='cls' wants class_token=True; choose another pooling")
         if self.pooling != "none" and not self.final_norm:
             raise ValueError(f"pooling={self.pooling!r} wants final_norm=True; choose pooling='none'")
-        if not self.projection and self.embed_dim != self.width:
+        if not self.projection and self.embed_dim != self.width and self.merge == 1:
             raise ValueError(
                 f"without a projection, wanted embed_dim={self.width} as width, got {self.embed_dim}"
             )
@@ -128,6 +148,39 @@ class ViTConfig:
                 f"wanted rope_theta above 0 and heads of a multiple of 4 channels, got {self.rope_theta} and "
                 f"{self.width // self.heads}"
             )
+
+        if self.pool_heads < 0 or (self.pool_heads and self.width % self.pool_heads):
+            raise ValueError(f"wanted pool_heads to divide width={self.width}, got {self.pool_heads}")
+        self._check_squares()
+
+    def _check_squares(self) -> None:
+        if self.merge < 1 or self.window < 0:
+            raise ValueError(
+                f"wanted merge of at least 1 and window of at least 0, got {self.merge}, {self.window}"
+            )
+        if self.merge > 1 and (self.pooling != "none" or self.projection or not self.final_norm):
+            raise ValueError(
+                "merge wants pooling='none', projection=False and final_norm=True: ln_post is the merger's"
+            )
+        if self.squares and self.prefix:
+            raise ValueError("merge and window want class_token=False and registers=0")
+        side = self.image_size // self.patch
+        for square in self.squares:
+            if side % square:
+                raise ValueError(
+                    f"wanted image_size as a multiple of {self.patch * math.lcm(*self.squares)} pixels, of which "
+                    f"merge={self.merge} and window={self.window} make whole squares, got {self.image_size}"
+                )
+            side = square
+        for name, wants, there in (
+            ("taps", "merge", self.merge > 1),
+            ("full_layers", "window", self.window > 0),
+        ):
+            found = getattr(self, name)
+            if found and not there:
+                raise ValueError(f"{name} wants {wants} to be set, got {found}")
+            if list(found) != sorted(set(found)) or not set(found) <= set(range(self.layers)):
+                raise ValueError(f"wanted {name} as indices of {self.layers} blocks, ascending, got {found}")
 
     def __repr__(self) -> str:
         said = [
@@ -144,6 +197,19 @@ class ViTConfig:
     def patches(self) -> int:
         """Patch tokens of one image, without class token and registers."""
         return (self.image_size // self.patch) ** 2
+
+    @property
+    def squares(self) -> tuple[int, ...]:
+        """Sides in patches of the squares that the tokens are ordered by, from the largest."""
+        return tuple(square for square in (self.window, self.merge) if square > 1)
+
+    def feature_shape(self, output: Output) -> tuple[int, int]:
+        """[L, D] of an output."""
+        if output == "pooled":
+            return 1, self.embed_dim
+        if output == "merged":
+            return self.patches // self.merge**2 * (1 + len(self.taps)), self.embed_dim
+        return self.patches, self.width
 
     @property
     def prefix(self) -> int:

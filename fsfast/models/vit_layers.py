@@ -84,9 +84,11 @@ class Block(nn.Module):
             LayerScale(config.width) if config.layer_scale else nn.Identity() for _ in range(2)
         )
 
-    def forward(self, x: Tensor, length: int, rotary: RotaryEmbedding | None = None) -> Tensor:
-        """[M·L, D] with L = length → [M·L, D]."""
-        x = x + self.ls_1(self.attn(self.ln_1(x), length, rotary))
+    def forward(
+        self, x: Tensor, length: int, rotary: RotaryEmbedding | None = None, window: int | None = None
+    ) -> Tensor:
+        """[M·L, D] → [M·L, D]; see SelfAttention."""
+        x = x + self.ls_1(self.attn(self.ln_1(x), length, rotary, window))
         return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
@@ -103,7 +105,7 @@ class AttentionPool(nn.Module):
     def __init__(self, config: ViTConfig, *, folded: bool) -> None:
         super().__init__()
         width = config.width
-        self.heads = config.heads
+        self.heads = config.pool_heads or config.heads
         self.folded = folded
         if folded:
             self.query = nn.Parameter(torch.zeros(1, self.heads, 1, width // self.heads))
@@ -128,3 +130,39 @@ class AttentionPool(nn.Module):
         q = (self.query if self.folded else self.projected_query()).expand(rows, -1, -1, -1)
         pooled = self.proj(nn.functional.scaled_dot_product_attention(q, k, v).reshape(-1, dim))
         return (pooled + self.mlp(self.norm(pooled)))[:, None]
+
+
+class Merger(nn.Module):
+    """An MLP that makes one token of a square of them (Qwen-VL).
+
+    Args:
+        config: of the tower.
+        tap: whether tokens are normalised here, a square at once, as in DeepStack; else they come normalised.
+    """
+
+    def __init__(self, config: ViTConfig, *, tap: bool) -> None:
+        super().__init__()
+        self.merged = config.width * config.merge**2
+        if tap:
+            self.norm = nn.LayerNorm(self.merged, eps=config.norm_eps)
+        self.tap = tap
+        self.c_fc = nn.Linear(self.merged, self.merged)
+        self.gelu = nn.GELU()
+        self.c_proj = nn.Linear(self.merged, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[M·L, D], the tokens of a square one after another → [M·L/merge², embed_dim]."""
+        x = x.reshape(-1, self.merged)
+        return self.c_proj(self.gelu(self.c_fc(self.norm(x) if self.tap else x)))
+
+
+def into_squares(x: Tensor, side: int, inner: int) -> Tensor:
+    """[N, side², D], row by row → [N·(side/inner)², inner², D]: squares row by row, and so the tokens in each."""
+    outer, dim = side // inner, x.shape[-1]
+    return x.reshape(-1, outer, inner, outer, inner, dim).transpose(2, 3).reshape(-1, inner * inner, dim)
+
+
+def out_of_squares(x: Tensor, side: int, inner: int) -> Tensor:
+    """The inverse of `into_squares`."""
+    outer, dim = side // inner, x.shape[-1]
+    return x.reshape(-1, outer, outer, inner, inner, dim).transpose(2, 3).reshape(-1, side * side, dim)

@@ -19,7 +19,7 @@ from fsfast import SmoothedEncoder
 from fsfast.engine.engine import load_engine
 from fsfast.models import VisionTransformer, load_encoder
 from fsfast.models.folded import load_folded
-from tests.models import families, published
+from tests.models import families, perception, published, qwen
 
 # Recipe → whose names, tensors in the file and millions of parameters, as published.
 FULL_SIZE = {
@@ -53,6 +53,44 @@ def test_the_recipe_describes_the_published_tower(name, tmp_path):
     assert resize == (stored != config)
 
 
+# Recipe → shapes in the file, tensors and millions of parameters.
+OF_ANY_SIZE = {
+    "qwen2.5-vl-448": ("Qwen2.5-VL", 390, 676.5),
+    "qwen3-vl-448": ("Qwen3-VL", 351, 576.4),
+    "pe-core-l14-336": (None, 307, 317.2),
+}
+
+
+@pytest.mark.parametrize("name", OF_ANY_SIZE)
+def test_the_recipe_describes_a_tower_with_a_merger_or_a_pool(name, tmp_path):
+    kind, tensors, millions = OF_ANY_SIZE[name]
+    config = config_of(name)
+    if kind is None:
+        shapes = perception.shapes(config)
+    else:
+        shapes = qwen.shapes(replace(qwen.TOWERS[kind], config=config), stored_side=48)
+    assert len(shapes) == tensors
+    assert sum(map(math.prod, shapes.values())) / 1e6 == pytest.approx(millions, abs=0.06)
+    torch.save({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, tmp_path / "a.pt")
+    assert load_encoder(tmp_path / "a.pt", config, values=False).module.config == config
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("qwen2.5-vl-448", (256, 3584)),
+        ("qwen3-vl-448", (4 * 196, 4096)),
+        ("pe-core-l14-336", (1, 1024)),
+    ],
+)
+def test_the_recipe_makes_the_features_that_the_language_model_reads(name, shape):
+    recipe, config = load_recipe(name), config_of(name)
+    with torch.device("meta"):
+        features = VisionTransformer(config).features(recipe.output, recipe.ln_post)
+    pixels = torch.empty(2, 3, *recipe.grid.size, device="meta")
+    assert features(pixels).shape[1:] == shape == config.feature_shape(recipe.output)
+
+
 def test_tokens_of_a_full_size():
     """SigLIP's patches leave six pixels of 384 over."""
     assert [config_of(name).patches for name in FULL_SIZE] == [729, 576, 256, 256, 196, 1024]
@@ -73,6 +111,9 @@ def test_tokens_of_a_full_size():
         ("dinov2-reg-l14", "crop", "bicubic", IMAGENET),
         ("dinov3-l16", "squash", "bilinear", IMAGENET),
         ("internvit-300m-448", "squash", "bicubic", IMAGENET),
+        ("qwen2.5-vl-448", "squash", "bicubic", (0.48145466, 0.4578275, 0.40821073)),
+        ("qwen3-vl-448", "squash", "bicubic", HALF),
+        ("pe-core-l14-336", "squash", "bilinear", HALF),
     ],
 )
 def test_pictures_are_prepared_as_the_family_wants_it(name, fit, filter_, mean):
@@ -136,6 +177,28 @@ def test_a_member_of_the_family_becomes_an_engine(name, tmp_path):
     with SmoothedEncoder(path) as encoder:
         image = np.random.default_rng(0).integers(0, 256, (14, 14, 3), np.uint8)
         assert encoder.encode([image]).features.size == wanted[0].numel()
+
+
+def test_merged_tokens_become_an_engine(tmp_path):
+    """Of Qwen3-VL, taps and all."""
+    tower = qwen.TOWERS["Qwen3-VL"]
+    record = tower.config.to_record()
+    del record["quick_gelu"]
+    config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in record.items())
+    text = RECIPE.format(output="merged", ln_post="true", config=config).replace("= 14", f"= {qwen.SIZE}")
+    (tmp_path / "small.toml").write_text(text)
+    save_file(published.prefixed("visual.", qwen.weights(tower)), tmp_path / "a.safetensors")
+    path = tmp_path / "engine"
+    command = [str(tmp_path / "small.toml"), "--encoder", str(tmp_path / "a.safetensors"), "--out", str(path)]
+    assert main(command) == 0
+    image = np.random.default_rng(0).integers(0, 256, (qwen.SIZE, qwen.SIZE, 3), np.uint8)
+    with SmoothedEncoder(path) as encoder:
+        assert encoder.certify(image, n=20).n == 20
+        assert encoder.encode([image]).features.shape == (1, 48, 24)
+        clean = encoder.clean([image])
+    pixels = torch.from_numpy((image / 255 - 0.5) / 0.5).permute(2, 0, 1)
+    _, merged = qwen.reference(tower, qwen.weights(tower), pixels)
+    np.testing.assert_allclose(clean[0], merged.numpy(), rtol=0, atol=2e-5)
 
 
 def test_a_configuration_that_is_none_is_refused(tmp_path):

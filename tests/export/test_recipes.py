@@ -41,6 +41,9 @@ OTHERS = (
     "dinov2-reg-l14",
     "dinov3-l16",
     "internvit-300m-448",
+    "pe-core-l14-336",
+    "qwen2.5-vl-448",
+    "qwen3-vl-448",
 )
 PUBLISHED = (*CLIPS, *OTHERS)
 # Channels must divide into a mapper's heads of 64.

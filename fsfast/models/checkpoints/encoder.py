@@ -20,7 +20,8 @@ from fsfast.models.checkpoints.matching import (
     shapes_of,
     storage_note,
 )
-from fsfast.models.checkpoints.positions import ResizedPositions
+from fsfast.models.checkpoints.names import OPEN_CLIP, PERCEPTION
+from fsfast.models.checkpoints.positions import ResizedPositions, in_halves
 from fsfast.models.checkpoints.preparation import Preparation, preparation_said
 from fsfast.models.checkpoints.settings import in_words, settings_said, usual_heads
 from fsfast.models.checkpoints.shards import Checkpoint
@@ -42,6 +43,11 @@ _FOREIGN = {
     "lm_head.weight": "a language model without its image tower; for LLaVA-1.5 as its authors published it, "
     "load openai/clip-vit-large-patch14-336",
 }
+# Fields of ViTConfig that settings may say and weights do not show.
+_SAID = (
+    *("heads", "activation", "norm_eps", "rope_theta", "rope_grid", "pooling", "pool_heads"),
+    *("merge", "taps", "window", "full_layers"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,12 @@ def load_encoder(
     config: ViTConfig | None = None,
     *,
     quick_gelu: bool | None = None,
+    image_size: int | None = None,
     resize_positions: bool = False,
     values: bool = True,
 ) -> LoadedEncoder:
-    """Load an image tower, whatever published layout it is in: CLIP, SigLIP, DINOv2, DINOv3, InternViT.
+    """Load an image tower, whatever published layout it is in: CLIP, SigLIP, DINOv2, DINOv3, InternViT, Qwen-VL,
+    Perception Encoder.
 
     Sizes and most flags are read off the weights. Heads, activation and constants do not show there: they are
     `config`'s, or those that the config.json or open_clip_config.json beside the weights says (read where a directory
@@ -79,6 +87,8 @@ def load_encoder(
         config: the tower's configuration. Its embed_dim does not count where a CLIP has no projection.
         quick_gelu: True for OpenAI's weights and all that began with them (FARE, TeCoA, LLaVA), False for most of
             LAION's; only needed where neither config nor the checkpoint says it.
+        image_size: height and width in pixels of the images that a tower of Qwen-VL will get, which takes any; where
+            config does not say it.
         resize_positions: learned positions for another number of patches are resized to config's, bicubic as
             transformers does it; otherwise they are refused.
         values: False compares names, shapes and settings alone: the module has no memory, and no file is hashed.
@@ -96,11 +106,15 @@ def load_encoder(
         raise ValueError(
             f"wanted quick_gelu as in config ({config.activation == 'quick_gelu'}), got {quick_gelu}; leave it out"
         )
+    if config is not None and image_size not in (None, config.image_size):
+        raise ValueError(
+            f"wanted image_size as in config ({config.image_size}), got {image_size}; leave it out"
+        )
     checkpoint = Checkpoint(path)
     tower = _only_tower(checkpoint)
     given = config
     if config is None:
-        config, notes = _configured(checkpoint, tower, quick_gelu)
+        config, notes = _configured(checkpoint, tower, quick_gelu, image_size)
     else:
         notes = (f"heads={config.heads}, {in_words(config.activation)}: the caller",)
     projected = config.projection and tower.projection
@@ -130,6 +144,9 @@ def load_encoder(
         added |= {f"rotary.{name}": table for name, table in rotary.state_dict().items()}
     if resized is not None:
         added["positional_embedding"] = resized.of(read(checkpoint, sources.pop("positional_embedding")))
+    if config.rope_theta is not None and tower.layout.name in (OPEN_CLIP, PERCEPTION):
+        for name in [name for name in sources if "attn.in_proj" in name]:
+            added[name] = in_halves(read(checkpoint, sources.pop(name)), config.heads)
     fill(module, checkpoint, sources, added)
     notes += storage_note(checkpoint)
     return LoadedEncoder(module, tower.layout.name, checkpoint.files(), notes, tower.projection, preparation)
@@ -180,7 +197,7 @@ def _check_said(
     said = settings_said(
         checkpoint, tower, Sizes(config.width, config.layers, config.patch, side, config.hidden)
     )
-    for name in ("heads", "activation", "norm_eps", "rope_theta", "pooling"):
+    for name in _SAID:
         value, own = said.fields.get(name), getattr(config, name)
         if value not in (None, own):
             both = [in_words(each) if name == "activation" else f"{name}={each}" for each in (own, value)]
@@ -197,15 +214,17 @@ def _resized(
     source, patches = sources.get("positional_embedding"), sources.get("conv1.weight")
     if source is None or patches is None or not {*source.stored, *patches.stored} <= checkpoint.names:
         return None
-    if checkpoint.shape(patches.stored[0])[2:] != (config.patch, config.patch):
+    if checkpoint.shape(patches.stored[0])[-2:] != (config.patch, config.patch):
         # Patches of another size are another network, however many there are.
         return None
     shape = checkpoint.shape(source.stored[0])[source.leading :]
     begin, side = int(config.class_token), config.image_size // config.patch
+    # Qwen's own way with every image.
+    aligned = sources["positional_embedding"].stored[0].endswith("pos_embed.weight")
     stored = math.isqrt(max(shape[0] - begin, 0)) if len(shape) == 2 else 0
     if stored in (0, side) or begin + stored * stored != shape[0]:
         return None
-    if not wanted:
+    if not wanted and not aligned:
         raise CheckpointError(
             f"{checkpoint.path}: wanted positions for {side}×{side} patches ({config.image_size} pixels), got "
             f"those for {stored}×{stored} ({stored * config.patch} pixels); choose weights for {config.image_size} "
@@ -213,14 +232,20 @@ def _resized(
             "load_encoder(…, resize_positions=True), in a "
             "recipe resize_positions = true under [encoder]"
         )
-    return ResizedPositions(begin, stored, side)
+    return ResizedPositions(begin, stored, side, aligned)
 
 
 def _configured(
-    checkpoint: Checkpoint, tower: Tower, quick_gelu: bool | None
+    checkpoint: Checkpoint, tower: Tower, quick_gelu: bool | None, image_size: int | None
 ) -> tuple[ViTConfig, tuple[str, ...]]:
     sizes, shown = shown_by(checkpoint, tower)
     said = settings_said(checkpoint, tower, sizes)
+    for name in shown.keys() & said.fields.keys():
+        if shown[name] != said.fields[name]:
+            raise CheckpointError(
+                f"{checkpoint.path}: {said.by} says {name}={said.fields[name]}, and the weights {shown[name]}; if the "
+                "file belongs to other weights, give the path of the weights file alone, and a ViTConfig"
+            )
     usual = f"as in every CLIP of width {sizes.width} with {sizes.layers} blocks"
     heads, by = (
         (said.fields["heads"], said.by)
@@ -247,7 +272,17 @@ def _configured(
     if tower.has("attn_pool.latent"):
         pooled = "map"
     fields.setdefault("pooling", pooled if fields["final_norm"] else "none")
-    fields.setdefault("image_size", (sizes.side or 0) * sizes.patch)
+    if tower.layout.qwen and image_size is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: this tower takes images of any size; say the one that the engine is for, as "
+            f"load_encoder(…, image_size=448), in a recipe image_size under [encoder.config]"
+        )
+    fields.setdefault("image_size", image_size or (sizes.side or 0) * sizes.patch)
+    if image_size not in (None, fields["image_size"]):
+        raise ValueError(
+            f"wanted image_size as in the checkpoint ({fields['image_size']}), got {image_size}; leave it out, or "
+            "give a ViTConfig"
+        )
     hidden, width = sizes.hidden, sizes.width
     try:
         config = ViTConfig(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from fsfast.models.checkpoints.names import LAYOUTS, OPEN_CLIP, TRANSFORMERS, Layout
+from fsfast.models.checkpoints.names import LAYOUTS, OPEN_CLIP, PERCEPTION, TRANSFORMERS, Layout
 
 # Three of a layout's signs make a tower; a text tower has at most one under any prefix.
 _ENOUGH_SIGNS = 3
@@ -40,12 +40,14 @@ class Source:
         transposed: whether it is stored the other way round.
         leading: axes of 1 that stand before its own.
         thirds: begin and end of the part that is meant of a tensor of three equal parts along axis 0.
+        frames: weights along axis 2 that are summed, for the same frame in the place of each; 0: there is no such axis.
     """
 
     names: tuple[str | None, ...]
     transposed: bool = False
     leading: int = 0
     thirds: tuple[int, int] = (0, 3)
+    frames: int = 0
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -59,6 +61,8 @@ class Source:
         begin, end = self.thirds
         if (begin, end) != (0, 3):
             return (3 * shape[0] // (end - begin), *shape[1:])
+        if self.frames:
+            return (*shape[:2], self.frames, *shape[2:])
         own = (shape[0] // len(self.names), *shape[1:]) if len(self.names) > 1 else shape
         return (1,) * self.leading + own
 
@@ -98,7 +102,8 @@ class Tower:
             return Source(stored, thirds=(0, 1) if stem == "attn_pool.q" else (1, 3))
         if len(stored) > 1 and kind == ".bias":
             return Source(tuple(name if name in self.names else None for name in stored))
-        return Source(stored, leading=self.layout.leading.get(weight, 0))
+        leading, frames = self.layout.leading.get(weight, 0), self.layout.frames.get(weight, 0)
+        return Source(stored, leading=leading, frames=frames)
 
     @property
     def gated(self) -> bool:
@@ -106,6 +111,13 @@ class Tower:
         found = self.layout.gated.get("mlp.c_fc")
         first = found[0] if isinstance(found, tuple) else found
         return f"{self.prefix}{self.layout.block.format(0)}{first}.weight" in self.names
+
+    def count(self, weight: str) -> int:
+        """How many weights of a name with {} for an index there are, from 0 upwards."""
+        found = 0
+        while self.has(weight.format(found)):
+            found += 1
+        return found
 
     def has(self, weight: str) -> bool:
         """Whether any tensor of a weight is in the checkpoint."""
@@ -132,7 +144,7 @@ class Tower:
 
 def find_towers(names: AbstractSet[str]) -> list[Tower]:
     """Return the image towers in a checkpoint, by the names of its tensors."""
-    towers = []
+    towers: list[Tower] = []
     for layout in LAYOUTS:
         seen: dict[str, int] = {}
         for name in names:
@@ -141,7 +153,9 @@ def find_towers(names: AbstractSet[str]) -> list[Tower]:
                     prefix = name.removesuffix(sign)
                     seen[prefix] = seen.get(prefix, 0) + 1
         for prefix in sorted(prefix for prefix, count in seen.items() if count >= _ENOUGH_SIGNS):
-            towers.append(_tower(layout, prefix, names))
+            # Perception Encoder has all that open_clip's towers have.
+            if layout.name != OPEN_CLIP or all(tower.prefix != prefix for tower in towers):
+                towers.append(_tower(layout, prefix, names))
     return towers
 
 
@@ -150,7 +164,7 @@ def _tower(layout: Layout, prefix: str, names: AbstractSet[str]) -> Tower:
     tower = Tower(layout, prefix, True, beside >= _OPENAI, names)
     # A CLIP's tower ends with its projection; CLIPVisionModel, LLaVA and the other families end with the tokens.
     whole = layout.clip and tower.has("class_embedding") and "text_model" in beside
-    if layout.name == OPEN_CLIP or whole or tower.has("proj"):
+    if layout.name in (OPEN_CLIP, PERCEPTION) or whole or tower.has("proj"):
         return tower
     return Tower(layout, prefix, False, tower.openai, names)
 

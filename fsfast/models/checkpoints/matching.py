@@ -134,6 +134,8 @@ def read(checkpoint: Checkpoint, source: Source) -> Tensor:
         third = len(tensor) // 3
         # Memory of its own: the other thirds are another weight's.
         tensor = tensor[begin * third : end * third].clone()
+    if source.frames:
+        tensor = tensor.sum(dim=2)
     tensor = tensor.reshape(tensor.shape[source.leading :])
     return tensor.T.contiguous() if source.transposed else tensor
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 OPEN_CLIP = "open_clip"
 TRANSFORMERS = "transformers"
 TIMM = "timm"
+PERCEPTION = "perception encoder"
+# More taps than any DeepStack has.
+MAX_TAPS = 16
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Layout:
         unused: tensors of the tower that its outputs do not depend on.
         clip: whether it names CLIP's towers.
         splits_pool: whether queries of the pooling attention are stored apart from its keys and values.
+        frames: weight of VisionTransformer → frames of a video that theirs has weights for, along the axis 2.
+        qwen: whether it names towers of Qwen-VL, which take every image size.
     """
 
     name: str
@@ -35,6 +40,8 @@ class Layout:
     gated: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     clip: bool = False
     splits_pool: bool = True
+    frames: Mapping[str, int] = field(default_factory=dict)
+    qwen: bool = False
 
 
 def _each(stem: str, parts: str = "qkv") -> tuple[str, ...]:
@@ -215,4 +222,76 @@ _INTERNVIT_AUTHORS = Layout(
     },
     {"class_embedding": 2, "positional_embedding": 1},
 )
-LAYOUTS = (_OPEN_CLIP, _TRANSFORMERS, _TIMM, _DINOV2, _DINOV3, _INTERNVIT, _INTERNVIT_AUTHORS)
+# Of Qwen2-VL and Qwen2.5-VL.
+_QWEN2 = Layout(
+    TRANSFORMERS,
+    ("patch_embed.proj.weight", "merger.ln_q.weight", "merger.mlp.0.weight", "merger.mlp.2.weight"),
+    "blocks.{}.",
+    {
+        "conv1": "patch_embed.proj",
+        "ln_post": "merger.ln_q",
+        "ln_1": "norm1",
+        "ln_2": "norm2",
+        "attn.in_proj": "attn.qkv",
+        "attn.out_proj": "attn.proj",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+        "merger.c_fc": "merger.mlp.0",
+        "merger.c_proj": "merger.mlp.2",
+    },
+    gated={"mlp.c_fc": ("mlp.gate_proj", "mlp.up_proj"), "mlp.c_proj": "mlp.down_proj"},
+    frames={"conv1.weight": 2},
+    qwen=True,
+)
+_QWEN3 = Layout(
+    TRANSFORMERS,
+    ("patch_embed.proj.weight", "pos_embed.weight", "merger.norm.weight", "merger.linear_fc1.weight"),
+    "blocks.{}.",
+    {
+        "conv1": "patch_embed.proj",
+        "positional_embedding": "pos_embed.weight",
+        "ln_post": "merger.norm",
+        "ln_1": "norm1",
+        "ln_2": "norm2",
+        "attn.in_proj": "attn.qkv",
+        "attn.out_proj": "attn.proj",
+        "mlp.c_fc": "mlp.linear_fc1",
+        "mlp.c_proj": "mlp.linear_fc2",
+        "merger.c_fc": "merger.linear_fc1",
+        "merger.c_proj": "merger.linear_fc2",
+        **{
+            f"deepstack.{i}.{ours}": f"deepstack_merger_list.{i}.{theirs}"
+            for i in range(MAX_TAPS)
+            for ours, theirs in (("norm", "norm"), ("c_fc", "linear_fc1"), ("c_proj", "linear_fc2"))
+        },
+    },
+    frames={"conv1.weight": 2},
+    qwen=True,
+)
+# As its authors save it: open_clip's names, and a pooling attention of its own.
+_PERCEPTION = Layout(
+    PERCEPTION,
+    ("conv1.weight", "ln_pre.weight", "attn_pool.probe", "attn_pool.layernorm.weight"),
+    "transformer.resblocks.{}.",
+    {
+        "attn_pool.latent": "attn_pool.probe",
+        "attn_pool.q": "attn_pool.attn.in_proj",
+        "attn_pool.kv": "attn_pool.attn.in_proj",
+        "attn_pool.proj": "attn_pool.attn.out_proj",
+        "attn_pool.norm": "attn_pool.layernorm",
+    },
+    {"attn_pool.latent": 2},
+    splits_pool=False,
+)
+LAYOUTS = (
+    _QWEN2,
+    _QWEN3,
+    _PERCEPTION,
+    _OPEN_CLIP,
+    _TRANSFORMERS,
+    _TIMM,
+    _DINOV2,
+    _DINOV3,
+    _INTERNVIT,
+    _INTERNVIT_AUTHORS,
+)

@@ -8,7 +8,11 @@ from typing import Any
 
 from fsfast.errors import CheckpointError
 from fsfast.models.checkpoints.layouts import Tower
-from fsfast.models.checkpoints.names import OPEN_CLIP, TRANSFORMERS
+from fsfast.models.checkpoints.names import OPEN_CLIP, PERCEPTION, TRANSFORMERS
+from fsfast.models.checkpoints.settings_qwen import KIND as OF_QWEN
+from fsfast.models.checkpoints.settings_qwen import KINDS as QWEN
+from fsfast.models.checkpoints.settings_qwen import qwen_fields
+from fsfast.models.checkpoints.settings_values import activation, compare, whole
 from fsfast.models.checkpoints.shards import Checkpoint
 from fsfast.models.checkpoints.shown import Sizes
 from fsfast.models.vit_config import BIASES
@@ -16,7 +20,6 @@ from fsfast.models.vit_config import BIASES
 _FILE = {TRANSFORMERS: "config.json", OPEN_CLIP: "open_clip_config.json"}
 # (width, blocks) → heads of ViT-B, ViT-L and ViT-H, in every release of CLIP.
 _USUAL_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
-_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _BASE = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -76,6 +79,9 @@ _OF_KIND: Mapping[str, Mapping[str, Any]] = {
     "internvl_vision": _OF_INTERNVIT,
     "intern_vit_6b": _OF_INTERNVIT,
 }
+# width → heads of Perception Encoder's towers, and what all of them have.
+_PERCEPTION_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1536: 16}
+_OF_PERCEPTION = {"activation": "gelu", "norm_eps": 1e-5, "rope_theta": 10000.0, "pool_heads": 8}
 # Of open_clip's vision_cfg: settings of training, or visible in the weights.
 _OPEN_CLIP_HARMLESS = {
     "patch_dropout",
@@ -120,6 +126,11 @@ def settings_said(checkpoint: Checkpoint, tower: Tower, sizes: Sizes) -> Setting
         ) from None
     if said is not None:
         return said
+    if tower.layout.name == PERCEPTION and sizes.width in _PERCEPTION_HEADS:
+        # The class token lies before the patches.
+        grid = "from_1" if tower.has("class_embedding") else "from_0"
+        fields = {**_OF_PERCEPTION, "heads": _PERCEPTION_HEADS[sizes.width], "rope_grid": grid}
+        return Settings(fields, f"as in every Perception Encoder of width {sizes.width}")
     clip = _OF_CLIP if tower.has("class_embedding") and tower.layout.clip else {}
     if tower.openai:
         return Settings(_QUICK_GELU, "a file of OpenAI's, which has input_resolution", clip)
@@ -159,6 +170,8 @@ def _from_transformers(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Se
     """Settings in config.json of an image tower, of a model with one, or of its vision half."""
     vision = record.get("vision_config", record)
     kind = None if vision is None else vision.get("model_type", record.get("model_type"))
+    if isinstance(kind, str) and kind in QWEN and tower.layout.qwen:
+        return Settings(qwen_fields(kind, vision, sizes, tower), _FILE[TRANSFORMERS], OF_QWEN)
     if not isinstance(kind, str) or kind not in _DEFAULTS:
         return None
     defaults = _DEFAULTS[kind]
@@ -173,8 +186,8 @@ def _from_transformers(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Se
         "intermediate_size": sizes.hidden,
         "num_channels": 3,
     }
-    _compare(said, {name: value for name, value in shown.items() if name in said})
-    image_size = _whole(said["image_size"], "image_size")
+    compare(said, {name: value for name, value in shown.items() if name in said})
+    image_size = whole(said["image_size"], "image_size")
     if sizes.side is not None and image_size // sizes.patch != sizes.side:
         raise ValueError(f"it says image_size={image_size}, and the weights {sizes.side * sizes.patch}")
     gated = tower.gated
@@ -183,8 +196,8 @@ def _from_transformers(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Se
             f"it says {'no ' if gated else ''}gated MLPs, and the weights have {'' if gated else 'no '}gates"
         )
     fields = {
-        "heads": _whole(said["num_attention_heads"], "num_attention_heads"),
-        "activation": "silu_gated" if gated else _activation(said["hidden_act"]),
+        "heads": whole(said["num_attention_heads"], "num_attention_heads"),
+        "activation": "silu_gated" if gated else activation(said["hidden_act"]),
         "norm_eps": said["layer_norm_eps"],
         "image_size": image_size,
         "rope_theta": said.get("rope_theta"),
@@ -192,17 +205,11 @@ def _from_transformers(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Se
     return Settings(fields, _FILE[TRANSFORMERS], _OF_KIND[kind])
 
 
-def _activation(name: Any) -> str:
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"wanted hidden_act as one of {', '.join(_ACTIVATIONS)}, got {name!r}")
-    return _ACTIVATIONS[name]
-
-
 def _from_open_clip(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Settings:
     """Settings in open_clip_config.json."""
     model = record.get("model_cfg", record)
     vision = dict(model.get("vision_cfg") or {})
-    image_size = _whole(vision.pop("image_size", 224), "image_size")
+    image_size = whole(vision.pop("image_size", 224), "image_size")
     said = {
         "width": vision.pop("width", 768),
         "layers": vision.pop("layers", 12),
@@ -217,8 +224,8 @@ def _from_open_clip(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Setti
         "image_size": (sizes.side or 0) * sizes.patch,
         "hidden": sizes.hidden,
     }
-    _compare(said, shown)
-    head_width = _whole(vision.pop("head_width", 64), "head_width")
+    compare(said, shown)
+    head_width = whole(vision.pop("head_width", 64), "head_width")
     if sizes.width % head_width:
         raise ValueError(f"head_width={head_width} does not divide the width, {sizes.width}")
     # CLIPA; other combinations are nobody's.
@@ -237,15 +244,3 @@ def _from_open_clip(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Setti
         "pooling": "mean" if mean else "cls",
     }
     return Settings(fields, _FILE[OPEN_CLIP], _OF_CLIP | {"pre_norm": pre_norm})
-
-
-def _compare(said: dict[str, Any], shown: dict[str, Any]) -> None:
-    for name, value in shown.items():
-        if said[name] != value:
-            raise ValueError(f"it says {name}={said[name]!r}, and the weights {value!r}")
-
-
-def _whole(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"wanted {name} as a whole number of at least 1, got {value!r}")
-    return value

@@ -9,12 +9,13 @@ from typing import Any
 from fsfast.errors import CheckpointError
 from fsfast.models.checkpoints.layouts import Tower
 from fsfast.models.checkpoints.matching import gathered, remedy_for
-from fsfast.models.checkpoints.names import OPEN_CLIP
+from fsfast.models.checkpoints.names import OPEN_CLIP, PERCEPTION
 from fsfast.models.checkpoints.shards import Checkpoint
 from fsfast.models.vit_config import BIASES
 
 _BLOCK = "transformer.resblocks.0."
 _C_FC = f"{_BLOCK}mlp.c_fc.weight"
+_MERGER_IN, _MERGER_OUT = "merger.c_fc.weight", "merger.c_proj.weight"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ def shown_by(checkpoint: Checkpoint, tower: Tower) -> tuple[Sizes, dict[str, Any
     """
     dims = {"conv1.weight": 4, _C_FC: 2}
     # A tower of open_clip always has positions: without, something is missing.
-    if tower.layout.name == OPEN_CLIP or tower.has("positional_embedding"):
+    if tower.layout.name in (OPEN_CLIP, PERCEPTION) or tower.has("positional_embedding"):
         dims["positional_embedding"] = 2
-    for weight, ndim in (("register_tokens", 2), ("proj", 2)):
+    for weight, ndim in (("register_tokens", 2), ("proj", 2), (_MERGER_IN, 2), (_MERGER_OUT, 2)):
         if tower.projection if weight == "proj" else tower.has(weight):
             dims[weight] = ndim
     shapes = {weight: _shape(checkpoint, tower, weight, ndim) for weight, ndim in dims.items()}
@@ -71,6 +72,8 @@ def shown_by(checkpoint: Checkpoint, tower: Tower) -> tuple[Sizes, dict[str, Any
         "layer_scale": tower.has(f"{_BLOCK}ls_1.gamma"),
         "final_norm": tower.has("ln_post.weight"),
     }
+    if _MERGER_IN in shapes and _MERGER_OUT in shapes:
+        fields |= {"merge": math.isqrt(shapes[_MERGER_IN][1] // width), "embed_dim": shapes[_MERGER_OUT][0]}
     return Sizes(width, tower.blocks(), patch, side, hidden), fields
 
 
@@ -96,10 +99,13 @@ def _shape(checkpoint: Checkpoint, tower: Tower, weight: str, ndim: int) -> tupl
     shape = checkpoint.shape(source.stored[0])
     gathered(checkpoint.path, {source.stored[0]: shape})
     own = shape[source.leading :]
-    if len(own) != ndim or 0 in own:
+    wanted = ndim + source.leading + bool(source.frames)
+    if len(shape) != wanted or 0 in own:
         raise CheckpointError(
-            f"{checkpoint.path}: wanted {source.stored[0]} with {ndim + source.leading} axes, got {list(shape)}"
+            f"{checkpoint.path}: wanted {source.stored[0]} with {wanted} axes, got {list(shape)}"
         )
+    if source.frames:
+        return (*own[:2], *own[3:])
     if source.transposed:
         return own[::-1]
     return (own[0] * len(source.stored), *own[1:])
