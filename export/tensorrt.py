@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fsfast.backends.tensorrt import TIME_LIMIT, plan_folder, prepare_plan
+from fsfast.backends.tensorrt import TIME_LIMIT, TensorRt, plan_folder, prepare_plan
+from fsfast.backends.tensorrt.building import stored
 from fsfast.backends.tensorrt.library import LIBRARIES, Library, find_library
 from fsfast.commands.parser import Parser, Several, one_of
 from fsfast.engine.engine import Engine, load_engine
@@ -54,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         library = find_library(args.library)
         engine = load_engine(args.engine)
-        precision = choose_precision(engine.manifest.precisions, args.precision)
-        taken = engine.manifest.rows(precision)
+        backend = TensorRt(library.name)
+        precision = choose_precision(backend.precisions(engine.manifest), args.precision)
+        taken = backend.rows(engine.manifest, precision)
         m = default_micro_batch(engine.manifest, taken) if args.micro_batch is None else args.micro_batch
         micro_batch = check_micro_batch(taken, m)
         folder = args.out or plan_folder()
@@ -95,7 +97,9 @@ def _parser() -> Parser:
         metavar="M",
         help="the plan takes 1 to M rows and is fastest at M (default: the M of a GPU's encoder, n0 in 4…16)",
     )
-    parser.add_argument("--precision", help="variant of the stages (default: the engine's first)")
+    parser.add_argument(
+        "--precision", help="variant of the stages, or bfloat16 (default: the engine's first)"
+    )
     parser.add_argument(
         "--library", choices=list(LIBRARIES), help="who builds (default: the first that is installed)"
     )
@@ -137,7 +141,7 @@ def _row(
     # Imported only now, so that --help and wrong arguments answer at once.
     import onnx
 
-    graph = onnx.load_model_from_string(engine.graph(stage, precision)).graph
+    graph = onnx.load_model_from_string(engine.graph(stage, stored(precision))).graph
     plan = prepare_plan(
         engine,
         stage,

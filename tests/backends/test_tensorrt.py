@@ -30,8 +30,10 @@ import fsfast
 from export.tensorrt import main
 from fsfast.backends import tensorrt
 from fsfast.backends.device.lane import Lane
+from fsfast.backends.onnxruntime.cpu import open_session
 from fsfast.backends.tensorrt import apart, execution, library, plans
-from fsfast.backends.tensorrt.building import OPTIONS, Tensors, build_plan, stage_tensors
+from fsfast.backends.tensorrt.bfloat16 import in_bfloat16, narrowed
+from fsfast.backends.tensorrt.building import OPTIONS, Tensors, build_plan, options_of, stage_tensors
 from fsfast.backends.tensorrt.library import Library, find_library, new_log
 from fsfast.backends.tensorrt.plans import Plan, PlanKey, load_plan, plan_files, read_plan
 from fsfast.engine.engine import load_engine
@@ -263,6 +265,53 @@ def test_float32_means_float32_and_rows_are_independent(fake, trt, demo_path):
         ("set", "DISTRIBUTIVE_INDEPENDENCE"),
         ("profile", "tokens", (1, 64, 128), (8, 64, 128), (8, 64, 128)),
     ]
+
+
+# bfloat16, which is made of a float32 graph.
+
+
+def test_bfloat16_is_a_precision_of_every_engine_with_float32(demo_path):
+    engine = load_engine(demo_path)
+    manifest = engine.manifest
+    backend = tensorrt.TensorRt("tensorrt")
+    assert backend.precisions(manifest) == (*manifest.computed_in_float32, "bfloat16")
+    assert backend.rows(manifest, "bfloat16") == manifest.rows("float32")
+    assert stage_tensors(manifest, "mapper", "bfloat16") == stage_tensors(manifest, "mapper", "float32")
+    tested = backend.tested(engine, "bfloat16").manifest.stages["mapper"]["bfloat16"]
+    assert tested.tolerance > manifest.stages["mapper"]["float32"].tolerance
+    assert backend.tested(engine, "float32") is engine
+    assert set(options_of("bfloat16")) > set(OPTIONS) == set(options_of("float32"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_graph_in_bfloat16_has_the_same_ends_and_no_wide_number_inside(stage, demo_path):
+    graph = load_engine(demo_path).graph(stage, "float32")
+    before, made = (onnx.load_model_from_string(each).graph for each in (graph, in_bfloat16(graph)))
+    assert (made.input, made.output, made.initializer) == (before.input, before.output, before.initializer)
+    wide = {item.name for item in made.initializer if item.data_type == onnx.TensorProto.FLOAT}
+    wide |= {item.name for item in made.input}
+    for node in made.node:
+        # What Resize is told about sizes is no number that it computes with.
+        inputs = node.input[:1] if node.op_type == "Resize" else node.input
+        assert node.op_type == "Cast" or wide.isdisjoint(inputs), node.name
+    kinds = [node.attribute[0].i for node in made.node if node.op_type == "Cast"]
+    assert kinds == [onnx.TensorProto.BFLOAT16] * len(wide) + [onnx.TensorProto.FLOAT]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_narrowed_graph_computes_the_same_up_to_rounding(stage, demo_path):
+    """In float16, which ONNX Runtime computes on a processor; only the type differs."""
+    engine = load_engine(demo_path)
+    weights = engine.read(engine.manifest.stages[stage]["float32"].weights)
+    graph = engine.graph(stage, "float32")
+    wide = load(engine.read(engine.manifest.golden))[f"{stage}.input"]
+    model = narrowed(onnx.load_model_from_string(graph), onnx.TensorProto.FLOAT16)
+    outputs = [
+        open_session(content, weights).run(None, {engine.manifest.stages[stage]["float32"].input: wide})[0]
+        for content in (graph, model.SerializeToString())
+    ]
+    assert not np.array_equal(*outputs)
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=0, atol=1.5e-2 * np.abs(outputs[0]).max())
 
 
 def test_initialisers_are_the_verified_weights(fake, trt, demo_path):
@@ -775,6 +824,16 @@ def test_plans_of_the_built_in_engine(rtx, demo_path, tmp_path, capsys):
     assert plan.sha256 == again[2]["sha256"]
     validity, _ = rtx.module.Runtime(new_log(rtx)).get_engine_validity(plan.content)
     assert validity in rtx.module.EngineValidity.__members__.values()
+
+
+def test_plans_in_bfloat16_are_made_of_the_float32_graph(rtx, demo_path, tmp_path, capsys):
+    options = ("--stages", "mapper", "--micro-batch", 4, "--out", tmp_path)
+    (wide,) = export_plans(capsys, "demo", *options)
+    (narrow,) = export_plans(capsys, "demo", *options, "--precision", "bfloat16")
+    assert narrow["built"]
+    assert narrow["layers"] > wide["layers"]
+    # Folded weights take half the bytes, whatever kernels stand beside them.
+    assert narrow["plan_mb"] < wide["plan_mb"]
 
 
 def test_the_network_is_strongly_typed(rtx):

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsfast.backends.base import check_arithmetic
+from fsfast.backends.narrower import STORED, with_precision
 from fsfast.backends.tensorrt.apart import TIME_LIMIT, build_apart
-from fsfast.backends.tensorrt.building import OPTIONS, stage_tensors
+from fsfast.backends.tensorrt.building import BFLOAT16, options_of, stage_tensors, stored
 from fsfast.backends.tensorrt.library import AHEAD_OF_TIME, Library, find_library, new_log
 from fsfast.backends.tensorrt.plans import Plan, PlanKey, load_plan, plan_folder
 from fsfast.engine.engine import Engine
@@ -46,7 +47,7 @@ def prepare_plan(
 
     Args:
         engine: a verified engine.
-        stage, precision: which graph.
+        stage, precision: which graph; "bfloat16" is made of the float32 one.
         micro_batch: M.
         library: who builds.
         folder: where plans live; None for the user's cache.
@@ -60,9 +61,9 @@ def prepare_plan(
             be used.
     """
     # Plans are strongly typed: they compute in what the graph says.
-    check_arithmetic(str(library), ("float32",), engine.manifest, precision, (stage,))
+    check_arithmetic(str(library), ("float32",), engine.manifest, stored(precision), (stage,))
     target = AHEAD_OF_TIME if library.ahead_of_time else _target_here(library, device)
-    key = PlanKey(engine.digest, stage, precision, micro_batch, str(library), target, OPTIONS)
+    key = PlanKey(engine.digest, stage, precision, micro_batch, str(library), target, options_of(precision))
     build = build_apart(engine, key, library, time_limit)
     return load_plan(folder or plan_folder(), key, build, rebuild=rebuild)
 
@@ -96,16 +97,17 @@ class TensorRt:
         return []
 
     def precisions(self, manifest: Manifest) -> tuple[str, ...]:
-        """As `GpuBackend.precisions`."""
-        return manifest.computed_in_float32
+        """As `GpuBackend.precisions`: an engine's bfloat16 for processors is a float32 graph, too, and made here."""
+        own = manifest.computed_in_float32
+        return (*own, BFLOAT16) if STORED in own else own
 
     def rows(self, manifest: Manifest, precision: str) -> tuple[int, int]:
         """As `GpuBackend.rows`."""
-        return manifest.rows(precision)
+        return manifest.rows(stored(precision))
 
     def tested(self, engine: Engine, precision: str) -> Engine:
         """As `GpuBackend.tested`."""
-        return engine
+        return with_precision(engine, precision) if precision == BFLOAT16 else engine
 
     def open(self, engine: Engine, work: Work, lane: Lane) -> Stages:
         """As `GpuBackend.open`; BackendUnavailable where plans do not run on the GPU, or lack memory there, too."""

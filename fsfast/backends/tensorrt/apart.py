@@ -13,6 +13,7 @@ from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fsfast.backends.tensorrt.building import stored
 from fsfast.backends.tensorrt.library import Library
 from fsfast.backends.tensorrt.plans import Builder, PlanKey
 from fsfast.engine.engine import Engine
@@ -57,8 +58,9 @@ def build_apart(engine: Engine, key: PlanKey, library: Library, time_limit: floa
             log = path.with_suffix(".log")
             if (folder / LOG).exists():
                 os.replace(folder / LOG, log)
-            file = engine.manifest.stages[key.stage][key.precision].file
-            where = f"{engine.path}: {file}: {library} cannot build it"
+            file = engine.manifest.stages[key.stage][stored(key.precision)].file
+            made = f" in {key.precision}" if stored(key.precision) != key.precision else ""
+            where = f"{engine.path}: {file}: {library} cannot build it{made}"
             if code is None:
                 raise EngineError(
                     f"{where} within {time_limit:g} s; the build log is {log}; allow more (`--time-limit`), or take "

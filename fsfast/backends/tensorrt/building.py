@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fsfast.backends.base import stage_shapes
+from fsfast.backends.narrower import STORED
 from fsfast.backends.tensorrt.library import Library
 from fsfast.engine.manifest import Manifest
 from fsfast.engine.onnx_bytes import external_tensors
@@ -23,7 +24,20 @@ OPTIONS = (
     # Each row of a batch is computed by the same operations, whatever its place: certificates need that.
     "distributive_independence=on",
 )
+# The precision that is made of the float32 graph; its key says how.
+BFLOAT16 = "bfloat16"
+_MADE = "graph=bfloat16,1"
 _MOST_NODES = 3
+
+
+def stored(precision: str) -> str:
+    """Return the precision whose graph and weights an engine has for one that a plan is to compute in."""
+    return STORED if precision == BFLOAT16 else precision
+
+
+def options_of(precision: str) -> tuple[str, ...]:
+    """Return what shapes a plan of this precision besides the micro-batch."""
+    return (*OPTIONS, _MADE) if precision == BFLOAT16 else OPTIONS
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class Tensors:
 
 def stage_tensors(manifest: Manifest, stage: str, precision: str) -> Tensors:
     """Return what the manifest says of a stage's graph."""
-    variant = manifest.stages[stage][precision]
+    variant = manifest.stages[stage][stored(precision)]
     input_shape, output_shape = stage_shapes(manifest, stage)
     return Tensors(variant.input, variant.output, tuple(input_shape), tuple(output_shape))
 

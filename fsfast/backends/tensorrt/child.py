@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fsfast.backends.tensorrt.apart import LOG, OUTCOME, PLAN, REQUEST, TIMINGS
-from fsfast.backends.tensorrt.building import build_plan, stage_tensors
+from fsfast.backends.tensorrt.bfloat16 import in_bfloat16
+from fsfast.backends.tensorrt.building import BFLOAT16, build_plan, stage_tensors, stored
 from fsfast.backends.tensorrt.library import find_library, new_log
 from fsfast.engine.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
@@ -39,8 +40,10 @@ def _build(folder: Path, request: dict[str, Any], file: TextIO) -> dict[str, Any
     engine = load_engine(request["engine"])
     if engine.digest != request["digest"]:
         raise EngineError("another engine stands there than the one that was loaded; load it again")
-    graph = engine.graph(stage, precision, request["micro_batch"])
-    weights = engine.read(engine.manifest.stages[stage][precision].weights)
+    graph = engine.graph(stage, stored(precision), request["micro_batch"])
+    if precision == BFLOAT16:
+        graph = in_bfloat16(graph)
+    weights = engine.read(engine.manifest.stages[stage][stored(precision)].weights)
     tensors = stage_tensors(engine.manifest, stage, precision)
     start = time.perf_counter()
     timings = folder / TIMINGS

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.place import version
 from fsfast.backends.device.stages import GpuBackend, Stage, Stages
+from fsfast.backends.narrower import STORED, with_precision
 from fsfast.backends.torch.attention import with_token_attention
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import Manifest
@@ -22,12 +22,7 @@ from fsfast.kernels.types import Dtype
 from fsfast.models.folded import load_folded
 
 PRECISIONS: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
-# All of them are made from these weights.
-STORED = "float32"
 MOST_ROWS = 1024
-# Of the golden outputs, relative to their largest magnitude. Rounding of the reduced ones: 8 and 11 bits, through up
-# to 100 layers; a wrong network is off by far more.
-_TOLERANCES = {"bfloat16": 1e-1, "float16": 1.5e-2}
 # torch.compile times candidates anew in each process, and the faster one adds in another order: deterministic leaves
 # only choices that change no bits. The others can be set by variables of the environment.
 _COMPILED = {
@@ -111,19 +106,3 @@ def place_modules(
         }
     # Memory is planned without torch.compile, which would compile anew for every number of rows.
     return Stages(run, version(), precision, "nhwc", capturable=True, plain=placed)
-
-
-def with_precision(engine: Engine, precision: str) -> Engine:
-    """Return the engine as if it had a variant of every stage in this precision, for the self-test.
-
-    The digest stays: the precision is part of the profile, and so of the function's name.
-    """
-    if precision == STORED:
-        return engine
-    manifest, record = engine.manifest, copy.deepcopy(engine.manifest.record)
-    stages = {}
-    for stage, variants in manifest.stages.items():
-        stored = variants[STORED]
-        stages[stage] = {**variants, precision: replace(stored, tolerance=_TOLERANCES[precision])}
-        record["stages"][stage][precision] = record["stages"][stage][STORED]
-    return replace(engine, manifest=replace(manifest, stages=stages, record=record))
