@@ -109,9 +109,8 @@ def _elsewhere(others: Sequence[Elsewhere]) -> list[str]:
 def _classes(record: dict[str, Any]) -> list[str]:
     if "classes" not in record:
         return []
-    return [
-        f"Classes, each with a direction to compare features with: {', '.join(record['classes']['names'])}."
-    ]
+    kind = "row of a linear classifier" if record["classes"].get("kind") == "linear" else "direction"
+    return [f"Classes, each with a {kind} to compare features with: {', '.join(record['classes']['names'])}."]
 
 
 def _results(results: dict[str, Any] | None) -> list[str]:
