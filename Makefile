@@ -52,7 +52,7 @@ sanitize: .venv-dev/installed
 
 # Networks against open_clip and transformers; installs 6 GB, since torchvision needs torch's CUDA build.
 parity: .venv-parity/installed
-	.venv-parity/bin/python -m pytest tests/models/test_parity.py
+	.venv-parity/bin/python -m pytest tests/models/test_parity.py tests/models/test_text_parity.py
 
 .venv-parity/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-parity
