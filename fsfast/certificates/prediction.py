@@ -58,11 +58,8 @@ def predict(
     tokens = direction.reshape(1, -1, direction.shape[-1])
     scores = classes.scores(tokens)[0]
     # A common factor moves no hyperplane, and roundings are counted in units of the longest row.
-    longest = (
-        1.0 if classes.kind == "directions" else float(np.linalg.norm(classes.rows, axis=1).max()) or 1.0
-    )
-    rows = classes.rows / longest
+    longest = float(np.linalg.norm(classes.rows, axis=1).max()) or 1.0
     # Repeated over L tokens and divided by √L, rows keep their inner products.
-    radius = prediction_radius(scores / longest, rows @ rows.T, cosine, ceiling=_CEILING * sigma)
+    radius = prediction_radius(scores / longest, classes.rows / longest, cosine, ceiling=_CEILING * sigma)
     best = int(np.argmax(scores))
     return Prediction(best, classes.names[best], radius, tuple(map(float, scores)))

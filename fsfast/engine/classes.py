@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -29,7 +30,7 @@ class ClassHead:
     features: np.ndarray
     kind: ClassKind = "directions"
 
-    @property
+    @cached_property
     def rows(self) -> np.ndarray:
         """[K, D] float64, as features are compared with them: directions have norm 1."""
         wide = self.features.astype(np.float64)
