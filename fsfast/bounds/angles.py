@@ -1,4 +1,4 @@
-"""From the cosine to a class: how far a feature may turn before its nearest class direction changes."""
+"""From the cosine to a class: how far a feature may turn before its class changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def safe_angle(u_scores: np.ndarray, rows: np.ndarray, *, rounding: float = _ROU
     if rows.ndim != 2 or len(rows) != len(scores):
         raise ValueError(f"wanted rows [{len(scores)}, D], got shape {rows.shape}")
     if not (np.isfinite(scores).all() and np.isfinite(rows).all()):
-        raise ValueError("wanted finite scores and rows; a class direction may be NaN")
+        raise ValueError("wanted finite scores and rows; a row may be NaN")
     k = int(np.argmax(scores))
     others = np.arange(len(scores)) != k
     slack = rounding * max(1.0, float(np.square(rows).sum(1).max()))
