@@ -9,13 +9,21 @@ from importlib import import_module
 from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
 
+from .class_rows import add_arguments, class_files, read_classes
 from .options import OUTPUTS, Options, check_compare, customise, describe, needs
 from .recipe import Recipe, load_recipe, recipe_names
 from .results import results_of
 from .stopping import run
 
 # Commands of their own, and their modules; everything else is a recipe.
-_COMMANDS = {"onnx": "from_onnx", "torch": "from_torch", "quantise": "quantise", "tensorrt": "tensorrt"}
+_COMMANDS = {
+    "onnx": "from_onnx",
+    "torch": "from_torch",
+    "text": "from_text",
+    "classes": "classes",
+    "quantise": "quantise",
+    "tensorrt": "tensorrt",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,17 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         ).main
         return command(arguments[1:])
     args = _parser().parse_args(arguments)
-    options = Options(
-        args.encoder,
-        args.purifier,
-        args.mapper,
-        args.output,
-        args.sigma,
-        args.n0,
-        args.licence,
-        args.random_weights,
-    )
     try:
+        options = Options(
+            args.encoder,
+            args.purifier,
+            args.mapper,
+            args.output,
+            args.sigma,
+            args.n0,
+            args.licence,
+            args.random_weights,
+            class_files(args),
+        )
         recipe = customise(load_recipe(args.recipe), options)
         check_compare(recipe, args.compare)
         if args.dry_run:
@@ -62,8 +71,10 @@ def _dry_run(recipe: Recipe) -> int:
     print(describe(recipe))
     if any(need.missing for need in needs(recipe)):
         return 1
-    # Refuses a run that was made for another sigma.
+    # Refuses a run that was made for another sigma, and files that hold no classes.
     results_of(recipe)
+    if recipe.classes:
+        read_classes(recipe.classes)
     return 0
 
 
@@ -79,8 +90,9 @@ def _parser() -> Parser:
         prog="fsfast export",
         description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
         epilog="More commands, each with --help: fsfast export onnx and fsfast export torch make an engine of an "
-        "encoder of your own, fsfast export quantise gives an engine int8 and bfloat16, fsfast export tensorrt builds "
-        "its plans ahead of time.",
+        "encoder of your own, fsfast export text makes directions of classes' names, fsfast export classes gives "
+        "them to an engine, fsfast export quantise gives one int8 and bfloat16, fsfast export tensorrt builds its "
+        "plans ahead of time.",
     )
     parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
     files = parser.add_argument_group(
@@ -126,6 +138,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--micro-batch", type=int, default=4, help="measure parity at this batch size too (default 4)"
     )
+    add_arguments(parser)
     return parser
 
 

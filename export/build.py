@@ -25,9 +25,10 @@ from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import EngineError
 
 from .card import model_card
+from .class_rows import CLASSES, read_classes
 from .elsewhere import Elsewhere, elsewhere
 from .graph import ExportedGraph, export_graph
-from .networks import Drawn, Network, Source, check_networks, encoder_size, fold
+from .networks import Drawn, Network, Source, check_networks, encoder_config, encoder_size, feature_dim, fold
 from .options import check_compare
 from .parity import Step, Steps, check_parity, measure
 from .published import Published
@@ -41,7 +42,6 @@ from .weights import WeightsFile, point_into
 OPSET = 21
 PRECISION = "float32"
 WEIGHTS = f"weights.{PRECISION}.safetensors"
-CLASSES = "classes.safetensors"
 # Of the largest output. Back ends order float32 sums differently: 1e-5 was the most seen; a wrong graph is off by far
 # more, and no engine is written.
 TOLERANCE = 1e-4
@@ -84,6 +84,10 @@ def build_engine(
     study = load_study(recipe)
     source = source or study or (Drawn(recipe) if recipe.random else Published(recipe))
     check_networks(recipe)
+    classes = read_classes(recipe.classes) if recipe.classes else None
+    if classes:
+        encoder = None if recipe.outside else encoder_config(recipe)
+        classes.check(recipe.output, feature_dim(recipe), encoder)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # Beside the engine: the weights may not fit where temporary files usually are.
     with tempfile.TemporaryDirectory(prefix=f".{Path(path).name}.", dir=Path(path).parent) as folder:
@@ -95,6 +99,9 @@ def build_engine(
                 "results": RESULTS,
             }
             files |= {CLASSES: study.class_file(), RESULTS: json.dumps(results, indent=1).encode() + b"\n"}
+        if classes:
+            record, added = classes.into(record)
+            files |= added
         parameters = {stage: result.parameters for stage, result in built.items()}
         others = built["encoder"].elsewhere
         files["model-card.md"] = model_card(record, parameters, results, others).encode()

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fsfast.report.text import some_names
+
 from .elsewhere import Elsewhere
 from .measured import results_markdown, spread_markdown
+
+# How lines begin that a new one is put behind, or in the place of.
+_FEATURES, _CLASSES = "Features:", "Classes,"
 
 
 def model_card(
@@ -46,7 +51,7 @@ def model_card(
         )
     lines += [
         "",
-        f"Features: {output['kind']}, {output['tokens']} × {output['dim']}. Serving samples: n0 = {record['n0']}.",
+        f"{_FEATURES} {output['kind']}, {output['tokens']} × {output['dim']}. Serving samples: n0 = {record['n0']}.",
         *_classes(record),
         "",
         *_elsewhere(others),
@@ -55,10 +60,23 @@ def model_card(
         "",
         "| stage | weights | licence |",
         "|---|---|---|",
-        *(f"| {p['stage']} | {p['source']} | {p['licence']} |" for p in record["provenance"]),
+        *(
+            f"| {p['stage']} | {p['source']} | {p['licence']} |"
+            for p in record["provenance"]
+            if p["stage"] in record["stages"]
+        ),
         "",
         *_results(results),
     ]
+    return "\n".join(lines)
+
+
+def with_classes(card: str, record: dict[str, Any]) -> str:
+    """Return a model card with the classes of a manifest in the place of those that it had."""
+    lines = [line for line in card.split("\n") if not line.startswith((_CLASSES, "They come from "))]
+    after = (i for i, line in enumerate(lines, 1) if line.startswith(_FEATURES))
+    at = next(after, len(lines))
+    lines[at:at] = _classes(record)
     return "\n".join(lines)
 
 
@@ -109,8 +127,11 @@ def _elsewhere(others: Sequence[Elsewhere]) -> list[str]:
 def _classes(record: dict[str, Any]) -> list[str]:
     if "classes" not in record:
         return []
+    names = record["classes"]["names"]
+    kind = "row of a linear classifier" if record["classes"].get("kind") == "linear" else "direction"
     return [
-        f"Classes, each with a direction to compare features with: {', '.join(record['classes']['names'])}."
+        f"{_CLASSES} each with a {kind} to compare features with: {some_names(names)}.",
+        *(f"They come from {p['source']}." for p in record["provenance"] if p["stage"] == "classes"),
     ]
 
 

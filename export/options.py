@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fsfast.images.grid import Grid
 
-from .recipe import BY_SHAPE, STAGES, Recipe
+from .recipe import BY_SHAPE, STAGES, ClassFiles, Recipe
 from .recipe_values import MAX_BLOCKS, check_name
 from .results import RESULTS
 
@@ -48,6 +48,7 @@ class Options:
         sigma, n0: see Recipe.
         licences: "TEXT" for all stages or "STAGE=TEXT".
         random_weights: draw all weights.
+        classes: files of classes.
     """
 
     encoder: str | None = None
@@ -58,6 +59,7 @@ class Options:
     n0: int | None = None
     licences: Sequence[str] = ()
     random_weights: bool = False
+    classes: ClassFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,14 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
     n0 = recipe.n0 if options.n0 is None else options.n0
     if not 0 < sigma <= 4 or not 1 <= n0 <= 4096:
         raise ValueError(f"wanted sigma in (0, 4] and n0 in 1…4096, got sigma = {sigma:g}, n0 = {n0}")
-    return replace(recipe, sigma=sigma, n0=n0, files=files, licences=_licences(options.licences))
+    return replace(
+        recipe,
+        sigma=sigma,
+        n0=n0,
+        files=files,
+        licences=_licences(options.licences),
+        classes=options.classes or recipe.classes,
+    )
 
 
 def check_compare(recipe: Recipe, compare: Sequence[str]) -> None:
@@ -166,6 +175,7 @@ def describe(recipe: Recipe) -> str:
         f"  purifier  {recipe.purifier or 'none'}",
         f"  encoder   {recipe.encoder}, {output}",
         f"  mapper    {_blocks(recipe)}",
+        *([f"  classes   {recipe.classes.rows}, {recipe.classes.kind}"] if recipe.classes else []),
     ]
     for need in needs(recipe):
         if not need.missing:
@@ -183,7 +193,11 @@ def _blocks(recipe: Recipe) -> str:
 
 
 def _check_use(recipe: Recipe, options: Options) -> None:
-    """Refuse other networks for a recipe whose weights come from elsewhere."""
+    """Refuse other networks and classes for a recipe that has its own."""
+    if recipe.run and not options.random_weights and (options.classes or recipe.classes):
+        raise ValueError(
+            f"recipe {recipe.name} has the classes of the run {recipe.run}, got others; leave them out"
+        )
     given = [name for name in (*STAGES, "output") if getattr(options, name) is not None]
     if not given or recipe.encoder_from:
         return

@@ -14,6 +14,7 @@ from fsfast.images.fits import Fit
 from fsfast.images.grid import Grid
 from fsfast.images.resampling import FILTERS
 
+from . import class_rows
 from .options import Options, customise
 from .recipe import Outside, Recipe
 from .recipe_values import check_name
@@ -81,6 +82,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--micro-batch", type=int, default=4, help="measure parity at this batch size too (default 4)"
     )
+    class_rows.add_arguments(parser)
 
 
 def input_size(
@@ -169,7 +171,13 @@ def recipe_of(
         encoder_from=(name,),
         outside=Outside(size, tokens, dim),
     )
-    changed = customise(recipe, Options(purifier=args.purifier, mapper=args.mapper, licences=args.licence))
+    options = Options(
+        purifier=args.purifier,
+        mapper=args.mapper,
+        licences=args.licence,
+        classes=class_rows.class_files(args),
+    )
+    changed = customise(recipe, options)
     return replace(changed, name=name) if args.name is not None else changed
 
 

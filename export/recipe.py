@@ -8,25 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fsfast.engine.classes import ClassKind
 from fsfast.images.grid import Grid
 
 from .recipe_values import check_values
 
 FOLDER = Path(__file__).parent / "recipes"
 _KEYS = {
-    "": {"name", "sigma", "n0", "grid", "normalise", "purifier", "encoder", "mapper", "weights"},
+    "": {"name", "sigma", "n0", "grid", "normalise", "purifier", "encoder", "mapper", "classes", "weights"},
     "grid": {"height", "width", "fit", "filter", "colour"},
     "normalise": {"mean", "std"},
     "purifier": {"preset"},
     "encoder": {"preset", "config", "resize_positions", "output", "ln_post"},
     "mapper": {"blocks"},
+    "classes": {"rows", "names", "kind"},
     "weights": {"run", "random_seed", "encoder", "licence"},
 }
 _SOURCES = ("run", "random_seed", "encoder")
 _OPTIONAL = {
-    "": {"purifier", "mapper"},
+    "": {"purifier", "mapper", "classes"},
     "grid": {"colour"},
     "encoder": {"preset", "config", "resize_positions"},
+    "classes": {"names", "kind"},
     "weights": {*_SOURCES},
 }
 STAGES = ("purifier", "encoder", "mapper")
@@ -46,6 +49,21 @@ class Outside:
     size: tuple[int, int]
     tokens: int
     dim: int
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """Where an engine's classes come from.
+
+    Attributes:
+        rows: file of [K, D].
+        names: file of the K names; None: the first one holds them.
+        kind: whether the rows' norms count.
+    """
+
+    rows: Path
+    names: Path | None
+    kind: ClassKind
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class Recipe:
         encoder_config: fields of the ViT's configuration, None with a preset.
         resize_positions: whether learned positions for another number of patches are resized.
         outside: the encoder where it is none of the presets.
+        classes: files of its classes, or None.
     """
 
     name: str
@@ -95,6 +114,7 @@ class Recipe:
     encoder_config: Mapping[str, Any] | None = None
     resize_positions: bool = False
     outside: Outside | None = None
+    classes: ClassFiles | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -182,7 +202,15 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         random_seed=weights.get("random_seed", 0),
         licence=weights["licence"],
         encoder_from=tuple(weights.get("encoder", ())),
+        classes=_classes(record.get("classes")),
     )
+
+
+def _classes(record: dict[str, Any] | None) -> ClassFiles | None:
+    if record is None:
+        return None
+    names = Path(record["names"]) if "names" in record else None
+    return ClassFiles(Path(record["rows"]), names, record.get("kind", "directions"))
 
 
 def _check_keys(table: dict[str, Any], name: str, path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
+
+from fsfast.engine.classes import ClassKind
 
 # Of an engine, as fsfast/schemas/engine.schema.json has it; it becomes a folder's name, too.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -103,6 +105,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "encoder.output": (lambda value: value in _OUTPUTS, f"one of {', '.join(_OUTPUTS)}"),
     "encoder.ln_post": (lambda value: isinstance(value, bool), "true or false"),
     "mapper.blocks": (_whole(1, MAX_BLOCKS), f"a whole number in 1…{MAX_BLOCKS}"),
+    "classes.rows": (_text, "a text"),
+    "classes.names": (_text, "a text"),
+    "classes.kind": (lambda value: value in get_args(ClassKind), f"one of {', '.join(get_args(ClassKind))}"),
     "weights.run": (_text, "a text"),
     "weights.random_seed": (_whole(0, 2**31 - 1), f"a whole number in 0…{2**31 - 1}"),
     "weights.licence": (_text, "a text"),

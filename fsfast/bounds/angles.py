@@ -1,4 +1,4 @@
-"""From the cosine to a class: how far a feature may turn before its nearest class direction changes."""
+"""From the cosine to a class: how far a feature may turn before its class changes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Rounding of the scores and of the Gram matrix, in units of cosines; 1e-10 covers 10⁵ terms in float64.
+# Rounding of scores and squared distances, in units of cosines; 1e-10 covers 10⁵ terms in float64.
 _ROUNDING = 1e-10
 
 
-def safe_angle(u_scores: np.ndarray, gram: np.ndarray, *, rounding: float = _ROUNDING) -> float:
+def safe_angle(u_scores: np.ndarray, rows: np.ndarray, *, rounding: float = _ROUNDING) -> float:
     """Return the largest θ such that every vector within an angle < θ of u has the class of u.
 
     The class of y is the k with the largest ⟨y, w_k⟩. For every other class j, y keeps its side of the hyperplane
@@ -21,8 +21,8 @@ def safe_angle(u_scores: np.ndarray, gram: np.ndarray, *, rounding: float = _ROU
 
     Args:
         u_scores: [K] ⟨u, w_k⟩ of the unit anchor u, in the space of concatenated tokens.
-        gram: [K, K] ⟨w_j, w_k⟩; the directions need not be of norm 1.
-        rounding: errors of u_scores and gram, absolute, in units of the largest ‖w_k‖² (at least 1).
+        rows: [K, D], the w_k, in any space that keeps their inner products; they need not be of norm 1.
+        rounding: errors of scores and squared distances, absolute, in units of the largest ‖w_k‖² (at least 1).
 
     Returns:
         θ in radians, in [0, π/2], rounded down; 0.0 where the best class is not unique.
@@ -30,19 +30,18 @@ def safe_angle(u_scores: np.ndarray, gram: np.ndarray, *, rounding: float = _ROU
     Raises:
         ValueError: fewer than two classes, other shapes, values that are not finite.
     """
-    scores, gram = np.asarray(u_scores, dtype=np.float64), np.asarray(gram, dtype=np.float64)
+    scores, rows = np.asarray(u_scores, dtype=np.float64), np.asarray(rows, dtype=np.float64)
     if scores.ndim != 1 or len(scores) < 2:
         raise ValueError(f"wanted scores [K] of K ≥ 2 classes, got shape {scores.shape}")
-    if gram.shape != (len(scores), len(scores)):
-        raise ValueError(f"wanted a Gram matrix [{len(scores)}, {len(scores)}], got shape {gram.shape}")
-    if not (np.isfinite(scores).all() and np.isfinite(gram).all()):
-        raise ValueError("wanted finite scores and Gram matrix; a class direction may be NaN")
+    if rows.ndim != 2 or len(rows) != len(scores):
+        raise ValueError(f"wanted rows [{len(scores)}, D], got shape {rows.shape}")
+    if not (np.isfinite(scores).all() and np.isfinite(rows).all()):
+        raise ValueError("wanted finite scores and rows; a row may be NaN")
     k = int(np.argmax(scores))
     others = np.arange(len(scores)) != k
-    norms = np.diagonal(gram)
-    slack = rounding * max(1.0, float(norms.max()))
+    slack = rounding * max(1.0, float(np.square(rows).sum(1).max()))
     # An error of the squared distance only matters by rounding it up.
-    distance = np.sqrt(np.maximum(norms[k] + norms - 2.0 * gram[k], 0.0)[others] + 4.0 * slack)
+    distance = np.sqrt(np.square(rows - rows[k]).sum(1)[others] + 4.0 * slack)
     margin = (scores[k] - scores)[others] - 2.0 * slack
     sine = float(np.min(margin / distance))
     return max(0.0, math.asin(min(sine, 1.0)) - 1e-15) if sine > 0.0 else 0.0
@@ -55,7 +54,7 @@ def keeps_class(cosine: float | None, angle: float) -> bool:
 
 def prediction_radius(
     u_scores: np.ndarray,
-    gram: np.ndarray,
+    rows: np.ndarray,
     bound: Callable[[float], float | None],
     *,
     ceiling: float,
@@ -64,7 +63,7 @@ def prediction_radius(
     """Return the largest ε within which the smoothed feature is certified to keep the class of the anchor.
 
     Args:
-        u_scores, gram: as in `safe_angle`.
+        u_scores, rows: as in `safe_angle`.
         bound: ε → certified lower bound of Cos(f̂(x'), u), or None; a method of a certificate.
         ceiling: no radius above it is looked for; 8.3 σ always suffices.
         tolerance: of the radius.
@@ -75,7 +74,7 @@ def prediction_radius(
     Raises:
         ValueError: as `safe_angle` and `largest_radius`.
     """
-    angle = safe_angle(u_scores, gram)
+    angle = safe_angle(u_scores, rows)
     return largest_radius(
         lambda epsilon: keeps_class(bound(epsilon), angle), ceiling=ceiling, tolerance=tolerance
     )

@@ -37,7 +37,8 @@ class Certificate(Statement):
         """Return the class of the anchor, and the radius within which the smoothed feature keeps it.
 
         Args:
-            classes: an engine's classes, or directions [K, D] such as text features of a zero-shot head.
+            classes: an engine's classes, or directions [K, D] such as text features of a zero-shot head; rows of a
+                linear classifier as ClassHead(names, rows, "linear") of fsfast.engine.classes.
             served: what `encode` returned for this image alone; only needed for a certificate from a file, which
                 has no directions of its own.
 

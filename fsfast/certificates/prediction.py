@@ -24,7 +24,7 @@ class Prediction:
         radius: ℓ2 radius ([0,1] units) within which every image's smoothed feature has this class, with the
             certificate's confidence; 0.0 if there is none. The class of f̂ is the k with the largest ⟨f̂(x'), w_k⟩ over
             all tokens; with L > 1 tokens this is not `ClassHead.scores`, which normalises every token.
-        scores: [K], the anchor's cosines with the classes.
+        scores: [K], the anchor's `ClassHead.scores`: cosines where classes are directions.
     """
 
     index: int
@@ -44,7 +44,7 @@ def predict(
     Args:
         cosine: the certified cosine at an ℓ2 radius.
         sigma: noise level in [0, 1] pixel units.
-        classes: or directions [K, D].
+        classes: a head, or directions [K, D].
         direction: [L, D] float32, the anchor.
 
     Raises:
@@ -57,9 +57,9 @@ def predict(
         classes = ClassHead(tuple(map(str, range(len(features)))), features)
     tokens = direction.reshape(1, -1, direction.shape[-1])
     scores = classes.scores(tokens)[0]
-    wide = classes.features.astype(np.float64)
-    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)
-    # Repeated over L tokens and divided by √L, directions keep their inner products.
-    radius = prediction_radius(scores, unit @ unit.T, cosine, ceiling=_CEILING * sigma)
+    # A common factor moves no hyperplane, and roundings are counted in units of the longest row.
+    longest = float(np.linalg.norm(classes.rows, axis=1).max()) or 1.0
+    # Repeated over L tokens and divided by √L, rows keep their inner products.
+    radius = prediction_radius(scores / longest, classes.rows / longest, cosine, ceiling=_CEILING * sigma)
     best = int(np.argmax(scores))
     return Prediction(best, classes.names[best], radius, tuple(map(float, scores)))

@@ -9,8 +9,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from fsfast.errors import FsfastError
-from fsfast.report.text import RANDOM_WEIGHTS, table
+from fsfast.errors import FsfastError, printable
+from fsfast.report.text import RANDOM_WEIGHTS, some_names, table
 
 if TYPE_CHECKING:
     from fsfast.engine.engine import Engine
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         "precisions": ", ".join(manifest.precisions),
         "size": f"{total / 1e6:.1f} MB",
     }
+    if (classes := manifest.record.get("classes")) is not None:
+        facts["classes"] = f"{classes.get('kind', 'directions')}: {printable(some_names(classes['names']))}"
     for key, value in facts.items():
         print(f"{key + ':':<12}{value}")
     rows = []

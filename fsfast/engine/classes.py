@@ -1,8 +1,10 @@
-"""The classes of an engine: one direction each, which a smoothed feature is compared with."""
+"""The classes of an engine: one row each, which a smoothed feature is compared with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from safetensors.numpy import load
@@ -11,30 +13,40 @@ from fsfast.engine.engine import Engine
 from fsfast.errors import EngineError
 
 TENSOR = "class_features"
+ClassKind = Literal["directions", "linear"]
 
 
 @dataclass(frozen=True, eq=False)
 class ClassHead:
-    """Directions of classes, as the text features of a zero-shot head.
+    """A row for each class: directions, as the text features of a zero-shot head, or a linear classifier.
 
     Attributes:
         names: of the K classes.
-        features: [K, D] float32; lengths do not matter.
+        features: [K, D] float32.
+        kind: "directions", whose lengths do not matter, or "linear", rows of a classifier without a bias.
     """
 
     names: tuple[str, ...]
     features: np.ndarray
+    kind: ClassKind = "directions"
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """[K, D] float64, as features are compared with them: directions have norm 1."""
+        wide = self.features.astype(np.float64)
+        return _unit(wide) if self.kind == "directions" else wide
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Return the mean over tokens of the cosines with every class.
+        """Return the mean over tokens of the inner products of unit tokens and every class's row.
 
         Args:
             features: [B, L, D] or [B, D], smoothed or raw, or what `encode` returned.
 
         Returns:
-            [B, K] float64 in [−1, 1]; with the unit feature f of a sample and the unit vector w_k that repeats
-            class k over the tokens it is ⟨f, w_k⟩. A smoothed feature of L > 1 tokens loses their lengths here; a
-            certificate's `predict` speaks of the class by ⟨f̂, w_k⟩, which keeps them.
+            [B, K] float64, for directions cosines in [−1, 1]; with the unit feature f of a sample and the vector w_k
+            that repeats the row of class k over the tokens, divided by √L, it is ⟨f, w_k⟩. A smoothed feature of L > 1
+            tokens loses their lengths here; a certificate's `predict` speaks of the class by ⟨f̂, w_k⟩, which keeps
+            them.
 
         Raises:
             ValueError: features of another dimension.
@@ -44,7 +56,7 @@ class ClassHead:
         if values.ndim not in (2, 3) or values.shape[-1] != dim:
             raise ValueError(f"wanted features as [B, L, {dim}] or [B, {dim}], got {list(values.shape)}")
         tokens = values[:, None] if values.ndim == 2 else values
-        return np.asarray((_unit(tokens) @ _unit(self.features.astype(np.float64)).T).mean(1))
+        return np.asarray((_unit(tokens) @ self.rows.T).mean(1))
 
     def predict(self, features: np.ndarray) -> list[str]:
         """Return the name of the class with the largest score, per image; arguments as `scores`."""
@@ -61,20 +73,23 @@ def load_classes(engine: Engine) -> ClassHead | None:
     if record is None:
         return None
     names, dim = tuple(record["names"]), engine.manifest.dim
+    kind: ClassKind = record.get("kind", "directions")
     try:
         features = load(engine.read(record["file"]))[TENSOR]
         if features.shape != (len(names), dim) or features.dtype != np.float32:
             raise ValueError(
                 f"wanted float32 [{len(names)}, {dim}], got {features.dtype} {list(features.shape)}"
             )
-        if not np.isfinite(features).all() or not features.any(1).all():
-            raise ValueError("wanted finite directions that are not zero")
+        if not np.isfinite(features).all():
+            raise ValueError("wanted finite rows")
+        if kind == "directions" and not features.any(1).all():
+            raise ValueError("wanted directions that are not zero")
     except EngineError:
         raise
     # The reader of safetensors has an exception of its own.
     except Exception as error:
         raise EngineError(f"{engine.path}: {record['file']}: {error}") from None
-    return ClassHead(names, features)
+    return ClassHead(names, features, kind)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         load_encoder,
         load_mapper,
         load_purifier,
+        load_text_tower,
     )
     from fsfast.models.mapper import FoldedMapper, SmoothnessMapper
     from fsfast.models.purifier import OneStepPurifier
+    from fsfast.models.text import TextConfig, TextTower
     from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNet, UNetConfig
     from fsfast.models.vit import VisionTransformer, ViTFeatures
     from fsfast.models.vit_config import VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336, VIT_TINY, ViTConfig
@@ -39,6 +41,8 @@ __all__ = [
     "LoadedEncoder",
     "OneStepPurifier",
     "SmoothnessMapper",
+    "TextConfig",
+    "TextTower",
     "UNet",
     "UNetConfig",
     "ViTConfig",
@@ -47,12 +51,21 @@ __all__ = [
     "load_encoder",
     "load_mapper",
     "load_purifier",
+    "load_text_tower",
 ]
 
 _HOME = {
-    "checkpoints": ("Loaded", "LoadedEncoder", "load_encoder", "load_mapper", "load_purifier"),
+    "checkpoints": (
+        "Loaded",
+        "LoadedEncoder",
+        "load_encoder",
+        "load_mapper",
+        "load_purifier",
+        "load_text_tower",
+    ),
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
     "purifier": ("OneStepPurifier",),
+    "text": ("TextConfig", "TextTower"),
     "unet": ("ADM256", "UNET_LIGHT", "UNET_TINY", "FoldedUNet", "UNet", "UNetConfig"),
     "vit": ("VisionTransformer", "ViTFeatures"),
     "vit_config": ("VIT_B_16", "VIT_B_32", "VIT_L_14", "VIT_L_14_336", "VIT_TINY", "ViTConfig"),

@@ -147,11 +147,11 @@ def class_bars(
             axes.invert_yaxis()
             axes.set(
                 title=title,
-                xlabel="score (mean cosine)",
+                xlabel="score",
                 xlim=(low - 0.06 * (high - low), high + 0.16 * (high - low)),
             )
             quiet_axis(axes, grid="x")
-            if high - low > 0.5:
+            if 0.5 < high - low <= 2:
                 # The same steps in every chart, so that they are compared at a glance.
                 axes.xaxis.set_major_locator(MultipleLocator(0.5))
             spoken = f"Bars of the class scores. {title}, {values[best]:.2f}"

@@ -154,7 +154,7 @@ def _attack_chart(case: Case, attack: Attack, position: int, result: DemoResult)
     )
     return figure(
         pair(*bars),
-        f"{case.name}, attacked: mean over tokens of the cosine to each class; smoothed with "
+        f"{case.name}, attacked: the score of each class, a mean over tokens; smoothed with "
         f"n0 = {result.served.n0}, σ = {result.manifest.sigma:g}.",
     )
 

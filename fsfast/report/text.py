@@ -19,13 +19,17 @@ RANDOM_WEIGHTS = (
 _NAMED = 20
 
 
-def only_these_classes(names: Sequence[str]) -> str:
-    """Return what to say beside the class of an image that may show none of an engine's classes."""
-    shown = (
+def some_names(names: Sequence[str]) -> str:
+    """Return the names of classes in a sentence, of many the first ones and how many there are."""
+    return (
         ", ".join(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])}, … ({len(names)} in all)"
     )
+
+
+def only_these_classes(names: Sequence[str]) -> str:
+    """Return what to say beside the class of an image that may show none of an engine's classes."""
     return (
-        f"This engine knows only the classes {shown}; of other pictures it names\n"
+        f"This engine knows only the classes {some_names(names)}; of other pictures it names\n"
         "the nearest, which means nothing. The certificates hold for every picture."
     )
 

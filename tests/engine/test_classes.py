@@ -36,6 +36,17 @@ def test_a_zero_token_counts_as_zero():
     np.testing.assert_array_equal(head.scores(np.array([[[0.0, 0.0], [2.0, 0.0]]])), [[0.5, 0.0]])
 
 
+def test_a_linear_classifiers_scores_have_its_rows_norms():
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(9, 3))
+    rows = (rng.normal(size=(4, 3)) * [[0.1], [1], [3], [0]]).astype(np.float32)
+    linear = ClassHead(tuple("abcd"), rows, "linear")
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    np.testing.assert_allclose(linear.scores(tokens), unit @ rows.astype(np.float64).T, atol=1e-12)
+    assert linear.predict(tokens) == ["abcd"[k] for k in (tokens @ rows.T).argmax(1)]
+    assert linear.predict(tokens) != ClassHead(tuple("abcd"), rows).predict(tokens)
+
+
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 4), (1, 2, 2, 3)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=r"wanted features as \[B, L, 3\]"):
@@ -62,7 +73,7 @@ def test_an_engine_without_classes(pooled_path):
         ({"class_features": np.ones((10, 128), np.float32)}, r"wanted float32 \[11, 128\]"),
         ({"class_features": np.ones((11, 128))}, "got float64"),
         ({"class_features": np.full((11, 128), np.nan, np.float32)}, "finite"),
-        ({"class_features": np.zeros((11, 128), np.float32)}, "not zero"),
+        ({"class_features": np.eye(11, 128, -1, np.float32)}, "not zero"),
         ({"other": np.ones((11, 128), np.float32)}, "class_features"),
         (None, "classes.safetensors"),
     ],
@@ -75,6 +86,28 @@ def test_damaged_classes_are_refused(demo_path, tmp_path, tensors, says):
     save_engine(tmp_path / "engine", record, files)
     with pytest.raises(EngineError, match=says):
         load_classes(load_engine(tmp_path / "engine"))
+
+
+def with_kind(source, path, rows, **kind):
+    """The engine with other rows for its classes, and what the manifest says of them."""
+    record = json.loads((source / "engine.json").read_text())
+    files = {name: source / name for name in record.pop("files")}
+    files["classes.safetensors"] = save({"class_features": rows})
+    record["classes"] |= kind
+    save_engine(path, record, files)
+    return load_engine(path)
+
+
+def test_the_manifest_says_whether_rows_keep_their_norms(demo_path, tmp_path):
+    rows = 2 * np.eye(11, 128, -1, np.float32)
+    head = load_classes(with_kind(demo_path, tmp_path / "linear", rows, kind="linear"))
+    # A classifier may have a row of zeros.
+    np.testing.assert_array_equal(head.rows, rows)
+    rows[0, 0] = 1
+    head = load_classes(with_kind(demo_path, tmp_path / "directions", rows, kind="directions"))
+    np.testing.assert_array_equal(np.linalg.norm(head.rows, axis=1), np.ones(11))
+    with pytest.raises(EngineError, match="kind"):
+        with_kind(demo_path, tmp_path / "other", rows, kind="votes")
 
 
 def test_what_encode_returned_is_taken_as_it_is():

@@ -435,6 +435,12 @@ def test_class_bars_of_many_classes_keep_those_that_matter(figures):
     assert [bar.get_width() for bar in figure.axes[0].patches] == [scores[3], scores[50], *scores[-12:]]
 
 
+def test_scores_of_a_classifier_get_few_ticks(figures):
+    """Steps of 0.5 are for cosines; logits reach farther."""
+    (figure,) = charts.class_bars({"plain": np.array([-20.0, 30.0])}, ["a", "b"])
+    assert len(figure.axes[0].get_xticks()) < 20
+
+
 def test_cost_charts(figures, result):
     lines = (
         charts.latency_lines({variant.title: variant.latency for variant in result.variants}).axes[0].lines

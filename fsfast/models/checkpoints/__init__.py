@@ -3,6 +3,7 @@
 * `load_encoder`: image towers. CLIP as open_clip, OpenAI, RobustVLM (FARE, TeCoA), transformers and LLaVA save it;
   SigLIP, DINOv2, DINOv3, InternViT, Qwen2-VL, Qwen2.5-VL and Qwen3-VL as transformers does, SigLIP also as open_clip,
   DINOv2 and Perception Encoder as their authors do.
+* `load_text_tower`: the text towers of the same CLIPs, and of SigLIP as transformers saves it.
 * `load_purifier`: guided-diffusion's `256x256_diffusion_uncond.pt`, and U-Nets that `train` wrote.
 * `load_mapper`: smoothness mappers that `train` wrote.
 
@@ -15,6 +16,7 @@ from fsfast.models.checkpoints.matching import Loaded
 from fsfast.models.checkpoints.networks import load_mapper, load_purifier
 from fsfast.models.checkpoints.preparation import Preparation
 from fsfast.models.checkpoints.shards import ReadFile
+from fsfast.models.checkpoints.text import load_text_tower
 
 __all__ = [
     "Loaded",
@@ -24,4 +26,5 @@ __all__ = [
     "load_encoder",
     "load_mapper",
     "load_purifier",
+    "load_text_tower",
 ]
