@@ -9,8 +9,9 @@ from importlib import import_module
 from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
 
+from .engine_recipe import check_known_in_torch, find_recipe
 from .options import OUTPUTS, Options, check_compare, customise, describe, needs
-from .recipe import Recipe, load_recipe, recipe_names
+from .recipe import Recipe, recipe_names
 from .results import results_of
 from .stopping import run
 
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.random_weights,
     )
     try:
-        recipe = customise(load_recipe(args.recipe), options)
+        recipe = customise(find_recipe(args.recipe), options)
+        check_known_in_torch(recipe)
         check_compare(recipe, args.compare)
         if args.dry_run:
             return _dry_run(recipe)
@@ -82,7 +84,10 @@ def _parser() -> Parser:
         "encoder of your own, fsfast export quantise gives an engine int8 and bfloat16, fsfast export tensorrt builds "
         "its plans ahead of time.",
     )
-    parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
+    parser.add_argument(
+        "recipe",
+        help=f"a recipe ({', '.join(recipe_names())}), a .toml file, or an engine to which networks are added",
+    )
     files = parser.add_argument_group(
         "networks", "for recipes whose weights come from files (docs/engines.md); --dry-run says which"
     )

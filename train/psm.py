@@ -1,4 +1,4 @@
-"""The paper's purifier and mapper for a published encoder, on any folder of images: both stages of Algorithm 1."""
+"""The paper's purifier and mapper for any encoder, on any folder of images: both stages of Algorithm 1."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from export.networks import PURIFIERS, check_networks, feature_dim, fold
 from export.published import Published
 from export.recipe import Recipe
 from fsfast.engine.schedule import Denoise
-from fsfast.models import OneStepPurifier, SmoothnessMapper, UNet
+from fsfast.models import FoldedUNet, OneStepPurifier, SmoothnessMapper, UNet
 from train.checkpoint import save_weights
 from train.images import ImageFolder
 from train.loop import Place, run_stage
 from train.losses import feature_cosine, mapper_loss
+from train.own_module import own_module
 from train.psm_setting import FrozenEncoder, PsmConfig, Setting
 from train.purifier import purifying
 
@@ -98,7 +99,14 @@ class PsmMapper:
         return torch.cat(parts)
 
 
-def train_psm(config: PsmConfig, recipe: Recipe, folder: Path, place: Place, device: torch.device) -> None:
+def train_psm(
+    config: PsmConfig,
+    recipe: Recipe,
+    folder: Path,
+    place: Place,
+    device: torch.device,
+    factory: str | None = None,
+) -> None:
     """Train purifier (unless the recipe has none) and mapper; write purifier.safetensors and mapper.safetensors.
 
     Args:
@@ -107,10 +115,11 @@ def train_psm(config: PsmConfig, recipe: Recipe, folder: Path, place: Place, dev
         folder: of images.
         place: where the run lives; finished stages are taken from their last checkpoint.
         device: of networks and data.
+        factory: MODULE:FACTORY of the encoder's network, where the recipe's engine has no more than its graph.
 
     Raises:
-        ValueError, CheckpointError: files are missing or do not fit, images cannot be decoded, or checkpoints of
-            another run are in the way.
+        ValueError, CheckpointError, EngineError: files are missing or do not fit, the encoder has no network in torch,
+            images cannot be decoded, or checkpoints of another run are in the way.
         OSError: the disk is full.
     """
     if recipe.purifier is not None and not config.purifier.steps and "purifier" not in recipe.files:
@@ -118,15 +127,18 @@ def train_psm(config: PsmConfig, recipe: Recipe, folder: Path, place: Place, dev
             f"wanted a trained purifier for 0 steps (--purifier {recipe.purifier}=FILE), got new weights; "
             "give the file, or steps"
         )
-    start = Published(recipe if "purifier" in recipe.files else replace(recipe, purifier=None))
+    own = own_module(recipe, factory)
+    preset = recipe.purifier if "purifier" in recipe.files else None
+    start = Published(replace(recipe, purifier=preset, mapper_blocks=None))
     check_networks(replace(recipe, mapper_blocks=config.blocks))
     data = ImageFolder(folder, recipe.grid, config.seed, device)
-    encoder = start.load("encoder")
-    features = fold(recipe, encoder).module
-    frozen = FrozenEncoder(recipe, features, encoder.config.image_size).to(device)
+    features = own or fold(recipe, start.load("encoder")).module
+    frozen = FrozenEncoder(recipe, features).to(device)
     torch.manual_seed(config.seed + 1)
     unet = _unet(recipe, start)
-    weights = {stage: start.hashes(stage) for stage in recipe.files}
+    weights = {
+        stage: start.hashes(stage) for stage in recipe.files if recipe.outside is None or stage != "encoder"
+    }
     common = Setting(config, recipe, data, frozen, unet.config if unet else None, weights)
     purifier = None
     if unet is not None:
@@ -140,19 +152,22 @@ def train_psm(config: PsmConfig, recipe: Recipe, folder: Path, place: Place, dev
     _finished(PsmMapper(common, purifier, mapper), place)
 
 
-def _unet(recipe: Recipe, start: Published) -> UNet | None:
+def _unet(recipe: Recipe, start: Published) -> UNet | FoldedUNet | None:
     if recipe.purifier is None:
         return None
     if "purifier" not in recipe.files:
         return UNet(PURIFIERS[recipe.purifier])
     unet = start.load("purifier")
+    # An engine's cannot be trained: σ is folded into it.
+    if isinstance(unet, FoldedUNet):
+        return unet
     assert isinstance(unet, UNet)
     return unet.requires_grad_(True)
 
 
-def _purifier(common: Setting, unet: UNet, place: Place) -> UNet:
+def _purifier(common: Setting, unet: UNet | FoldedUNet, place: Place) -> UNet | FoldedUNet:
     """The purifier behind which the mapper is trained."""
-    if not common.config.purifier.steps:
+    if isinstance(unet, FoldedUNet) or not common.config.purifier.steps:
         return unet.requires_grad_(False)
     trained = _finished(PsmPurifier(common, unet), place)
     assert isinstance(trained, UNet)

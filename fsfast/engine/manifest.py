@@ -95,7 +95,9 @@ class Manifest:
     @property
     def known_in_torch(self) -> bool:
         """Whether all networks can be rebuilt as torch modules; an encoder that came as an ONNX graph cannot."""
-        return all(architecture.get("type") != "onnx" for architecture in self.record["architecture"].values())
+        return all(
+            architecture.get("type") != "onnx" for architecture in self.record["architecture"].values()
+        )
 
     @property
     def precisions(self) -> tuple[str, ...]:

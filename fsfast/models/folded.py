@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,12 +17,15 @@ from fsfast.models.vit import ViTFeatures
 from fsfast.models.vit_config import ViTConfig
 
 
-def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Module]:
+def load_folded(
+    engine: Engine, precision: str = "float32", stages: Sequence[str] | None = None
+) -> dict[str, nn.Module]:
     """Return stage → module in evaluation mode: what the engine's graphs compute, for torch.
 
     Args:
         engine: a verified engine.
         precision: one of its precisions.
+        stages: those that are wanted; None: all.
 
     Raises:
         EngineError: its architecture is unknown, or does not fit its weights.
@@ -33,7 +37,7 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
     except Exception as error:
         raise EngineError(f"{engine.path}: its weights are not a safetensors file: {brief(error)}") from None
     modules = {}
-    for stage in engine.manifest.stages:
+    for stage in engine.manifest.stages if stages is None else stages:
         own = {
             name.removeprefix(f"{stage}."): tensor
             for name, tensor in weights.items()

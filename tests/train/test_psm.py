@@ -232,7 +232,7 @@ def setting(folder, config, unet=UNET_TINY, **recipe):
     chosen = replace(load_recipe(str(folder / "narrow.toml")), **recipe)
     features = build_networks(replace(chosen, encoder_from=()))["encoder"].module
     data = ImageFolder(folder / "images", Grid(16, 16, "crop"), config.seed, torch.device("cpu"))
-    encoder = FrozenEncoder(replace(chosen, grid=Grid(16, 16, "crop")), features, CONFIG.image_size)
+    encoder = FrozenEncoder(replace(chosen, grid=Grid(16, 16, "crop")), features)
     return Setting(config, chosen, data, encoder, unet, {"encoder": ["a"]})
 
 

@@ -124,12 +124,14 @@ def test_the_default_runs_a_graph_that_torch_does_not_know(opened, runs, cpu_onl
     assert str(opened().choice) == "torch, the default on a GPU"
     reason = "the default on a GPU where the encoder came as an ONNX graph"
     assert str(opened(graph_path).choice) == f"onnxruntime, {reason}"
-    with pytest.raises(EngineError, match="came as an ONNX graph.*choose backend='onnxruntime'"):
+    with pytest.raises(EngineError, match=r"came as an ONNX graph.*choose backend='onnxruntime'"):
         opened(graph_path, backend="torch")
     monkeypatch.setattr(sessions.OnnxRuntime, "problems", lambda self: ["no CUDA"])
     assert backend_of_graphs(load_engine(graph_path).manifest)[0] == "tensorrt_rtx"
     monkeypatch.setattr(tensorrt.TensorRt, "problems", lambda self: ["no library"])
-    with pytest.raises(BackendUnavailable, match="tower came as an ONNX graph.*no CUDA; no library; no library"):
+    with pytest.raises(
+        BackendUnavailable, match=r"tower came as an ONNX graph.*no CUDA; no library; no library"
+    ):
         opened(graph_path)
 
 
