@@ -88,38 +88,40 @@ def test_a_recipe_of_another_family(folder, stages):
     assert (said["output"], said["encoder"]["pooling"]) == ("pooled", "map")
 
 
-def test_an_engine(folder, stages, capsys):
-    """A purifier and a mapper for it, and then a mapper behind the purifier that it has."""
+def test_an_engine(folder, stages):
+    """As by the recipe that it was made of, whose weights the recipe itself names, from where it stands."""
     recipe = member("DINOv3", folder)
-    # The recipe says where its weights are, from where it stands itself.
     path = folder / "small.toml"
-    path.write_text(path.read_text().replace("[encoder]\n", '[encoder]\ncheckpoint = "encoder.safetensors"\n'))
-    bare, whole = str(folder / "bare"), str(folder / "whole")
+    path.write_text(
+        path.read_text().replace("[encoder]\n", '[encoder]\ncheckpoint = "encoder.safetensors"\n')
+    )
+    bare, mapped = str(folder / "bare"), str(folder / "mapped")
     assert export([recipe, "--out", bare]) == 0
-    assert train(folder, "run", "--encoder", bare, "--purifier", "unet-tiny", "--purifier-steps", "1") == 0
-    run = str(folder / "run")
-    assert export([bare, "--purifier", run, "--mapper", run, "--out", whole]) == 0
-    certified(whole)
-    # What is trained behind the recipe itself goes with the engine, too, and begins alike.
-    assert train(folder, "alike", "--encoder", recipe, "--purifier", "unet-tiny", "--purifier-steps", "1") == 0
-    assert export([bare, "--mapper", str(folder / "alike"), "--dry-run"]) == 0
-    own, other = stages[0], stages[2]
+    for out, encoder in (("run", bare), ("alike", recipe)):
+        assert train(folder, out, "--encoder", encoder) == 0
+    own, other = stages
     assert own.parts["recipe"] == other.parts["recipe"]
-    pixels = torch.rand(2, 3, 16, 16)
+    pixels = torch.rand(2, 3, SIDE, SIDE)
     torch.testing.assert_close(own.common.encoder(pixels), other.common.encoder(pixels), rtol=0, atol=0)
+    assert export([bare, "--mapper", str(folder / "run"), "--out", mapped]) == 0
+    certified(mapped)
+    assert (
+        train(folder, "purified", "--encoder", bare, "--purifier", "unet-tiny", "--purifier-steps", "1") == 0
+    )
+    assert stages[2].common.encoder.resize.rows.shape == (SIDE, 16)
 
-    manifest = load_engine(whole).manifest
-    assert (manifest.name, list(manifest.stages)) == ("small+purifier+mapper", ["purifier", "encoder", "mapper"])
-    (source,) = (row["source"] for row in manifest.record["provenance"] if row["stage"] == "encoder")
-    assert source.startswith(f"the engine small (digest {load_engine(bare).digest}): transformers layout")
-    a, b = (load_folded(load_engine(engine))["encoder"].state_dict() for engine in (bare, whole))
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
-    assert train(folder, "second", "--encoder", whole) == 0
-    assert {path.name for path in (folder / "second").glob("*.safetensors")} == {"mapper.safetensors"}
-    assert stages[-1].purifier is not None
-    assert train(folder, "third", "--encoder", whole, "--purifier-steps", "5") == 2
-    assert "stays as it is" in capsys.readouterr().err
+def test_an_engine_with_a_purifier(folder, stages, demo_path, capsys):
+    """The mapper is trained behind it; it stays."""
+    assert (
+        train(folder, "run", "--encoder", str(demo_path), "--mapper-steps", "1", "--mapper-batch", "1") == 0
+    )
+    assert {path.name for path in (folder / "run").glob("*.safetensors")} == {"mapper.safetensors"}
+    (mapper,) = stages
+    own = load_folded(load_engine(demo_path))["purifier"].state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in mapper.purifier.unet.state_dict().items())
+    assert train(folder, "other", "--encoder", str(demo_path), "--purifier-steps", "5") == 2
+    assert "stays as it is, got --purifier-steps 5" in capsys.readouterr().err
 
 
 NETWORKS = """
