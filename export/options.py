@@ -254,7 +254,9 @@ def _name(recipe: Recipe, options: Options) -> str:
         added.append("purifier" if recipe.purifier == BY_SHAPE else recipe.purifier)
     if options.mapper is not None and recipe.mapper_blocks is not None:
         added.append("mapper")
-    return "+".join([recipe.name, *added])
+    # An engine's name has those that it came with.
+    own = recipe.name.split("+")
+    return "+".join([*own, *(part for part in added if part not in own)])
 
 
 def _grid(recipe: Recipe, preset: str | None) -> Grid:

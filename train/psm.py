@@ -15,7 +15,7 @@ from fsfast.engine.schedule import Denoise
 from fsfast.models import FoldedUNet, OneStepPurifier, SmoothnessMapper, UNet
 from train.checkpoint import save_weights
 from train.images import ImageFolder
-from train.loop import Place, run_stage
+from train.loop import Place, log, run_stage
 from train.losses import feature_cosine, mapper_loss
 from train.own_module import own_module
 from train.psm_setting import FrozenEncoder, PsmConfig, Setting
@@ -88,6 +88,29 @@ class PsmMapper:
         }
         return loss, shown
 
+    def on_held_out(self, mapper: SmoothnessMapper) -> dict[str, float]:
+        """Return mean cosines to the clean features on the images that are held out, one noise each.
+
+        Args:
+            mapper: finished.
+
+        Returns:
+            of noisy images without purifier and mapper, with the purifier (if there is one), and with both.
+        """
+        common, found = self.common, dict[str, list[Tensor]]()
+        paths = common.data.held_out
+        for i in range(0, len(paths), _ROWS):
+            clean = common.data.read(paths[i : i + _ROWS])
+            _, noisy = common.noisy("held out", i, clean)
+            anchor, tokens = self._tokens(clean, None), {"noisy": self._tokens(noisy, None)}
+            if self.purifier is not None:
+                tokens["purified"] = self._tokens(noisy, self.purifier)
+            with common.autocast(), torch.no_grad():
+                tokens["mapped"] = mapper([*tokens.values()][-1], common.recipe.sigma).float()
+            for name, features in tokens.items():
+                found.setdefault(name, []).append(feature_cosine(features, anchor))
+        return {name: torch.cat(cosines).mean().item() for name, cosines in found.items()}
+
     @torch.no_grad()
     def _tokens(self, levels: Tensor, purifier: OneStepPurifier | None) -> Tensor:
         """Tokens of grid values [B, 3, H, W], a few images at a time: [B, L, D] float32."""
@@ -106,6 +129,7 @@ def train_psm(
     place: Place,
     device: torch.device,
     factory: str | None = None,
+    held_out: float = 0.0,
 ) -> None:
     """Train purifier (unless the recipe has none) and mapper; write purifier.safetensors and mapper.safetensors.
 
@@ -116,6 +140,7 @@ def train_psm(
         place: where the run lives; finished stages are taken from their last checkpoint.
         device: of networks and data.
         factory: MODULE:FACTORY of the encoder's network, where the recipe's engine has no more than its graph.
+        held_out: share of the images that are not trained on; what networks do on them goes to the log.
 
     Raises:
         ValueError, CheckpointError, EngineError: files are missing or do not fit, the encoder has no network in torch,
@@ -131,7 +156,7 @@ def train_psm(
     preset = recipe.purifier if "purifier" in recipe.files else None
     start = Published(replace(recipe, purifier=preset, mapper_blocks=None))
     check_networks(replace(recipe, mapper_blocks=config.blocks))
-    data = ImageFolder(folder, recipe.grid, config.seed, device)
+    data = ImageFolder(folder, recipe.grid, config.seed, device, held_out)
     features = own or fold(recipe, start.load("encoder")).module
     frozen = FrozenEncoder(recipe, features).to(device)
     torch.manual_seed(config.seed + 1)
@@ -149,7 +174,11 @@ def train_psm(
         del unet, trained
     torch.manual_seed(config.seed + 2)
     mapper = SmoothnessMapper(feature_dim(recipe), config.blocks).to(device)
-    _finished(PsmMapper(common, purifier, mapper), place)
+    stage = PsmMapper(common, purifier, mapper)
+    trained = _finished(stage, place)
+    if data.held_out:
+        assert isinstance(trained, SmoothnessMapper)
+        log(place.folder, {"stage": "held out", "images": len(data.held_out), **stage.on_held_out(trained)})
 
 
 def _unet(recipe: Recipe, start: Published) -> UNet | FoldedUNet | None:

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         device = choose_device(options.device)
         prepare(options.out, options.resume)
         place = Place(options.out, checkpoint_seconds=60 * options.checkpoint_minutes)
-        train_psm(config, recipe, options.data, place, device, options.module)
+        train_psm(config, recipe, options.data, place, device, options.module, options.held_out)
     except (FsfastError, ValueError, OSError, FloatingPointError) as error:
         print(f"python -m train psm: {error}", file=sys.stderr)
         return 2
@@ -70,6 +70,11 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             f"recipe {recipe.name} takes all weights from elsewhere; choose one for files, such as clip-l14, or an "
             "engine"
         )
+    if "encoder" not in recipe.files:
+        raise ValueError(
+            f"recipe {recipe.name} wants the encoder's weights with --encoder FILE_OR_DIR; get them as "
+            f"{recipe.encoder_from[0]}"
+        )
     return recipe
 
 
@@ -84,6 +89,8 @@ def _config(options: argparse.Namespace, recipe: Recipe) -> PsmConfig:
         )
     if not (math.isfinite(options.checkpoint_minutes) and options.checkpoint_minutes >= 0):
         raise ValueError(f"wanted --checkpoint-minutes of at least 0, got {options.checkpoint_minutes}")
+    if not 0 <= options.held_out < 1:
+        raise ValueError(f"wanted --held-out in [0, 1), got {options.held_out}")
     if recipe.engine is not None and recipe.files.get("purifier") == recipe.engine:
         if options.purifier_steps:
             raise ValueError(
@@ -118,6 +125,13 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--data", required=True, type=Path, metavar="DIR", help="images, in subfolders or not"
+    )
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the images, not trained on: log.jsonl says at the end what the networks do there (default 0)",
     )
     parser.add_argument(
         "--purifier",

@@ -60,7 +60,7 @@ def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
     if architecture.get("type") == "onnx":
         raise ValueError(
             "it came as an ONNX graph, and no network in torch is known; on a GPU choose backend='onnxruntime' (or "
-            "'tensorrt', 'tensorrt_rtx'); training and attacks need another engine"
+            "'tensorrt', 'tensorrt_rtx'); training takes the network with --module, attacks need another engine"
         )
     config: dict[str, Any] = architecture["config"]
     # Each block has weights; a number without them would only cost time.

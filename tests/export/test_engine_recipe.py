@@ -51,18 +51,17 @@ def test_what_is_chosen_takes_their_place(demo_path, tmp_path):
     assert len(source.load("mapper").blocks) == 1
     assert source.licence("mapper") == "not stated (fsfast export --licence says it)"
     assert customise(recipe, Options(mapper="none")).stages == ("purifier", "encoder")
+    named = replace(recipe, name="demo+unet-tiny+mapper")
+    assert customise(named, Options(mapper="x.pt")).name == "demo+unet-tiny+mapper"
 
 
-def test_random_weights_stay_random_weights(tmp_path, monkeypatch):
-    """One stage, so that little is exported."""
-    monkeypatch.setitem(networks.ENCODERS, "narrow", CONFIG)
-    (tmp_path / "narrow.toml").write_text(RECIPE)
-    first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    assert main([str(tmp_path / "narrow.toml"), "--random-weights", "--out", first]) == 0
-    assert main([first, "--n0", "3", "--out", second]) == 0
-    a, b = (load_engine(path).manifest for path in (first, second))
-    assert b.random_weights
-    assert (a.n0, b.n0) == (2, 3)
+def test_random_weights_stay_random_weights(random_path, tmp_path):
+    path = tmp_path / "engine"
+    alone = ["--purifier", "none", "--mapper", "none", "--n0", "3"]
+    assert main([str(random_path), *alone, "--out", str(path)]) == 0
+    manifest = load_engine(path).manifest
+    assert manifest.random_weights
+    assert (manifest.n0, list(manifest.stages)) == (3, ["encoder"])
 
 
 @pytest.mark.parametrize(

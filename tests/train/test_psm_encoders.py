@@ -25,9 +25,8 @@ SIDE = 14
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Images of several sizes; `--purifier` makes the grid 16×16."""
-    monkeypatch.setattr("export.options.PURIFIED_SIDE", 16)
+def folder(tmp_path):
+    """Images of several sizes."""
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for i in range(3):
@@ -105,17 +104,15 @@ def test_an_engine(folder, stages):
     torch.testing.assert_close(own.common.encoder(pixels), other.common.encoder(pixels), rtol=0, atol=0)
     assert export([bare, "--mapper", str(folder / "run"), "--out", mapped]) == 0
     certified(mapped)
-    assert (
-        train(folder, "purified", "--encoder", bare, "--purifier", "unet-tiny", "--purifier-steps", "1") == 0
-    )
-    assert stages[2].common.encoder.resize.rows.shape == (SIDE, 16)
 
 
 def test_an_engine_with_a_purifier(folder, stages, demo_path, capsys):
-    """The mapper is trained behind it; it stays."""
-    assert (
-        train(folder, "run", "--encoder", str(demo_path), "--mapper-steps", "1", "--mapper-batch", "1") == 0
-    )
+    """The mapper is trained behind it; it stays, and helps on images that are held out."""
+    few = ("--mapper-steps", "1", "--mapper-batch", "1", "--held-out", "0.5")
+    assert train(folder, "run", "--encoder", str(demo_path), *few) == 0
+    last = json.loads((folder / "run/log.jsonl").read_text().splitlines()[-1])
+    assert list(last) == ["stage", "images", "noisy", "purified", "mapped"]
+    assert last["noisy"] < last["purified"] != last["mapped"]
     assert {path.name for path in (folder / "run").glob("*.safetensors")} == {"mapper.safetensors"}
     (mapper,) = stages
     own = load_folded(load_engine(demo_path))["purifier"].state_dict()
@@ -171,7 +168,10 @@ def test_refusals_in_one_line(folder, capsys, demo_path):
     for arguments, says in (
         ([], "wanted --recipe beside the encoder's weights"),
         (["--encoder", weights], f"got --encoder {weights}"),
-        (["--encoder", recipe], "--encoder FILE_OR_DIR"),
+        (
+            ["--encoder", recipe],
+            "wants the encoder's weights with --encoder FILE_OR_DIR; get them as somewhere",
+        ),
         (["--recipe", recipe, "--encoder", str(demo_path)], "name it in the place of the recipe"),
         (["--recipe", recipe, "--encoder", weights, "--module", "a:b"], "leave --module a:b out"),
         (["--encoder", str(demo_path), "--output", "pooled"], "has the output tokens+ln_post alone"),
