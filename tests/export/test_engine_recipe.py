@@ -55,15 +55,6 @@ def test_what_is_chosen_takes_their_place(demo_path, tmp_path):
     assert customise(named, Options(mapper="x.pt")).name == "demo+unet-tiny+mapper"
 
 
-def test_random_weights_stay_random_weights(random_path, tmp_path):
-    path = tmp_path / "engine"
-    alone = ["--purifier", "none", "--mapper", "none", "--n0", "3"]
-    assert main([str(random_path), *alone, "--out", str(path)]) == 0
-    manifest = load_engine(path).manifest
-    assert manifest.random_weights
-    assert (manifest.n0, list(manifest.stages)) == (3, ["encoder"])
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [
