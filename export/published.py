@@ -56,7 +56,11 @@ class Published:
                     f"wanted the {need.stage}'s weights at {need.path}, found nothing; get them as {need.places[0]}"
                 )
             self._paths[need.stage] = _in_run(need.path, need.stage)
-        self._engine = EngineNetworks(recipe.engine) if recipe.engine else None
+        self._engine = None
+        if recipe.engine is not None:
+            self._engine = EngineNetworks(recipe.engine)
+            own = [stage for stage, path in recipe.files.items() if path == recipe.engine]
+            self._hashes = {stage: self._engine.hashes(stage) for stage in own}
         files = {stage: path for stage, path in self._paths.items() if path != recipe.engine}
         for stage in ("purifier", "mapper"):
             if stage in files:
@@ -74,7 +78,6 @@ class Published:
             EngineError: an engine's networks cannot be built.
         """
         if self._engine is not None and self._paths[stage] == self.recipe.engine:
-            self._hashes[stage] = self._engine.hashes(stage)
             self._sources[stage], self._licences[stage] = self._engine.provenance(stage)
             return self._engine.load(stage)
         loaded = getattr(self, f"_{stage}")(self._paths[stage])

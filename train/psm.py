@@ -161,9 +161,7 @@ def train_psm(
     frozen = FrozenEncoder(recipe, features).to(device)
     torch.manual_seed(config.seed + 1)
     unet = _unet(recipe, start)
-    weights = {
-        stage: start.hashes(stage) for stage in recipe.files if recipe.outside is None or stage != "encoder"
-    }
+    weights = {stage: start.hashes(stage) for stage in recipe.files}
     common = Setting(config, recipe, data, frozen, unet.config if unet else None, weights)
     purifier = None
     if unet is not None:
@@ -175,10 +173,10 @@ def train_psm(
     torch.manual_seed(config.seed + 2)
     mapper = SmoothnessMapper(feature_dim(recipe), config.blocks).to(device)
     stage = PsmMapper(common, purifier, mapper)
-    trained = _finished(stage, place)
+    finished = _finished(stage, place)
     if data.held_out:
-        assert isinstance(trained, SmoothnessMapper)
-        log(place.folder, {"stage": "held out", "images": len(data.held_out), **stage.on_held_out(trained)})
+        assert isinstance(finished, SmoothnessMapper)
+        log(place.folder, {"stage": "held out", "images": len(data.held_out), **stage.on_held_out(finished)})
 
 
 def _unet(recipe: Recipe, start: Published) -> UNet | FoldedUNet | None:

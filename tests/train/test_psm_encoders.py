@@ -148,6 +148,8 @@ def test_a_module_of_ones_own(folder, stages, capsys, monkeypatch):
     assert train(folder, "run", "--encoder", engine, "--module", "own_networks:encoder") == 0
     features = stages[0].common.encoder(torch.zeros(1, 3, 16, 16))
     assert features.shape == (1, 16, 64)
+    manifest = load_engine(engine).manifest
+    assert stages[0].common.weights == {"encoder": [manifest.files["weights.float32.safetensors"].sha256]}
     assert export([*made, "--mapper", str(folder / "run"), "--out", str(folder / "mapped")]) == 0
     certified(folder / "mapped")
     for module, says in (
