@@ -10,8 +10,9 @@ from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
 
 from .class_rows import add_arguments, class_files, read_classes
+from .engine_recipe import check_known_in_torch, find_recipe
 from .options import OUTPUTS, Options, check_compare, customise, describe, needs
-from .recipe import Recipe, load_recipe, recipe_names
+from .recipe import Recipe, recipe_names
 from .results import results_of
 from .stopping import run
 
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.random_weights,
             class_files(args),
         )
-        recipe = customise(load_recipe(args.recipe), options)
+        recipe = customise(find_recipe(args.recipe), options)
+        check_known_in_torch(recipe)
         check_compare(recipe, args.compare)
         if args.dry_run:
             return _dry_run(recipe)
@@ -94,7 +96,10 @@ def _parser() -> Parser:
         "them to an engine, fsfast export quantise gives one int8 and bfloat16, fsfast export tensorrt builds its "
         "plans ahead of time.",
     )
-    parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
+    parser.add_argument(
+        "recipe",
+        help=f"a recipe ({', '.join(recipe_names())}), a .toml file, or an engine to which networks are added",
+    )
     files = parser.add_argument_group(
         "networks", "for recipes whose weights come from files (docs/engines.md); --dry-run says which"
     )

@@ -220,7 +220,7 @@ def _record(
         "version": __version__,
         "sigma": recipe.sigma,
         "n0": recipe.n0,
-        "random_weights": recipe.random,
+        "random_weights": recipe.random or recipe.engine_random,
         "noise": {"version": 1, "file": "noise.npy"},
         "grid": recipe.grid.to_record(),
         "denoise": asdict(denoise) if denoise else None,

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .onnx_file import read_onnx
         from .outside_source import build_outside
 
-        module = _module(args.factory)
+        module = made_by(args.factory)
         with tempfile.TemporaryDirectory(prefix="fsfast-export-") as folder:
             path = Path(folder) / "encoder.onnx"
             print(f"{args.factory}: exporting")
@@ -66,7 +66,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _module(factory: str) -> torch.nn.Module:
+def made_by(factory: str) -> torch.nn.Module:
     """Return what the user's own function makes, in evaluation mode.
 
     Raises:

@@ -17,6 +17,8 @@ from fsfast.models import (
     VIT_L_14,
     VIT_L_14_336,
     VIT_TINY,
+    FoldedMapper,
+    FoldedUNet,
     SmoothnessMapper,
     UNet,
     UNetConfig,
@@ -24,6 +26,7 @@ from fsfast.models import (
     ViTConfig,
     ViTFeatures,
 )
+from fsfast.models.mapper import HEAD_DIM
 
 from .outside_network import ENDS, OutsideEncoder
 from .recipe import BY_SHAPE, STAGES, Recipe
@@ -129,9 +132,19 @@ def check_networks(recipe: Recipe) -> None:
     if recipe.purifier not in (None, BY_SHAPE):
         check_grid(recipe, _preset(PURIFIERS, recipe.purifier, "purifier"), f"the purifier {recipe.purifier}")
     if recipe.mapper_blocks is not None:
-        with torch.device("meta"):
-            # The file tells its blocks where there is one.
-            SmoothnessMapper(feature_dim(recipe), recipe.mapper_blocks or 1)
+        _check_mapper(recipe)
+
+
+def _check_mapper(recipe: Recipe) -> None:
+    dim = feature_dim(recipe)
+    if dim % HEAD_DIM:
+        raise ValueError(
+            f"a mapper wants features of a multiple of {HEAD_DIM} channels, the channels of a head, got {dim} of "
+            f"{recipe.encoder}'s {recipe.output_name}; choose another --output, or leave the mapper out"
+        )
+    with torch.device("meta"):
+        # The file tells its blocks where there is one.
+        SmoothnessMapper(dim, recipe.mapper_blocks or 1)
 
 
 def check_grid(recipe: Recipe, config: UNetConfig, what: str) -> None:
@@ -153,21 +166,24 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
 
     Args:
         recipe: σ and the encoder's output.
-        module: UNet, VisionTransformer, SmoothnessMapper or OutsideEncoder.
+        module: UNet, VisionTransformer, SmoothnessMapper, what an engine runs of one of them, or OutsideEncoder.
     """
     if isinstance(module, OutsideEncoder):
         return Network(module, *ENDS, {"type": "onnx"}, module.graph)
-    if isinstance(module, UNet):
+    if isinstance(module, UNet | FoldedUNet):
+        folded = module.at_sigma(recipe.sigma) if isinstance(module, UNet) else module
         architecture = {"type": "unet", "config": asdict(module.config)}
-        return Network(module.at_sigma(recipe.sigma), "x_t", "eps_hat", architecture)
-    if isinstance(module, VisionTransformer):
-        features = module.features(recipe.output, recipe.ln_post)
+        return Network(folded, "x_t", "eps_hat", architecture)
+    if isinstance(module, VisionTransformer | ViTFeatures):
+        whole = isinstance(module, VisionTransformer)
+        features = module.features(recipe.output, recipe.ln_post) if whole else module
         architecture = {"type": "vit", "config": module.config.to_record()}
         architecture |= {"output": recipe.output, "ln_post": recipe.ln_post}
         return Network(features, *ENDS, architecture)
-    assert isinstance(module, SmoothnessMapper)
+    assert isinstance(module, SmoothnessMapper | FoldedMapper)
+    mapper = module.at_sigma(recipe.sigma) if isinstance(module, SmoothnessMapper) else module
     architecture = {"type": "mapper", "config": {"dim": module.dim, "blocks": len(module.blocks)}}
-    return Network(module.at_sigma(recipe.sigma), "tokens", "refined", architecture)
+    return Network(mapper, "tokens", "refined", architecture)
 
 
 def build_networks(recipe: Recipe, source: Source | None = None) -> dict[str, Network]:
@@ -197,6 +213,13 @@ def encoder_config(recipe: Recipe) -> ViTConfig:
         return ViTConfig.from_record(recipe.encoder_config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"[encoder.config] of recipe {recipe.name}: {error}") from None
+
+
+def encoder_record(recipe: Recipe) -> dict[str, Any]:
+    """Return what a mapper must know of the encoder that it was trained behind; raises as `encoder_config`."""
+    if recipe.outside is not None:
+        return {"type": "onnx", "tokens": recipe.outside.tokens, "dim": recipe.outside.dim}
+    return encoder_config(recipe).to_record()
 
 
 def encoder_size(recipe: Recipe) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fsfast.images.grid import Grid
 
+from .engine_recipe import is_engine
 from .recipe import BY_SHAPE, STAGES, ClassFiles, Recipe
 from .recipe_values import MAX_BLOCKS, check_name
 from .results import RESULTS
@@ -91,6 +92,7 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
         ValueError: the options contradict the recipe or each other.
     """
     _check_use(recipe, options)
+    _check_engine(recipe, options)
     files: dict[str, Path] = {}
     if options.encoder is not None:
         files["encoder"] = Path(options.encoder)
@@ -113,16 +115,17 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
                 f"wanted either --random-weights or files, got both ({next(iter(files.values()))}); with "
                 "--random-weights name networks: --purifier adm256, --mapper 3"
             )
-        recipe = replace(recipe, run=None, encoder_from=())
+        recipe = replace(recipe, run=None, encoder_from=(), files={})
     sigma = recipe.sigma if options.sigma is None else options.sigma
     n0 = recipe.n0 if options.n0 is None else options.n0
     if not 0 < sigma <= 4 or not 1 <= n0 <= 4096:
         raise ValueError(f"wanted sigma in (0, 4] and n0 in 1…4096, got sigma = {sigma:g}, n0 = {n0}")
+    kept = {stage: path for stage, path in recipe.files.items() if getattr(options, stage) is None}
     return replace(
         recipe,
         sigma=sigma,
         n0=n0,
-        files=files,
+        files=kept | files,
         licences=_licences(options.licences),
         classes=options.classes or recipe.classes,
     )
@@ -208,6 +211,35 @@ def _check_use(recipe: Recipe, options: Options) -> None:
     )
 
 
+def _check_engine(recipe: Recipe, options: Options) -> None:
+    """Refuse what would change the networks of an engine that are kept."""
+    if options.encoder is not None and is_engine(options.encoder):
+        raise ValueError(
+            f"wanted the encoder's weights, got the engine {options.encoder}, which has settings of its own; name it "
+            "in the place of the recipe"
+        )
+    if recipe.engine is None:
+        return
+    for option, given in (("encoder", options.encoder), ("random-weights", options.random_weights)):
+        if given:
+            raise ValueError(f"{recipe.engine} is an engine and has its encoder; leave --{option} out")
+    if options.output not in (None, recipe.output_name):
+        raise ValueError(
+            f"the encoder of {recipe.engine} has the output {recipe.output_name} alone, got --output {options.output}; "
+            "leave it out, or give the recipe and the weights that the engine was made of"
+        )
+    for stage in ("purifier", "mapper"):
+        if (
+            stage in recipe.files
+            and getattr(options, stage) is None
+            and options.sigma not in (None, recipe.sigma)
+        ):
+            raise ValueError(
+                f"the {stage} of {recipe.engine} is made for sigma = {recipe.sigma:g}, got --sigma {options.sigma:g}; "
+                f"leave it out, or choose another --{stage}"
+            )
+
+
 def _purifier(text: str) -> tuple[str | None, Path | None]:
     if text == "none":
         return None, None
@@ -237,7 +269,9 @@ def _name(recipe: Recipe, options: Options) -> str:
         added.append("purifier" if recipe.purifier == BY_SHAPE else recipe.purifier)
     if options.mapper is not None and recipe.mapper_blocks is not None:
         added.append("mapper")
-    return "+".join([recipe.name, *added])
+    # An engine's name has those that it came with.
+    own = recipe.name.split("+")
+    return "+".join([*own, *(part for part in added if part not in own)])
 
 
 def _grid(recipe: Recipe, preset: str | None) -> Grid:

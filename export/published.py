@@ -11,7 +11,8 @@ from torch import nn
 
 from fsfast.models import Loaded, UNet, load_encoder, load_mapper, load_purifier
 
-from .networks import PURIFIERS, check_grid, encoder_config, feature_dim
+from .engine_networks import EngineNetworks
+from .networks import PURIFIERS, check_grid, encoder_config, encoder_record, feature_dim
 from .options import needs
 from .preparation import check_preparation
 from .recipe import Recipe
@@ -55,13 +56,18 @@ class Published:
                     f"wanted the {need.stage}'s weights at {need.path}, found nothing; get them as {need.places[0]}"
                 )
             self._paths[need.stage] = _in_run(need.path, need.stage)
+        self._engine = None
+        if recipe.engine is not None:
+            self._engine = EngineNetworks(recipe.engine)
+            own = [stage for stage, path in recipe.files.items() if path == recipe.engine]
+            self._hashes = {stage: self._engine.hashes(stage) for stage in own}
+        files = {stage: path for stage, path in self._paths.items() if path != recipe.engine}
         for stage in ("purifier", "mapper"):
-            if stage in self._paths:
-                _check_sigma(self._paths[stage], stage, recipe.sigma)
-        # Of an encoder from outside only the channels can be compared.
-        if "mapper" in self._paths and recipe.outside is None:
-            _check_tokens(self._paths["mapper"], recipe)
-        for stage, path in self._paths.items():
+            if stage in files:
+                _check_sigma(files[stage], stage, recipe.sigma)
+        if "mapper" in files:
+            _check_tokens(files["mapper"], recipe)
+        for stage, path in files.items():
             getattr(self, f"_{stage}")(path, values=False)
 
     def load(self, stage: str) -> nn.Module:
@@ -69,7 +75,11 @@ class Published:
 
         Raises:
             CheckpointError: values are not finite, or the file changed.
+            EngineError: an engine's networks cannot be built.
         """
+        if self._engine is not None and self._paths[stage] == self.recipe.engine:
+            self._sources[stage], self._licences[stage] = self._engine.provenance(stage)
+            return self._engine.load(stage)
         loaded = getattr(self, f"_{stage}")(self._paths[stage])
         self._hashes[stage] = sorted(file.sha256 for file in loaded.files)
         files = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in loaded.files)
@@ -139,14 +149,21 @@ def _check_tokens(path: Path, recipe: Recipe) -> None:
     """Refuse a mapper that says that it was trained on other tokens; the shapes alone do not show it."""
     said = _training(path)
     output, encoder = said.get("output"), said.get("encoder")
+    encoder = encoder if isinstance(encoder, dict) else {}
+    # Of an encoder from outside only the channels can be compared with those of the presets.
+    if recipe.outside is not None and encoder.get("type") != "onnx":
+        return
     if output is not None and output != recipe.output_name:
         raise ValueError(
             f"the mapper {path} was trained on the output {output}, the engine's is {recipe.output_name}; pass "
             f"--output {output}, or a mapper that was trained on {recipe.output_name}"
         )
-    own = json.loads(json.dumps(encoder_config(recipe).to_record()))
+    own = json.loads(json.dumps(encoder_record(recipe)))
     # Fields that only one of the two versions of fsfast knows cannot be compared.
-    known = own.keys() & encoder.keys() if isinstance(encoder, dict) else ()
+    known = own.keys() & encoder.keys()
+    # Only pooled features depend on it; it is the width where a checkpoint has no projection.
+    if recipe.output != "pooled":
+        known -= {"embed_dim"}
     if other := [
         f"{key} = {encoder[key]} instead of {own[key]}" for key in sorted(known) if encoder[key] != own[key]
     ]:

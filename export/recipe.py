@@ -19,7 +19,7 @@ _KEYS = {
     "grid": {"height", "width", "fit", "filter", "colour"},
     "normalise": {"mean", "std"},
     "purifier": {"preset"},
-    "encoder": {"preset", "config", "resize_positions", "output", "ln_post"},
+    "encoder": {"preset", "config", "checkpoint", "resize_positions", "output", "ln_post"},
     "mapper": {"blocks"},
     "classes": {"rows", "names", "kind"},
     "weights": {"run", "random_seed", "encoder", "licence"},
@@ -28,7 +28,7 @@ _SOURCES = ("run", "random_seed", "encoder")
 _OPTIONAL = {
     "": {"purifier", "mapper", "classes"},
     "grid": {"colour"},
-    "encoder": {"preset", "config", "resize_positions"},
+    "encoder": {"preset", "config", "checkpoint", "resize_positions"},
     "classes": {"names", "kind"},
     "weights": {*_SOURCES},
 }
@@ -92,6 +92,8 @@ class Recipe:
         resize_positions: whether learned positions for another number of patches are resized.
         outside: the encoder where it is none of the presets.
         classes: files of its classes, or None.
+        engine: the engine that this describes: it stands in `files` for each of its networks that is kept; or None.
+        engine_random: whether the weights of that engine were drawn.
     """
 
     name: str
@@ -115,6 +117,8 @@ class Recipe:
     resize_positions: bool = False
     outside: Outside | None = None
     classes: ClassFiles | None = None
+    engine: Path | None = None
+    engine_random: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -129,7 +133,7 @@ class Recipe:
 
     @property
     def random(self) -> bool:
-        """Whether the weights are drawn."""
+        """Whether the weights are to be drawn."""
         return self.run is None and not self.encoder_from
 
     def licence_of(self, stage: str) -> str:
@@ -183,6 +187,10 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
             f"[weights] of {path}: wanted one of run (a training run's folder), random_seed, and encoder (a list of "
             "where users get its file)"
         )
+    if "checkpoint" in encoder and "encoder" not in weights:
+        raise ValueError(
+            f"{path}: encoder.checkpoint wants [weights] with encoder, a list of where users get this file"
+        )
     check_values(record, str(path))
     return Recipe(
         name=record["name"],
@@ -203,6 +211,7 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         licence=weights["licence"],
         encoder_from=tuple(weights.get("encoder", ())),
         classes=_classes(record.get("classes")),
+        files={"encoder": path.parent / encoder["checkpoint"]} if "checkpoint" in encoder else {},
     )
 
 

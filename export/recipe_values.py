@@ -101,6 +101,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "purifier.preset": (_text, "a text"),
     "encoder.preset": (_text, "a text"),
     "encoder.config": (lambda value: isinstance(value, dict), "a table"),
+    "encoder.checkpoint": (_text, "a text"),
     "encoder.resize_positions": (lambda value: isinstance(value, bool), "true or false"),
     "encoder.output": (lambda value: value in _OUTPUTS, f"one of {', '.join(_OUTPUTS)}"),
     "encoder.ln_post": (lambda value: isinstance(value, bool), "true or false"),

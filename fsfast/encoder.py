@@ -57,7 +57,9 @@ class SmoothedEncoder:
         device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions);
             or a torch.device.
         backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
-            machine. On a GPU "torch", "torch-compile", "tensorrt", "tensorrt_rtx", "onnxruntime", or "auto": torch.
+            machine. On a GPU "torch", "torch-compile", "tensorrt", "tensorrt_rtx", "onnxruntime", or "auto":
+            torch; where the encoder came as an ONNX graph the first of onnxruntime, tensorrt_rtx and tensorrt that is
+            installed.
             Part of the function's identity; `choice` says which was taken, and why.
         precision: one of the engine's precisions (float32, bfloat16, int8, …); None: its first. Part of the
             function's identity.

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.__main__ import ON_GPU, REGISTRY
-from benchmarks.cpu import engines, outside
+from benchmarks.cpu import engines, families, outside
 from benchmarks.pages import plots, readme
 from fsfast.cli import _parser
 
@@ -92,6 +92,12 @@ def test_the_numbers_of_encoders_from_outside_come_from_the_results_file():
     wanted = {(name, layout) for name, own in outside.NETWORKS.items() for layout in ("pooled", own)}
     assert {(row["network"], row["layout"]) for row in rows} == wanted
     assert "| `resnet18` |" in text
+
+
+def test_the_numbers_of_the_families_come_from_the_results_file():
+    text = families.DOCS.read_text(encoding="utf-8")
+    assert families.updated(text) == text
+    assert "<!-- families -->" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -36,20 +36,34 @@ class ImageFolder:
         grid: size and fit of the images.
         seed: of the order.
         device: where batches go.
+        held_out: share of the images that batches leave out, chosen by their names alone; a file that is added moves no
+            other.
 
     Raises:
-        ValueError: no images there, or some cannot be decoded; they are named.
+        ValueError: no images there, or on one side of the split, or some cannot be decoded; they are named.
     """
 
-    def __init__(self, folder: Path, grid: Grid, seed: int, device: torch.device) -> None:
-        self.paths = sorted(
+    def __init__(
+        self, folder: Path, grid: Grid, seed: int, device: torch.device, held_out: float = 0.0
+    ) -> None:
+        paths = sorted(
             path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
         )
-        if not self.paths:
+        if not paths:
             raise ValueError(f"wanted a folder of images ({', '.join(_SUFFIXES)}), found none in {folder}")
         self.folder, self.grid, self.seed, self.device = folder, grid, seed, device
+        places = {path: _place(path.relative_to(folder)) for path in paths}
+        self.held_out = [path for path in paths if places[path] < held_out]
+        self.paths = [path for path in paths if places[path] >= held_out]
+        if held_out and not (self.held_out and self.paths):
+            raise ValueError(
+                f"wanted images on both sides of --held-out {held_out:g}, got {len(self.held_out)} of {len(paths)} "
+                "held out; choose another share, or take more images"
+            )
         # sha256 over the names and contents of all files, hex.
-        self.digest = _digest(folder, self.paths)
+        self.digest = _digest(folder, paths)
+        if held_out:
+            self.digest = hashlib.sha256(f"{self.digest} {held_out}".encode()).hexdigest()
 
     def batch(self, number: int, count: int) -> Tensor:
         """Return [count, 3, H, W] float32 of whole numbers 0…255.
@@ -58,13 +72,22 @@ class ImageFolder:
             ImageError: a file that changed since the start cannot be decoded; it is named.
         """
         places = range(number * count, (number + 1) * count)
-        pixels = [to_grid_image(self._path(place), self.grid).pixels for place in places]
+        return self.read([self._path(place) for place in places])
+
+    def read(self, paths: Sequence[Path]) -> Tensor:
+        """Return images of the folder as `batch` does; raises as `batch`."""
+        pixels = [to_grid_image(path, self.grid).pixels for path in paths]
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         return images.to(self.device, torch.float32)
 
     def _path(self, place: int) -> Path:
         epoch, index = divmod(place, len(self.paths))
         return self.paths[_order(self.seed, epoch, len(self.paths))[index]]
+
+
+def _place(name: Path) -> float:
+    """A number in [0, 1) that depends on a file's name alone."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
 def _digest(folder: Path, paths: Sequence[Path]) -> str:

@@ -99,7 +99,7 @@ def run_stage(stage: Stage, place: Place) -> nn.Module:
             bar.update()
             if trainer.step % _LOG_EVERY == 0 or trainer.step == last:
                 bar.set_postfix({key: f"{value:.3f}" for key, value in shown.items()}, refresh=False)
-                _log(
+                log(
                     place.folder,
                     {"stage": stage.name, "step": trainer.step, "seconds": trainer.seconds, **shown},
                 )
@@ -180,6 +180,7 @@ def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98))
 
 
-def _log(folder: Path, row: dict[str, Any]) -> None:
+def log(folder: Path, row: dict[str, Any]) -> None:
+    """Add a line to the log of a run."""
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""The paper's purifier and mapper for a published encoder, on any folder of images: both stages of Algorithm 1."""
+"""The paper's purifier and mapper for any encoder, on any folder of images: both stages of Algorithm 1."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from export.networks import PURIFIERS, check_networks, feature_dim, fold
 from export.published import Published
 from export.recipe import Recipe
 from fsfast.engine.schedule import Denoise
-from fsfast.models import OneStepPurifier, SmoothnessMapper, UNet
+from fsfast.models import FoldedUNet, OneStepPurifier, SmoothnessMapper, UNet
 from train.checkpoint import save_weights
 from train.images import ImageFolder
-from train.loop import Place, run_stage
+from train.loop import Place, log, run_stage
 from train.losses import feature_cosine, mapper_loss
+from train.own_module import own_module
 from train.psm_setting import FrozenEncoder, PsmConfig, Setting
 from train.purifier import purifying
 
@@ -87,6 +88,29 @@ class PsmMapper:
         }
         return loss, shown
 
+    def on_held_out(self, mapper: SmoothnessMapper) -> dict[str, float]:
+        """Return mean cosines to the clean features on the images that are held out, one noise each.
+
+        Args:
+            mapper: finished.
+
+        Returns:
+            of noisy images without purifier and mapper, with the purifier (if there is one), and with both.
+        """
+        common, found = self.common, dict[str, list[Tensor]]()
+        paths = common.data.held_out
+        for i in range(0, len(paths), _ROWS):
+            clean = common.data.read(paths[i : i + _ROWS])
+            _, noisy = common.noisy("held out", i, clean)
+            anchor, tokens = self._tokens(clean, None), {"noisy": self._tokens(noisy, None)}
+            if self.purifier is not None:
+                tokens["purified"] = self._tokens(noisy, self.purifier)
+            with common.autocast(), torch.no_grad():
+                tokens["mapped"] = mapper([*tokens.values()][-1], common.recipe.sigma).float()
+            for name, features in tokens.items():
+                found.setdefault(name, []).append(feature_cosine(features, anchor))
+        return {name: torch.cat(cosines).mean().item() for name, cosines in found.items()}
+
     @torch.no_grad()
     def _tokens(self, levels: Tensor, purifier: OneStepPurifier | None) -> Tensor:
         """Tokens of grid values [B, 3, H, W], a few images at a time: [B, L, D] float32."""
@@ -98,7 +122,15 @@ class PsmMapper:
         return torch.cat(parts)
 
 
-def train_psm(config: PsmConfig, recipe: Recipe, folder: Path, place: Place, device: torch.device) -> None:
+def train_psm(
+    config: PsmConfig,
+    recipe: Recipe,
+    folder: Path,
+    place: Place,
+    device: torch.device,
+    factory: str | None = None,
+    held_out: float = 0.0,
+) -> None:
     """Train purifier (unless the recipe has none) and mapper; write purifier.safetensors and mapper.safetensors.
 
     Args:
@@ -107,10 +139,12 @@ def train_psm(config: PsmConfig, recipe: Recipe, folder: Path, place: Place, dev
         folder: of images.
         place: where the run lives; finished stages are taken from their last checkpoint.
         device: of networks and data.
+        factory: MODULE:FACTORY of the encoder's network, where the recipe's engine has no more than its graph.
+        held_out: share of the images that are not trained on; what networks do on them goes to the log.
 
     Raises:
-        ValueError, CheckpointError: files are missing or do not fit, images cannot be decoded, or checkpoints of
-            another run are in the way.
+        ValueError, CheckpointError, EngineError: files are missing or do not fit, the encoder has no network in torch,
+            images cannot be decoded, or checkpoints of another run are in the way.
         OSError: the disk is full.
     """
     if recipe.purifier is not None and not config.purifier.steps and "purifier" not in recipe.files:
@@ -118,12 +152,13 @@ def train_psm(config: PsmConfig, recipe: Recipe, folder: Path, place: Place, dev
             f"wanted a trained purifier for 0 steps (--purifier {recipe.purifier}=FILE), got new weights; "
             "give the file, or steps"
         )
-    start = Published(recipe if "purifier" in recipe.files else replace(recipe, purifier=None))
+    own = own_module(recipe, factory)
+    preset = recipe.purifier if "purifier" in recipe.files else None
+    start = Published(replace(recipe, purifier=preset, mapper_blocks=None))
     check_networks(replace(recipe, mapper_blocks=config.blocks))
-    data = ImageFolder(folder, recipe.grid, config.seed, device)
-    encoder = start.load("encoder")
-    features = fold(recipe, encoder).module
-    frozen = FrozenEncoder(recipe, features, encoder.config.image_size).to(device)
+    data = ImageFolder(folder, recipe.grid, config.seed, device, held_out)
+    features = own or fold(recipe, start.load("encoder")).module
+    frozen = FrozenEncoder(recipe, features).to(device)
     torch.manual_seed(config.seed + 1)
     unet = _unet(recipe, start)
     weights = {stage: start.hashes(stage) for stage in recipe.files}
@@ -137,22 +172,29 @@ def train_psm(config: PsmConfig, recipe: Recipe, folder: Path, place: Place, dev
         del unet, trained
     torch.manual_seed(config.seed + 2)
     mapper = SmoothnessMapper(feature_dim(recipe), config.blocks).to(device)
-    _finished(PsmMapper(common, purifier, mapper), place)
+    stage = PsmMapper(common, purifier, mapper)
+    finished = _finished(stage, place)
+    if data.held_out:
+        assert isinstance(finished, SmoothnessMapper)
+        log(place.folder, {"stage": "held out", "images": len(data.held_out), **stage.on_held_out(finished)})
 
 
-def _unet(recipe: Recipe, start: Published) -> UNet | None:
+def _unet(recipe: Recipe, start: Published) -> UNet | FoldedUNet | None:
     if recipe.purifier is None:
         return None
     if "purifier" not in recipe.files:
         return UNet(PURIFIERS[recipe.purifier])
     unet = start.load("purifier")
+    # An engine's cannot be trained: σ is folded into it.
+    if isinstance(unet, FoldedUNet):
+        return unet
     assert isinstance(unet, UNet)
     return unet.requires_grad_(True)
 
 
-def _purifier(common: Setting, unet: UNet, place: Place) -> UNet:
+def _purifier(common: Setting, unet: UNet | FoldedUNet, place: Place) -> UNet | FoldedUNet:
     """The purifier behind which the mapper is trained."""
-    if not common.config.purifier.steps:
+    if isinstance(unet, FoldedUNet) or not common.config.purifier.steps:
         return unet.requires_grad_(False)
     trained = _finished(PsmPurifier(common, unet), place)
     assert isinstance(trained, UNet)

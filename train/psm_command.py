@@ -1,4 +1,4 @@
-"""`python -m train psm`: purifier and mapper for a published encoder, on a folder of images."""
+"""`python -m train psm`: purifier and mapper for any encoder, on a folder of images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from export.engine_recipe import find_recipe, is_engine
 from export.options import OUTPUTS, PURIFIERS_FROM, Options, customise
-from export.recipe import load_recipe
+from export.recipe import Recipe, load_recipe
 from fsfast.commands.parser import Parser
 from fsfast.errors import FsfastError
 from train.loop import Place
@@ -24,18 +25,15 @@ def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit code: 0 done, 2 wrong use."""
     options = _parser().parse_args(arguments)
     try:
-        config = _config(options)
-        recipe = load_recipe(options.recipe)
-        recipe = customise(
-            recipe, Options(options.encoder, options.purifier, None, options.output, options.sigma)
-        )
+        recipe = _recipe(options)
+        config = _config(options, recipe)
         if not options.data.is_dir():
             raise ValueError(f"wanted a folder of images, found none at {options.data}")
         set_threads(options.threads)
         device = choose_device(options.device)
         prepare(options.out, options.resume)
         place = Place(options.out, checkpoint_seconds=60 * options.checkpoint_minutes)
-        train_psm(config, recipe, options.data, place, device)
+        train_psm(config, recipe, options.data, place, device, options.module, options.held_out)
     except (FsfastError, ValueError, OSError, FloatingPointError) as error:
         print(f"python -m train psm: {error}", file=sys.stderr)
         return 2
@@ -46,24 +44,65 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    print(f"{options.out}: weights for fsfast export {options.recipe}, sigma {recipe.sigma:g}")
+    made_of = f"torch {options.module}" if options.module else options.recipe or options.encoder
+    print(f"{options.out}: weights for fsfast export {made_of}, sigma {recipe.sigma:g}")
     return 0
 
 
-def _config(options: argparse.Namespace) -> PsmConfig:
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """What is trained behind: a recipe and weights, or an engine or a recipe that has them, in the place of weights."""
+    encoder = options.encoder
+    if options.recipe is None:
+        if encoder is None or not (is_engine(encoder) or encoder.endswith(".toml")):
+            raise ValueError(
+                f"wanted --recipe beside the encoder's weights, or as --encoder an engine or a recipe (.toml) with a "
+                f"checkpoint; got --encoder {encoder}"
+            )
+        recipe, encoder = find_recipe(encoder), None
+    else:
+        recipe = load_recipe(options.recipe)
+    # A new one is trained.
+    files = {stage: path for stage, path in recipe.files.items() if stage != "mapper"}
+    recipe = replace(recipe, files=files)
+    recipe = customise(recipe, Options(encoder, options.purifier, None, options.output, options.sigma))
+    if not recipe.encoder_from:
+        raise ValueError(
+            f"recipe {recipe.name} takes all weights from elsewhere; choose one for files, such as clip-l14, or an "
+            "engine"
+        )
+    if "encoder" not in recipe.files:
+        raise ValueError(
+            f"recipe {recipe.name} wants the encoder's weights with --encoder FILE_OR_DIR; get them as "
+            f"{recipe.encoder_from[0]}"
+        )
+    return recipe
+
+
+def _config(options: argparse.Namespace, recipe: Recipe) -> PsmConfig:
     config = PsmConfig(seed=options.seed, bf16=options.bf16, checkpointing=options.checkpointing)
+    steps = config.purifier.steps if options.purifier_steps is None else options.purifier_steps
     counts = (options.mapper_steps, options.purifier_batch, options.mapper_batch, options.noises)
-    if min(counts) < 1 or options.purifier_steps < 0:
+    if min(counts) < 1 or steps < 0:
         raise ValueError(
             "wanted steps, batches and noises of at least 1; --purifier none leaves the purifier out, "
             "--purifier-steps 0 keeps it as its file has it"
         )
     if not (math.isfinite(options.checkpoint_minutes) and options.checkpoint_minutes >= 0):
         raise ValueError(f"wanted --checkpoint-minutes of at least 0, got {options.checkpoint_minutes}")
+    if not 0 <= options.held_out < 1:
+        raise ValueError(f"wanted --held-out in [0, 1), got {options.held_out}")
+    if recipe.engine is not None and recipe.files.get("purifier") == recipe.engine:
+        if options.purifier_steps:
+            raise ValueError(
+                f"the purifier of {recipe.engine} stays as it is, got --purifier-steps {steps}; leave it out, or "
+                "choose what is trained with --purifier"
+            )
+        steps = 0
     return replace(
         config,
-        purifier=replace(config.purifier, steps=options.purifier_steps, batch=options.purifier_batch),
+        purifier=replace(config.purifier, steps=steps, batch=options.purifier_batch),
         mapper=replace(config.mapper, steps=options.mapper_steps, batch=options.mapper_batch),
+        blocks=recipe.mapper_blocks or config.blocks,
         noises=options.noises,
     )
 
@@ -71,17 +110,34 @@ def _config(options: argparse.Namespace) -> PsmConfig:
 def _parser() -> Parser:
     default = PsmConfig()
     parser = Parser(prog="python -m train psm", description=__doc__)
-    parser.add_argument("--recipe", required=True, help="of fsfast export, such as clip-l14 or llava-1.5")
     parser.add_argument(
-        "--encoder", required=True, metavar="FILE_OR_DIR", help="the frozen image tower's weights"
+        "--recipe", help="of fsfast export, such as clip-l14 or siglip-so400m-384; an engine needs none"
+    )
+    parser.add_argument(
+        "--encoder",
+        metavar="FILE_OR_DIR",
+        help="the frozen image tower's weights; or, without --recipe, an engine, or a recipe file with a checkpoint",
+    )
+    parser.add_argument(
+        "--module",
+        metavar="MODULE:FACTORY",
+        help="for an engine whose encoder came as an ONNX graph: the network in torch, as for fsfast export torch",
     )
     parser.add_argument(
         "--data", required=True, type=Path, metavar="DIR", help="images, in subfolders or not"
     )
     parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the images, not trained on: log.jsonl says at the end what the networks do there (default 0)",
+    )
+    parser.add_argument(
         "--purifier",
         metavar="PRESET[=FILE]",
-        help=f"{', '.join(PURIFIERS_FROM)}: from new weights, or from a file; none (default) trains the mapper alone",
+        help=f"{', '.join(PURIFIERS_FROM)}: from new weights, or from a file; none (default, but for an engine that "
+        "has one) trains the mapper alone",
     )
     parser.add_argument("--output", choices=list(OUTPUTS), help="of the encoder (default: the recipe's)")
     parser.add_argument(
@@ -92,7 +148,7 @@ def _parser() -> Parser:
         parser.add_argument(
             f"--{stage}-steps",
             type=int,
-            default=schedule.steps,
+            default=schedule.steps if stage == "mapper" else None,
             help=f"default {schedule.steps}"
             + ("; 0 keeps PRESET=FILE as it is" if stage == "purifier" else ""),
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.networks import encoder_config
+from export.networks import encoder_record, encoder_size
 from export.recipe import Recipe
 from fsfast.models import UNetConfig
 from fsfast.models.resize import Resize
@@ -65,15 +65,14 @@ class FrozenEncoder(nn.Module):
     """What an engine does behind the purifier: antialiased resize, normalisation, encoder.
 
     Args:
-        recipe: grid, normalisation and output.
+        recipe: grid, encoder, normalisation and output.
         features: the encoder's network for that output.
-        size: height and width of its input.
     """
 
-    def __init__(self, recipe: Recipe, features: nn.Module, size: int) -> None:
+    def __init__(self, recipe: Recipe, features: nn.Module) -> None:
         super().__init__()
         self.features = features
-        self.resize = Resize(recipe.grid.size, (size, size), recipe.mean, recipe.std)
+        self.resize = Resize(recipe.grid.size, encoder_size(recipe), recipe.mean, recipe.std)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode [B, 3, H, W] in [0, 1] on the grid to [B, L, D] float32."""
@@ -109,7 +108,7 @@ class Setting:
             "grid": asdict(recipe.grid),
             "mean": recipe.mean,
             "std": recipe.std,
-            "encoder": encoder_config(recipe).to_record(),
+            "encoder": encoder_record(recipe),
             "output": recipe.output_name,
             "purifier": asdict(self.unet) if self.unet else None,
         }
@@ -126,7 +125,7 @@ class Setting:
 
     def about(self) -> dict[str, Any]:
         """Return what the weights are for, as `save_weights` writes it."""
-        return {"output": self.recipe.output_name, "encoder": encoder_config(self.recipe).to_record()}
+        return {"output": self.recipe.output_name, "encoder": encoder_record(self.recipe)}
 
     def autocast(self) -> torch.autocast:
         """Return the context in which networks compute."""

@@ -14,10 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measuring.files import write_table
+from benchmarks.measuring.files import update_table
 from benchmarks.measuring.harness import RESULTS, circumstances
 from benchmarks.measuring.tables import markdown, read
 from export.options import PURIFIERS_FROM
@@ -85,6 +85,38 @@ def command(name: str, out: Path) -> list[str]:
     return [*line, "--micro-batch", "1"]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a process took.
+
+    Attributes:
+        seconds: from its start to its end.
+        cpu_s: processor seconds.
+        peak_mb: the most memory that it held, MB of 10⁶ bytes.
+    """
+
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+
+
+def export_apart(line: Sequence[str]) -> Cost:
+    """Run a command that makes an engine, with its lines on stderr.
+
+    Raises:
+        ValueError: it failed.
+    """
+    begin = time.perf_counter()
+    process = subprocess.Popen(line, stdout=sys.stderr)
+    # Of this child alone, which getrusage cannot say.
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise ValueError(f"{' '.join(line[1:])} ended with exit code {process.returncode}")
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
+
+
 def build(name: str, folder: Path) -> Row:
     """Build an engine below `folder` and measure it.
 
@@ -92,14 +124,7 @@ def build(name: str, folder: Path) -> Row:
         ValueError: the export failed.
     """
     out = folder / name
-    begin = time.perf_counter()
-    process = subprocess.Popen(command(name, out), stdout=sys.stderr)
-    # Of this child alone, which getrusage cannot say.
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise ValueError(f"{name}: python -m export ended with exit code {process.returncode}")
+    cost = export_apart(command(name, out))
     manifest = load_engine(out).manifest
     parity = [row for stage in manifest.stages.values() for v in stage.values() for row in v.parity]
     return Row(
@@ -107,9 +132,9 @@ def build(name: str, folder: Path) -> Row:
         manifest.grid.height,
         f"{manifest.tokens}×{manifest.dim}",
         sum(file.stat().st_size for file in out.iterdir()) / 1e6,
-        seconds,
-        usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss * 1024 / 1e6,
+        cost.seconds,
+        cost.cpu_s,
+        cost.peak_mb,
         max(row["max_abs"] for row in parity),
         # The manifest has the cosine to sixteen digits; rounding may lead beyond 1.
         max(0.0, 1 - min(row["cosine"] for row in parity)),
@@ -118,13 +143,7 @@ def build(name: str, folder: Path) -> Row:
 
 def write(rows: Sequence[Row], path: Path = CSV) -> None:
     """Write rows to the results file; those of other engines that stand there stay."""
-    where = circumstances()
-    new = {row.engine: {**asdict(row), **where} for row in rows}
-    old = {row["engine"]: row for row in read(path)} if path.exists() else {}
-    merged = {**old, **new}
-    columns = [*(field.name for field in fields(Row)), *where]
-    # Older rows may lack a circumstance that is written down now.
-    write_table(path, [{k: merged[name].get(k, "") for k in columns} for name in sorted(merged)], digits=9)
+    update_table(path, rows, ("engine",), circumstances(), digits=9)
 
 
 def render(path: Path = CSV) -> str:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
-from benchmarks.cpu.engines import DOCS
-from benchmarks.measuring.files import write_table
+from benchmarks.cpu.engines import DOCS, export_apart
+from benchmarks.measuring.files import update_table
 from benchmarks.measuring.harness import RESULTS, circumstances
 from benchmarks.measuring.tables import markdown, read
 from fsfast.engine.engine import load_engine
@@ -114,23 +112,9 @@ def build(network: str, layout: str, folder: Path) -> Row:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
-    begin = time.perf_counter()
     colours = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
-    line = [
-        sys.executable,
-        "-m",
-        "export",
-        "onnx",
-        str(file),
-        "--out",
-        str(out),
-        "--layout",
-        layout,
-        *colours,
-    ]
-    if subprocess.run(line, stdout=sys.stderr).returncode:
-        raise ValueError(f"{network}: python -m export onnx failed")
-    end = time.perf_counter()
+    line = ["onnx", str(file), "--out", str(out), "--layout", layout, *colours]
+    cost = export_apart([sys.executable, "-m", "export", *line])
     manifest = load_engine(out).manifest
     card = (out / "model-card.md").read_text(encoding="utf-8")
     said = _PARSER.search(card)
@@ -146,7 +130,7 @@ def build(network: str, layout: str, folder: Path) -> Row:
         said[1] if said else "",
         _converted("onnx2torch", "convert", out, golden),
         _converted("onnx2pytorch", "ConvertModel", out, golden, experimental=True),
-        end - begin,
+        cost.seconds,
     )
 
 
@@ -170,11 +154,7 @@ def _converted(
 
 def write(rows: Sequence[Row], path: Path = CSV) -> None:
     """Write rows to the results file; those of other networks that stand there stay."""
-    where = circumstances()
-    old = {(row["network"], row["layout"]): row for row in read(path)} if path.exists() else {}
-    merged = {**old, **{(row.network, row.layout): {**asdict(row), **where} for row in rows}}
-    columns = [*(field.name for field in fields(Row)), *where]
-    write_table(path, [{k: merged[key].get(k, "") for k in columns} for key in sorted(merged)], digits=3)
+    update_table(path, rows, ("network", "layout"), circumstances(), digits=3)
 
 
 def render(path: Path = CSV) -> str:

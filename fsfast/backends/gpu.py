@@ -18,6 +18,8 @@ _HOME = {
 }
 BACKENDS = tuple(_HOME)
 DEFAULT = BACKENDS[0]
+# For an engine whose encoder is known as a graph alone: the default is the first that can run here.
+OF_GRAPHS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 
 
 def load_backend(name: str) -> GpuBackend:

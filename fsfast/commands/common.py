@@ -57,7 +57,8 @@ def engine_arguments(
         metavar="NAME",
         default="auto",
         help="what runs the networks: onnxruntime, openvino, or auto: the faster one here (default); on a GPU torch, "
-        "torch-compile, tensorrt, tensorrt_rtx, onnxruntime, or auto: torch",
+        "torch-compile, tensorrt, tensorrt_rtx, onnxruntime, or auto: torch (for an encoder that came as an ONNX "
+        "graph onnxruntime or TensorRT)",
     )
     group.add_argument(
         "--precision",

@@ -93,6 +93,13 @@ class Manifest:
         return self.output == "pooled"
 
     @property
+    def known_in_torch(self) -> bool:
+        """Whether all networks can be rebuilt as torch modules; an encoder that came as an ONNX graph cannot."""
+        return all(
+            architecture.get("type") != "onnx" for architecture in self.record["architecture"].values()
+        )
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions in which every stage of the engine exists."""
         common = [set(variants) for variants in self.stages.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,12 +17,15 @@ from fsfast.models.vit import ViTFeatures
 from fsfast.models.vit_config import ViTConfig
 
 
-def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Module]:
+def load_folded(
+    engine: Engine, precision: str = "float32", stages: Sequence[str] | None = None
+) -> dict[str, nn.Module]:
     """Return stage → module in evaluation mode: what the engine's graphs compute, for torch.
 
     Args:
         engine: a verified engine.
         precision: one of its precisions.
+        stages: those that are wanted; None: all.
 
     Raises:
         EngineError: its architecture is unknown, or does not fit its weights.
@@ -33,7 +37,7 @@ def load_folded(engine: Engine, precision: str = "float32") -> dict[str, nn.Modu
     except Exception as error:
         raise EngineError(f"{engine.path}: its weights are not a safetensors file: {brief(error)}") from None
     modules = {}
-    for stage in engine.manifest.stages:
+    for stage in engine.manifest.stages if stages is None else stages:
         own = {
             name.removeprefix(f"{stage}."): tensor
             for name, tensor in weights.items()
@@ -56,7 +60,7 @@ def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
     if architecture.get("type") == "onnx":
         raise ValueError(
             "it came as an ONNX graph, and no network in torch is known; on a GPU choose backend='onnxruntime' (or "
-            "'tensorrt', 'tensorrt_rtx'); training and attacks need another engine"
+            "'tensorrt', 'tensorrt_rtx'); training takes the network with --module, attacks need another engine"
         )
     config: dict[str, Any] = architecture["config"]
     # Each block has weights; a number without them would only cost time.

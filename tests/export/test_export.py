@@ -248,6 +248,15 @@ def test_an_engine_with_random_weights_says_so(random_path):
     assert "never trained" in (random_path / "model-card.md").read_text()
 
 
+def test_an_engine_that_is_made_of_it_says_so_too(random_path, tmp_path):
+    path = tmp_path / "engine"
+    alone = ["--purifier", "none", "--mapper", "none", "--n0", "3"]
+    assert main([str(random_path), *alone, "--out", str(path)]) == 0
+    manifest = load_engine(path).manifest
+    assert manifest.random_weights
+    assert (manifest.n0, list(manifest.stages)) == (3, ["encoder"])
+
+
 def test_an_architecture_that_does_not_fit_is_refused(random_path, tmp_path):
     engine = load_engine(random_path)
     architecture = engine.manifest.record["architecture"]

@@ -200,12 +200,17 @@ def shapes(family, config=None):
 
 
 def weights(family):
-    """Random weights, whose outputs have a standard deviation of about 1."""
+    """Random weights of a small one, whose outputs have a standard deviation of about 1."""
+    return drawn(shapes(family))
+
+
+def drawn(shapes):
+    """Random tensors of these names and shapes, whose products keep a standard deviation of about 1."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: torch.randn(shape, generator=generator)
         * (math.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.3)
-        for name, shape in shapes(family).items()
+        for name, shape in shapes.items()
     }
 
 

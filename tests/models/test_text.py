@@ -1,6 +1,6 @@
 """Text towers: what they compute, from every layout; what cannot be loaded is refused with a remedy.
 
-`test_text_parity.py` compares them with open_clip and transformers where these are installed.
+`test_parity_text.py` compares them with open_clip and transformers where these are installed.
 """
 
 import json

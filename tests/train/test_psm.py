@@ -129,9 +129,38 @@ def test_every_image_comes_once_per_pass(folder):
     assert torch.equal(data.batch(3, 2), data.batch(3, 2))
 
 
+def test_images_that_are_held_out(folder):
+    """Chosen by their names; the rest comes once per pass. A resumed run repeats what the networks do on them."""
+    whole = ImageFolder(folder / "images", Grid(16, 16, "crop"), 0, torch.device("cpu"))
+    split = ImageFolder(folder / "images", Grid(16, 16, "crop"), 0, torch.device("cpu"), 0.5)
+    assert sorted([*split.paths, *split.held_out]) == whole.paths
+    assert split.digest != whole.digest
+    train, held = (split.read(paths) for paths in (split.paths, split.held_out))
+    seen = {image.numpy().tobytes() for image in split.batch(0, len(split.paths))}
+    assert seen == {image.numpy().tobytes() for image in train}
+    assert not seen & {image.numpy().tobytes() for image in held}
+    Image.new("RGB", (16, 16)).save(folder / "images" / "new.png")
+    more = ImageFolder(folder / "images", Grid(16, 16, "crop"), 0, torch.device("cpu"), 0.5)
+    assert set(split.held_out) <= set(more.held_out)
+    assert set(split.paths) <= set(more.paths)
+
+    command_ = command(folder, "run", "--held-out", "0.5")
+    assert main(command_) == 0
+    assert main([*command_, "--resume"]) == 0
+    rows = [json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines()]
+    first, second = (row for row in rows if row["stage"] == "held out")
+    assert first == second
+    assert first.keys() == {"stage", "images", "noisy", "mapped"}
+    assert first["images"] == len(more.held_out)
+    assert -1 <= first["noisy"] != first["mapped"] <= 1
+    assert main([*command(folder, "run"), "--resume"]) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (("--held-out", "1"), "--held-out in [0, 1), got 1"),
+        (("--held-out", "1e-9"), "wanted images on both sides of --held-out 1e-09, got 0 of 5"),
         (("--data", "nowhere"), "wanted a folder of images"),
         (("--data", "."), "found none"),
         (("--encoder", "nowhere.pt"), "found nothing"),
@@ -146,7 +175,7 @@ def test_every_image_comes_once_per_pass(folder):
         (("--checkpoint-minutes", "nan"), "--checkpoint-minutes of at least 0"),
     ],
     ids=[
-        *("data", "empty", "encoder", "recipe", "noises", "steps", "new", "grid"),
+        *("share", "sides", "data", "empty", "encoder", "recipe", "noises", "steps", "new", "grid"),
         *("device", "threads", "none", "minutes"),
     ],
 )
@@ -232,7 +261,7 @@ def setting(folder, config, unet=UNET_TINY, **recipe):
     chosen = replace(load_recipe(str(folder / "narrow.toml")), **recipe)
     features = build_networks(replace(chosen, encoder_from=()))["encoder"].module
     data = ImageFolder(folder / "images", Grid(16, 16, "crop"), config.seed, torch.device("cpu"))
-    encoder = FrozenEncoder(replace(chosen, grid=Grid(16, 16, "crop")), features, CONFIG.image_size)
+    encoder = FrozenEncoder(replace(chosen, grid=Grid(16, 16, "crop")), features)
     return Setting(config, chosen, data, encoder, unet, {"encoder": ["a"]})
 
 

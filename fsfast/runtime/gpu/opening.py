@@ -18,7 +18,7 @@ from fsfast.runtime.choice import Choice
 from fsfast.runtime.function import Opened
 from fsfast.runtime.gpu.function import GpuFunction
 from fsfast.runtime.gpu.networks import Networks
-from fsfast.runtime.gpu.options import usable_backend, work_of
+from fsfast.runtime.gpu.options import backend_of_graphs, usable_backend, work_of
 from fsfast.runtime.gpu.pipeline import GpuPipeline, plan_memory
 from fsfast.runtime.options import Options, choose_threads
 
@@ -36,10 +36,14 @@ def open_on_gpu(name_or_path: str | os.PathLike[str], device: str, options: Opti
     # Before the engine is read.
     name, backend = usable_backend(options)
     engine = load_engine(name_or_path)
+    reason = "the default on a GPU" if options.backend == "auto" else "asked for"
+    if options.backend == "auto" and not engine.manifest.known_in_torch:
+        name, backend = backend_of_graphs(engine.manifest)
+        reason = "the default on a GPU where the encoder came as an ONNX graph"
     work = work_of(engine.manifest, name, backend, options)
     with _opening:
         function = _opened(engine, name, backend, work, Lane(place))
-    choice = Choice(name, "the default on a GPU" if options.backend == "auto" else "asked for")
+    choice = Choice(name, reason)
     logger.info("%s: back end %s", engine.manifest.name, choice)
     logger.info("%s: %s", engine.manifest.name, function.profile)
     return Opened(engine, choice, function, threads)

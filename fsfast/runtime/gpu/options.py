@@ -17,7 +17,7 @@ from fsfast.runtime.options import (
 
 
 def usable_backend(options: Options) -> tuple[str, GpuBackend]:
-    """Return the back end that is meant; "auto" is torch.
+    """Return the back end that is meant; "auto" is torch, where it knows the engine's networks.
 
     Raises:
         BackendUnavailable: it is unknown or cannot run here; with the reason and the remedy.
@@ -27,6 +27,24 @@ def usable_backend(options: Options) -> tuple[str, GpuBackend]:
     if found := backend.problems():
         raise BackendUnavailable(f"device='cuda' with backend={name!r}: {'; '.join(found)}")
     return name, backend
+
+
+def backend_of_graphs(manifest: Manifest) -> tuple[str, GpuBackend]:
+    """Return the back end that "auto" means for an engine with a network that torch does not know.
+
+    Raises:
+        BackendUnavailable: none can run here; with the remedies.
+    """
+    problems = []
+    for name in gpu.OF_GRAPHS:
+        backend = gpu.load_backend(name)
+        if not (found := backend.problems()):
+            return name, backend
+        problems += found
+    raise BackendUnavailable(
+        f"device='cuda': the encoder of {manifest.name} came as an ONNX graph, which wants one of "
+        f"{', '.join(gpu.OF_GRAPHS)} on a GPU: {'; '.join(problems)}"
+    )
 
 
 def work_of(manifest: Manifest, name: str, backend: GpuBackend, options: Options) -> Work:

@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("onnx", reason="the rehearsals of other back ends need onnx")
 pytest.importorskip("onnxruntime", reason="the rehearsals of other back ends need onnxruntime")
 
+from export.__main__ import main as export
 from fsfast.backends import tensorrt
 from fsfast.backends.device.lane import Lane
 from fsfast.backends.gpu import load_backend, missing
@@ -22,9 +23,10 @@ from fsfast.engine.profile import Work
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.models.unet import ADM256, FoldedUNet
 from fsfast.models.unet_layers import AttentionBlock
-from fsfast.runtime.gpu.options import work_of
+from fsfast.runtime.gpu.options import backend_of_graphs, work_of
 from fsfast.runtime.options import Options, default_micro_batch
 from tests.backends.test_tensorrt import FakeLogger, write
+from tests.export.onnx_files import convolutions, saved
 
 MAPPER = Work("float32", ("mapper",))
 
@@ -105,6 +107,32 @@ def test_the_whole_function(opened, on_cpu, pictures, runs, cpu_only, name):
     purified = (e.sample(pictures[0], seed=5).purified for e in (encoder, on_cpu))
     np.testing.assert_allclose(*purified, atol=1e-5)
     assert encoder.verify(encoder.certify(pictures[0], 6, seeds=[3]), pictures[0]).verdict == "same"
+
+
+@pytest.fixture(scope="module")
+def graph_path(tmp_path_factory):
+    """An engine whose encoder came as an ONNX graph."""
+    folder = tmp_path_factory.mktemp("graph")
+    file = saved(convolutions(), folder / "tower.onnx")
+    colours = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
+    assert export(["onnx", str(file), "--out", str(folder / "engine"), *colours]) == 0
+    return folder / "engine"
+
+
+def test_the_default_runs_a_graph_that_torch_does_not_know(opened, runs, cpu_only, graph_path, monkeypatch):
+    """By the first back end of graphs that can; torch that is asked for is refused."""
+    assert str(opened().choice) == "torch, the default on a GPU"
+    reason = "the default on a GPU where the encoder came as an ONNX graph"
+    assert str(opened(graph_path).choice) == f"onnxruntime, {reason}"
+    with pytest.raises(EngineError, match=r"came as an ONNX graph.*choose backend='onnxruntime'"):
+        opened(graph_path, backend="torch")
+    monkeypatch.setattr(sessions.OnnxRuntime, "problems", lambda self: ["no CUDA"])
+    assert backend_of_graphs(load_engine(graph_path).manifest)[0] == "tensorrt_rtx"
+    monkeypatch.setattr(tensorrt.TensorRt, "problems", lambda self: ["no library"])
+    with pytest.raises(
+        BackendUnavailable, match=r"tower came as an ONNX graph.*no CUDA; no library; no library"
+    ):
+        opened(graph_path)
 
 
 def test_every_stage_runs_whole_micro_batches_on_the_lane(opened, picture, runs, cpu_only):
