@@ -30,7 +30,7 @@ from export.recipe import load_recipe
 from fsfast.engine.engine import load_engine
 from fsfast.files import write_whole
 from fsfast.models import ViTConfig
-from tests.models import families, published
+from tests.models import families, perception, published, qwen
 
 CSV = RESULTS / "engines" / "families.csv"
 # Name → shape of every tensor of a checkpoint.
@@ -60,6 +60,11 @@ def _named(kind: str, **stored: int) -> Callable[[ViTConfig], Shapes]:
     return lambda config: families.shapes(families.FAMILIES[kind], replace(config, **stored))
 
 
+def _qwen(kind: str) -> Callable[[ViTConfig], Shapes]:
+    """The names of a kind in tests/models/qwen.py, with learned positions for 48×48 patches where there are any."""
+    return lambda config: qwen.shapes(replace(qwen.TOWERS[kind], config=config), stored_side=48)
+
+
 def _clip_of_transformers(config: ViTConfig) -> Shapes:
     """CLIPVisionModelWithProjection."""
     tower = {
@@ -86,6 +91,9 @@ TOWERS = (
     Tower("DINOv3", "transformers", "dinov3-l16", _named("DINOv3")),
     Tower("InternViT", "transformers", "internvit-300m-448", _named("InternViT")),
     Tower("InternViT", "its authors", "internvit-300m-448", _named("InternViT by its authors")),
+    Tower("Perception Encoder", "its authors", "pe-core-l14-336", perception.shapes),
+    Tower("Qwen2.5-VL", "transformers", "qwen2.5-vl-448", _qwen("Qwen2.5-VL")),
+    Tower("Qwen3-VL", "transformers", "qwen3-vl-448", _qwen("Qwen3-VL")),
 )
 
 
