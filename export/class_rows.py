@@ -141,11 +141,12 @@ def read_classes(files: ClassFiles) -> ClassRows:
         if wrong.any():
             raise ValueError(f"{path}: wanted {what} in row {int(wrong.argmax())} (counted from 0)")
     own = _own_names(path, said)
-    names = own if files.names is None else read_names(files.names)
+    given = read_names(files.names) if isinstance(files.names, Path) else files.names
+    names = own if given is None else given
     if names is None:
         raise ValueError(f"{path} holds no names of classes; give them with --names FILE")
     if len(names) != len(rows) or own not in (None, names):
-        where = files.names or path
+        where = files.names if isinstance(files.names, Path) else path
         raise ValueError(
             f"{where}: wanted the names of the {len(rows)} rows of {path.name}, got {len(names)} names"
             + ("" if own is None or len(names) != len(rows) else " other than those in it; leave out --names")

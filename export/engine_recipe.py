@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fsfast.engine.engine import MANIFEST, Engine, load_engine
 
-from .recipe import BY_SHAPE, Outside, Recipe, load_recipe, recipe_names
+from .recipe import BY_SHAPE, ClassFiles, Outside, Recipe, load_recipe, recipe_names
 
 
 def find_recipe(name_or_path: str) -> Recipe:
@@ -53,9 +53,18 @@ def recipe_of_engine(engine: Engine) -> Recipe:
         files=dict.fromkeys(manifest.stages, engine.path),
         encoder_config=None if graph else encoder["config"],
         outside=Outside(manifest.encoder_size, manifest.tokens, manifest.dim) if graph else None,
+        classes=_classes(engine),
         engine=engine.path,
         engine_random=manifest.random_weights,
     )
+
+
+def _classes(engine: Engine) -> ClassFiles | None:
+    """Return the files of an engine's classes, which the new one has, too."""
+    said = engine.manifest.record.get("classes")
+    if said is None:
+        return None
+    return ClassFiles(engine.path / said["file"], tuple(said["names"]), said.get("kind", "directions"))
 
 
 def check_known_in_torch(recipe: Recipe) -> None:

@@ -57,12 +57,12 @@ class ClassFiles:
 
     Attributes:
         rows: file of [K, D].
-        names: file of the K names; None: the first one holds them.
+        names: file of the K names, or the names; None: the first one holds them.
         kind: whether the rows' norms count.
     """
 
     rows: Path
-    names: Path | None
+    names: Path | tuple[str, ...] | None
     kind: ClassKind
 
 

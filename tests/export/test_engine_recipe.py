@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load
 from safetensors.torch import save_file
 
 from export import networks
 from export.__main__ import main
+from export.class_rows import read_classes
 from export.engine_recipe import find_recipe
 from export.options import Options, customise
 from export.published import Published
-from export.recipe import load_recipe
+from export.recipe import ClassFiles, load_recipe
 from fsfast.engine.engine import load_engine
 from fsfast.models import SmoothnessMapper
 from fsfast.models.folded import load_folded
@@ -53,6 +56,21 @@ def test_what_is_chosen_takes_their_place(demo_path, tmp_path):
     assert customise(recipe, Options(mapper="none")).stages == ("purifier", "encoder")
     named = replace(recipe, name="demo+unet-tiny+mapper")
     assert customise(named, Options(mapper="x.pt")).name == "demo+unet-tiny+mapper"
+
+
+def test_its_classes_come_along(demo_path, tmp_path):
+    """The directions of the built-in engine: a mapper refines what they are compared with."""
+    engine = load_engine(demo_path)
+    recipe = find_recipe(str(demo_path))
+    assert recipe.classes is not None
+    kept = read_classes(recipe.classes)
+    said = engine.manifest.record["classes"]
+    assert list(kept.names) == said["names"]
+    assert kept.kind == "directions"
+    stored = load(engine.read(said["file"]))
+    np.testing.assert_array_equal(kept.rows, next(iter(stored.values())))
+    other = ClassFiles(tmp_path / "a.npy", None, "linear")
+    assert customise(recipe, Options(classes=other)).classes == other
 
 
 @pytest.mark.parametrize(
