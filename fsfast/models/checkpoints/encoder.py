@@ -6,10 +6,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from fsfast.errors import CheckpointError
+from fsfast.models.checkpoints.foreign import NAFLEX, foreign, foreign_tower
 from fsfast.models.checkpoints.layouts import Source, Tower, find_towers
 from fsfast.models.checkpoints.matching import (
     Loaded,
@@ -20,6 +22,7 @@ from fsfast.models.checkpoints.matching import (
     shapes_of,
     storage_note,
 )
+from fsfast.models.checkpoints.names import TRANSFORMERS
 from fsfast.models.checkpoints.positions import ResizedPositions
 from fsfast.models.checkpoints.preparation import Preparation, preparation_said
 from fsfast.models.checkpoints.settings import in_words, settings_said, usual_heads
@@ -27,21 +30,6 @@ from fsfast.models.checkpoints.shards import Checkpoint
 from fsfast.models.checkpoints.shown import Sizes, shown_by
 from fsfast.models.vit import VisionTransformer, rotary_embedding
 from fsfast.models.vit_config import ViTConfig
-
-# A name that tells what a checkpoint without an image tower is, and what to do about it.
-_FOREIGN = {
-    "attnpool.positional_embedding": "a CLIP with a ResNet; choose one with a ViT",
-    "attn_pool.query": "a CoCa, whose tokens are pooled by attention of many queries; choose a CLIP",
-    "trunk.stem.0.weight": "an open_clip model around a ConvNeXt; choose one with a ViT",
-    "visual.trunk.patch_embed.proj.weight": "an open_clip model around a tower of timm that is no SigLIP; choose one "
-    "with open_clip's own ViT",
-    "patch_embed.proj.weight": "a ViT in timm's names that is no DINOv2 or SigLIP; choose one of the families in "
-    "docs/engines.md",
-    "time_embed.0.weight": "a U-Net; use load_purifier",
-    "blocks.0.film.0.weight": "a smoothness mapper; use load_mapper",
-    "lm_head.weight": "a language model without its image tower; for LLaVA-1.5 as its authors published it, "
-    "load openai/clip-vit-large-patch14-336",
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +85,7 @@ def load_encoder(
             f"wanted quick_gelu as in config ({config.activation == 'quick_gelu'}), got {quick_gelu}; leave it out"
         )
     checkpoint = Checkpoint(path)
-    tower = _only_tower(checkpoint)
+    tower = only_tower(checkpoint)
     given = config
     if config is None:
         config, notes = _configured(checkpoint, tower, quick_gelu)
@@ -108,10 +96,7 @@ def load_encoder(
         config = replace(config, embed_dim=config.width)
         notes += ("proj is the identity: the checkpoint has none; pooled is ln_post(class token)",)
 
-    with torch.device("meta"):
-        module = VisionTransformer(config)
-    shapes = {name: shape for name, shape in shapes_of(module).items() if not name.startswith("rotary.")}
-    sources = {weight: tower.source(weight) for weight in shapes if weight != "proj" or projected}
+    module, shapes, sources = empty_tower(tower, config)
     resized = _resized(checkpoint, sources, config, resize_positions)
     if resized is not None:
         shapes["positional_embedding"] = (resized.begin + resized.side**2, config.width)
@@ -135,7 +120,13 @@ def load_encoder(
     return LoadedEncoder(module, tower.layout.name, checkpoint.files(), notes, tower.projection, preparation)
 
 
-def _only_tower(checkpoint: Checkpoint) -> Tower:
+def only_tower(checkpoint: Checkpoint) -> Tower:
+    """Return the image tower of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or more than one; it is of a kind that VisionTransformer does not compute, or
+            changed by others beside it.
+    """
     towers = find_towers(checkpoint.names)
     _refuse_adapters(checkpoint, tuple(tower.prefix for tower in towers) or ("",))
     if len(towers) > 1:
@@ -143,18 +134,42 @@ def _only_tower(checkpoint: Checkpoint) -> Tower:
             f"{checkpoint.path}: wanted one image tower, found {len(towers)}, under "
             f"{' and '.join(repr(tower.prefix) for tower in towers)}; save the one that is meant alone"
         )
-    # Beside the blocks of a CLIP a CoCa has this.
-    if towers and f"{towers[0].prefix}attn_pool.query" not in checkpoint.names:
+    if towers:
+        _refuse_another(checkpoint, towers[0])
         return towers[0]
-    for sign, what in _FOREIGN.items():
-        if any(name == sign or name.endswith(f".{sign}") for name in checkpoint.names):
-            raise CheckpointError(f"{checkpoint.path}: wanted an image tower, got {what}")
+    if found := foreign(checkpoint.names):
+        raise CheckpointError(f"{checkpoint.path}: wanted an image tower, got {found}")
     some = ", ".join(sorted(checkpoint.names)[:3])
     raise CheckpointError(
         f"{checkpoint.path}: wanted an image tower in open_clip's, transformers' or timm's names, got "
         f"{len(checkpoint.names)} tensors of something else ({some}, …). "
         f"Remedy: {remedy_for(checkpoint.path, 'choose another checkpoint')}"
     )
+
+
+def empty_tower(
+    tower: Tower, config: ViTConfig
+) -> tuple[VisionTransformer, dict[str, tuple[int, ...]], dict[str, Source]]:
+    """Return a tower without memory, the shapes of its weights, and where a checkpoint has them."""
+    with torch.device("meta"):
+        module = VisionTransformer(config)
+    shapes = {name: shape for name, shape in shapes_of(module).items() if not name.startswith("rotary.")}
+    projected = config.projection and tower.projection
+    return (
+        module,
+        shapes,
+        {weight: tower.source(weight) for weight in shapes if weight != "proj" or projected},
+    )
+
+
+def _refuse_another(checkpoint: Checkpoint, tower: Tower) -> None:
+    """Refuse a tower that has names as ours have, and is another network."""
+    found = foreign_tower(name.removeprefix(tower.prefix) for name in tower.own)
+    if found is None and tower.layout.name == TRANSFORMERS and tower.has("conv1.weight"):
+        flat = len(checkpoint.shape(tower.source("conv1.weight").stored[0])) == 2
+        found = NAFLEX if flat else None
+    if found is not None:
+        raise CheckpointError(f"{checkpoint.path}: wanted an image tower, got {found}")
 
 
 def _refuse_adapters(checkpoint: Checkpoint, prefixes: tuple[str, ...]) -> None:
@@ -243,14 +258,33 @@ def _configured(
     if activation is None:
         activation, by_whom = "quick_gelu" if quick_gelu else "gelu", "the caller"
     fields = {**shown, **said.kind, **said.fields, "heads": heads, "activation": activation}
+    notes = f"heads={heads}: {by}", f"{in_words(activation)}: {by_whom}"
+    return assembled(checkpoint, tower, sizes, fields), notes
+
+
+def assembled(checkpoint: Checkpoint, tower: Tower, sizes: Sizes, fields: dict[str, Any]) -> ViTConfig:
+    """Return the configuration of a tower.
+
+    Args:
+        checkpoint: for messages.
+        tower: in it.
+        sizes: of the tower.
+        fields: what is known of ViTConfig besides; the rest is what towers of this kind have.
+
+    Raises:
+        CheckpointError: there is no such tower.
+    """
     pooled = "cls" if fields["class_token"] else "none"
     if tower.has("attn_pool.latent"):
         pooled = "map"
-    fields.setdefault("pooling", pooled if fields["final_norm"] else "none")
-    fields.setdefault("image_size", (sizes.side or 0) * sizes.patch)
+    usual: dict[str, Any] = {
+        "pooling": pooled if fields["final_norm"] else "none",
+        "image_size": (sizes.side or 0) * sizes.patch,
+    }
+    fields = usual | fields
     hidden, width = sizes.hidden, sizes.width
     try:
-        config = ViTConfig(
+        return ViTConfig(
             width=width,
             layers=sizes.layers,
             patch=sizes.patch,
@@ -260,4 +294,3 @@ def _configured(
         )
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}; choose another checkpoint") from None
-    return config, (f"heads={heads}: {by}", f"{in_words(activation)}: {by_whom}")

@@ -81,6 +81,11 @@ class Tower:
     openai: bool
     names: AbstractSet[str]
 
+    @property
+    def own(self) -> list[str]:
+        """The names that stand under its prefix."""
+        return [name for name in self.names if name.startswith(self.prefix)]
+
     def source(self, weight: str) -> Source:
         """Where a weight of VisionTransformer is, given by its name there."""
         if weight == "proj" and self.layout.name == TRANSFORMERS:
