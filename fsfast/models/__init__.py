@@ -12,8 +12,10 @@ from fsfast.installation import pip_install_extras
 
 if TYPE_CHECKING:
     from fsfast.models.checkpoints import (
+        Inspection,
         Loaded,
         LoadedEncoder,
+        inspect_checkpoint,
         load_encoder,
         load_mapper,
         load_purifier,
@@ -35,6 +37,7 @@ __all__ = [
     "VIT_TINY",
     "FoldedMapper",
     "FoldedUNet",
+    "Inspection",
     "Loaded",
     "LoadedEncoder",
     "OneStepPurifier",
@@ -44,13 +47,17 @@ __all__ = [
     "ViTConfig",
     "ViTFeatures",
     "VisionTransformer",
+    "inspect_checkpoint",
     "load_encoder",
     "load_mapper",
     "load_purifier",
 ]
 
 _HOME = {
-    "checkpoints": ("Loaded", "LoadedEncoder", "load_encoder", "load_mapper", "load_purifier"),
+    "checkpoints": (
+        *("Inspection", "inspect_checkpoint"),
+        *("Loaded", "LoadedEncoder", "load_encoder", "load_mapper", "load_purifier"),
+    ),
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
     "purifier": ("OneStepPurifier",),
     "unet": ("ADM256", "UNET_LIGHT", "UNET_TINY", "FoldedUNet", "UNet", "UNetConfig"),

@@ -143,6 +143,16 @@ FAMILIES = {
     ),
 }
 
+# Recipe → whose names, tensors in the file and millions of parameters, as published.
+FULL_SIZE = {
+    "siglip-so400m-384": ("SigLIP", 448, 428.2),
+    "siglip2-so400m-384": ("SigLIP", 448, 428.2),
+    "dinov2-l14": ("DINOv2", 439, 304.4),
+    "dinov2-reg-l14": ("DINOv2 with registers", 440, 304.4),
+    "dinov3-l16": ("DINOv3", 415, 303.1),
+    "internvit-300m-448": ("InternViT", 436, 304.0),
+}
+
 
 def shapes(family, config=None):
     """Name → shape of every tensor."""

@@ -4,22 +4,26 @@
   SigLIP, DINOv2, DINOv3 and InternViT as transformers does, SigLIP also as open_clip and DINOv2 as its authors do.
 * `load_purifier`: guided-diffusion's `256x256_diffusion_uncond.pt`, and U-Nets that `train` wrote.
 * `load_mapper`: smoothness mappers that `train` wrote.
+* `inspect_checkpoint`: what a file is, whether one of these takes it, and what is missing.
 
 Each takes a safetensors file, a file of torch.save with tensors alone, an index of shards, or a directory with one of
 these. The layout is recognised by names and shapes; a checkpoint fits exactly, or it is refused with a report.
 """
 
 from fsfast.models.checkpoints.encoder import LoadedEncoder, load_encoder
+from fsfast.models.checkpoints.inspection import Inspection, inspect_checkpoint
 from fsfast.models.checkpoints.matching import Loaded
 from fsfast.models.checkpoints.networks import load_mapper, load_purifier
 from fsfast.models.checkpoints.preparation import Preparation
 from fsfast.models.checkpoints.shards import ReadFile
 
 __all__ = [
+    "Inspection",
     "Loaded",
     "LoadedEncoder",
     "Preparation",
     "ReadFile",
+    "inspect_checkpoint",
     "load_encoder",
     "load_mapper",
     "load_purifier",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fsfast.errors import CheckpointError
-from fsfast.models.checkpoints.foreign import NAFLEX, foreign, foreign_tower
+from fsfast.models.checkpoints.foreign import NAFLEX, OUTSIDE, foreign, foreign_tower
 from fsfast.models.checkpoints.layouts import Source, Tower, find_towers
 from fsfast.models.checkpoints.matching import (
     Loaded,
@@ -143,7 +143,7 @@ def only_tower(checkpoint: Checkpoint) -> Tower:
     raise CheckpointError(
         f"{checkpoint.path}: wanted an image tower in open_clip's, transformers' or timm's names, got "
         f"{len(checkpoint.names)} tensors of something else ({some}, …). "
-        f"Remedy: {remedy_for(checkpoint.path, 'choose another checkpoint')}"
+        f"Remedy: {remedy_for(checkpoint.path, f'choose another checkpoint, or: {OUTSIDE}')}"
     )
 
 

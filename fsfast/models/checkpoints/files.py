@@ -35,14 +35,45 @@ _MAX_HEADER_BYTES = 100_000_000
 # The pickle of torch.save holds names and shapes: 50 kB for adm256's 566 tensors.
 _MAX_PICKLE_BYTES = 16 << 20
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
+# Types of safetensors in torch's words.
+_STORED = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "U8": "uint8",
+}
+
+
+class SeveralStateDicts(CheckpointError):
+    """A file holds more than one state dict, as raw weights and their average.
+
+    Args:
+        message: the error.
+        keys: under which they stand, the raw one first.
+    """
+
+    def __init__(self, message: str, keys: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.keys = keys
 
 
 class TensorFile(Protocol):
-    """The tensors of one file."""
+    """The tensors of one file.
+
+    Attributes:
+        key: under which they stand in it, with dots between several; "" where nothing is around them.
+    """
+
+    key: str
 
     @property
     def names(self) -> frozenset[str]:
         """Names of all tensors."""
+
+    def dtype(self, name: str) -> str:
+        """Type of a tensor, as torch calls it, without reading its values."""
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading its values."""
@@ -52,6 +83,8 @@ class TensorFile(Protocol):
 
 
 class _Safetensors:
+    key = ""
+
     def __init__(self, file: Any) -> None:
         self._file = file
         self.names = frozenset(self._file.keys())
@@ -59,17 +92,25 @@ class _Safetensors:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._file.get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        stored = self._file.get_slice(name).get_dtype()
+        return _STORED.get(stored, stored)
+
     def read(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
 
 
 class _StateDict:
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, tensors: dict[str, Tensor], key: str = "") -> None:
+        self.key = key
         self._tensors = tensors
         self.names = frozenset(tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> str:
+        return str(self._tensors[name].dtype).removeprefix("torch.")
 
     def read(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -106,13 +147,15 @@ def _cannot_map(error: Exception) -> bool:
     return "No such device" in text or "unable to mmap" in text or "os error 19" in text
 
 
-def open_tensors(path: Path) -> TensorFile:
+def open_tensors(path: Path, key: str | None = None) -> TensorFile:
     """Open a weights file by what is in it, whatever its name.
 
     Args:
         path: a safetensors file, or one of torch.save that holds tensors alone.
+        key: of several state dicts the one that is meant; None: there must be one.
 
     Raises:
+        SeveralStateDicts: there are several, and none is named.
         CheckpointError: no such file; another kind of file (a web page, a pointer of git-lfs, a TorchScript
             archive, …); truncated or damaged; or Python objects in it, which are never unpickled.
     """
@@ -127,7 +170,7 @@ def open_tensors(path: Path) -> TensorFile:
     # A malformed pickle raises anything: UnpicklingError, EOFError, RuntimeError, KeyError, …
     except Exception as error:
         raise _not_loaded(path, error) from None
-    return _StateDict(_state_dict(content, path))
+    return _StateDict(*_state_dict(content, path, key))
 
 
 def as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
@@ -238,20 +281,25 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: the file is truncated or damaged ({reason}); get it again")
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The dictionary of tensors in what torch.load returned."""
+def _state_dict(content: Any, path: Path, meant: str | None) -> tuple[dict[str, Tensor], str]:
+    """The dictionary of tensors in what torch.load returned, and the keys under which it stands."""
+    around = []
     # A pickled dictionary can contain itself.
     for _ in range(_MAX_WRAPPERS):
         if not isinstance(content, dict):
             break
         inner = [key for key in (*_WRAPPERS, *_OTHERS) if isinstance(content.get(key), dict)]
+        if meant in inner:
+            inner = [meant]
         if len(inner) > 1:
-            raise CheckpointError(
+            raise SeveralStateDicts(
                 f"{path}: wanted one state dict, got {' and '.join(inner)}; save the one that is meant alone, as "
-                f'torch.save(torch.load("{path.name}")["{inner[-1]}"], "weights.pt")'
+                f'torch.save(torch.load("{path.name}")["{inner[-1]}"], "weights.pt")',
+                tuple(inner),
             )
         if not inner:
             break
+        around.append(inner[0])
         content = content[inner[0]]
     if not isinstance(content, dict) or not content:
         raise CheckpointError(
@@ -263,4 +311,4 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
                 f"{path}: wanted a dictionary of tensors, alone or under {', '.join(_WRAPPERS)}; "
                 f"got {type(value).__name__} under {name!r}; save the state dict alone"
             )
-    return content
+    return content, ".".join(around)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_OUTSIDE = "fsfast export torch takes its module, fsfast export onnx a graph of it"
+OUTSIDE = "fsfast export torch takes its module, fsfast export onnx a graph of it"
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,15 @@ class Foreign:
 
     signs: tuple[str, ...]
     what: str
-    remedy: str = _OUTSIDE
+    remedy: str = OUTSIDE
 
     def __str__(self) -> str:
         return f"{self.what}; {self.remedy}"
 
 
 _SWIN = r"layers\.0\.blocks\.0\.att(n|ention\.self)\."
+_EVA = r"blocks\.0\.attn\.(q_bias|q_proj\.weight|inner_attn_ln\.weight)$"
+_BEHIND_CONVOLUTIONS = "a ViT behind convolutions (MobileCLIP-B, ViTamin)"
 _POSITION_BIAS = r"(relative_position_bias_table|relative_position_index|rel_pos\w*\.\w+)$"
 # They have the names of a tower of timm's kind, and compute something else. Patterns are those of names in the tower.
 _LIKE_A_TOWER = (
@@ -48,8 +50,9 @@ _LIKE_A_TOWER = (
     ),
     Foreign((r"^blocks\.0\.attn\.rel_pos_h$",), "the image encoder of a SAM"),
     Foreign((rf"^blocks\.0\.attn\.{_POSITION_BIAS}",), "a BEiT"),
-    Foreign((r"^blocks\.0\.attn\.(q_bias|inner_attn_ln\.weight)$",), "an EVA"),
-    Foreign((r"^patch_embed\.backbone\.",), "a ViT behind convolutions (MobileCLIP-B, ViTamin)"),
+    Foreign((rf"^{_EVA}",), "an EVA"),
+    Foreign((r"^blocks\.0\.mlp\.fc1_g\.weight$",), "an AIMv2 in timm's names"),
+    Foreign((r"^patch_embed\.backbone\.",), _BEHIND_CONVOLUTIONS),
     Foreign((r"^blocks\.\d+\.proj\.weight$",), "a Hiera"),
     Foreign(
         (r"^attn_pool\.query$",),
@@ -63,6 +66,11 @@ NAFLEX = Foreign(
     "a SigLIP 2 of the NaFlex kind, whose pictures keep their proportions",
     "choose a checkpoint of a fixed resolution (google/siglip2-…-patch16-384)",
 )
+TIMM_VIT = Foreign(
+    (r"(^|\.)patch_embed\.proj\.weight$",),
+    "a ViT in timm's names that is no DINOv2 or SigLIP",
+    f"choose one of the families in docs/engines.md, or: {OUTSIDE}",
+)
 # The rest, the most particular first.
 _ELSE = (
     Foreign((r"(^|\.)attnpool\.positional_embedding$",), "a CLIP with a ResNet", "choose one with a ViT"),
@@ -75,9 +83,8 @@ _ELSE = (
     Foreign((rf"\b{_SWIN}", rf"{_POSITION_BIAS}|logit_scale$"), "a Swin transformer"),
     Foreign((r"\b(rel_pos_h|pos_embed_window)$",), "a SAM"),
     Foreign((_POSITION_BIAS, r"\b(blocks|layer|layers)\.0\.(gamma|lambda)_1$"), "a BEiT"),
-    Foreign(
-        (r"\bblocks\.0\.(attn\.(q_bias|q_proj\.weight|inner_attn_ln\.weight)|mlp\.fc1_g\.weight)$",), "an EVA"
-    ),
+    Foreign((rf"\b{_EVA}",), "an EVA"),
+    Foreign((r"\bpatch_embed\.backbone\.",), _BEHIND_CONVOLUTIONS),
     Foreign(
         (r"(^|\.)embeds\.proj\.weight$",),
         NAFLEX.what,
@@ -94,13 +101,9 @@ _ELSE = (
     Foreign(
         (r"(^|\.)visual\.trunk\.",),
         "an open_clip model around a tower of timm that is no SigLIP",
-        f"choose one with open_clip's own ViT, or: {_OUTSIDE}",
+        f"choose one with open_clip's own ViT, or: {OUTSIDE}",
     ),
-    Foreign(
-        (r"(^|\.)patch_embed\.proj\.weight$",),
-        "a ViT in timm's names that is no DINOv2 or SigLIP",
-        f"choose one of the families in docs/engines.md, or: {_OUTSIDE}",
-    ),
+    TIMM_VIT,
     Foreign((r"(^|\.)time_embed\.0\.weight$",), "a U-Net", "use load_purifier"),
     Foreign((r"(^|\.)blocks\.0\.film\.0\.weight$",), "a smoothness mapper", "use load_mapper"),
     Foreign(

@@ -86,6 +86,12 @@ class Tower:
         """The names that stand under its prefix."""
         return [name for name in self.names if name.startswith(self.prefix)]
 
+    @property
+    def family(self) -> str:
+        """In words."""
+        layout = self.layout
+        return layout.family if self.has("class_embedding") else layout.classless or layout.family
+
     def source(self, weight: str) -> Source:
         """Where a weight of VisionTransformer is, given by its name there."""
         if weight == "proj" and self.layout.name == TRANSFORMERS:

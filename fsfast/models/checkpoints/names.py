@@ -24,6 +24,8 @@ class Layout:
         unused: tensors of the tower that its outputs do not depend on.
         clip: whether it names CLIP's towers.
         splits_pool: whether queries of the pooling attention are stored apart from its keys and values.
+        family: of its towers, in words.
+        classless: the family of those without a class token, where that is another.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Layout:
     gated: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     clip: bool = False
     splits_pool: bool = True
+    family: str = ""
+    classless: str | None = None
 
 
 def _each(stem: str, parts: str = "qkv") -> tuple[str, ...]:
@@ -47,6 +51,7 @@ _OPEN_CLIP = Layout(
     "transformer.resblocks.{}.",
     {},
     clip=True,
+    family="CLIP",
 )
 # CLIP and SigLIP; "pre_layrnorm" is spelled so there.
 _TRANSFORMERS = Layout(
@@ -84,6 +89,8 @@ _TRANSFORMERS = Layout(
     frozenset({"embeddings.position_ids"}),
     clip=True,
     splits_pool=False,
+    family="CLIP",
+    classless="SigLIP",
 )
 # SigLIP inside open_clip, and DINOv2 as its authors save it.
 _TIMM = Layout(
@@ -110,6 +117,8 @@ _TIMM = Layout(
     {"class_embedding": 2, "positional_embedding": 1, "register_tokens": 1, "attn_pool.latent": 2},
     frozenset({"mask_token"}),
     {"mlp.c_fc": "mlp.w12", "mlp.c_proj": "mlp.w3"},
+    family="DINOv2",
+    classless="SigLIP",
 )
 _DINOV2 = Layout(
     TRANSFORMERS,
@@ -138,6 +147,7 @@ _DINOV2 = Layout(
     {"class_embedding": 2, "positional_embedding": 1, "register_tokens": 1},
     frozenset({"embeddings.mask_token"}),
     {"mlp.c_fc": "mlp.weights_in", "mlp.c_proj": "mlp.weights_out"},
+    family="DINOv2",
 )
 _DINOV3 = Layout(
     TRANSFORMERS,
@@ -165,6 +175,7 @@ _DINOV3 = Layout(
     {"class_embedding": 2, "register_tokens": 1},
     frozenset({"embeddings.mask_token"}),
     {"mlp.c_fc": ("mlp.gate_proj", "mlp.up_proj")},
+    family="DINOv3",
 )
 _INTERNVIT = Layout(
     TRANSFORMERS,
@@ -190,6 +201,7 @@ _INTERNVIT = Layout(
     },
     {"class_embedding": 2, "positional_embedding": 1},
     frozenset({"embeddings.mask_token"}),
+    family="InternViT",
 )
 _INTERNVIT_AUTHORS = Layout(
     TRANSFORMERS,
@@ -214,5 +226,6 @@ _INTERNVIT_AUTHORS = Layout(
         "mlp.c_proj": "mlp.fc2",
     },
     {"class_embedding": 2, "positional_embedding": 1},
+    family="InternViT",
 )
 LAYOUTS = (_OPEN_CLIP, _TRANSFORMERS, _TIMM, _DINOV2, _DINOV3, _INTERNVIT, _INTERNVIT_AUTHORS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsfast.errors import CheckpointError
+from fsfast.models.checkpoints.families import FAMILIES
 from fsfast.models.checkpoints.layouts import Tower
 from fsfast.models.checkpoints.names import OPEN_CLIP, TRANSFORMERS
 from fsfast.models.checkpoints.shards import Checkpoint
@@ -14,8 +15,6 @@ from fsfast.models.checkpoints.shown import Sizes
 from fsfast.models.vit_config import BIASES
 
 _FILE = {TRANSFORMERS: "config.json", OPEN_CLIP: "open_clip_config.json"}
-# (width, blocks) → heads of ViT-B, ViT-L and ViT-H, in every release of CLIP.
-_USUAL_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _BASE = {
     "hidden_size": 768,
@@ -136,9 +135,9 @@ def usual_heads(checkpoint: Checkpoint, tower: Tower, sizes: Sizes) -> int:
         CheckpointError: it is no CLIP, or the sizes are those of no ViT-B, ViT-L or ViT-H.
     """
     clip = tower.layout.clip and tower.has("class_embedding")
-    heads = _USUAL_HEADS.get((sizes.width, sizes.layers)) if clip else None
     # A tower that lacks its last blocks looks whole by itself, so that only whole ones of known kinds pass.
-    if heads is None or sizes.hidden != 4 * sizes.width:
+    heads = FAMILIES["CLIP"].heads.get((sizes.width, sizes.layers, sizes.hidden)) if clip else None
+    if heads is None:
         raise CheckpointError(
             f"{checkpoint.path}: a tower of width {sizes.width} with {sizes.layers} blocks and MLPs of {sizes.hidden} "
             "is not one of CLIP's ViT-B, ViT-L, ViT-H, so its attention heads are not known; give a ViTConfig, as "
