@@ -78,9 +78,9 @@ def _parser() -> Parser:
     parser = Parser(
         prog="fsfast export",
         description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
-        epilog="More commands, each with --help: fsfast export onnx and fsfast export torch make an engine of an "
-        "encoder of your own, fsfast export quantise gives an engine int8 and bfloat16, fsfast export tensorrt builds "
-        "its plans ahead of time.",
+        epilog="fsfast inspect FILE_OR_DIR says what a checkpoint is, and which recipe takes it. More commands, each "
+        "with --help: fsfast export onnx and fsfast export torch make an engine of an encoder of your own, fsfast "
+        "export quantise gives an engine int8 and bfloat16, fsfast export tensorrt builds its plans ahead of time.",
     )
     parser.add_argument("recipe", help=f"a recipe ({', '.join(recipe_names())}) or a .toml file")
     files = parser.add_argument_group(

@@ -23,6 +23,7 @@ from .recipe import Recipe, load_recipe, recipe_names
 # Names of files that say nothing about what is in them.
 _PLAIN = re.compile(r"((open_clip_)?(pytorch_)?model|weights|checkpoint|encoder)\b")
 _RECIPE = """\
+{comments}
 name = {name}
 sigma = 0.25
 n0 = 4
@@ -158,7 +159,11 @@ def _recipe(found: Inspection, name: str) -> str:
         for each in fields(ViTConfig)
         if getattr(config, each.name) != each.default
     }
+    by: dict[str, list[str]] = {}
+    for key, said in {**found.fields, **found.preparation}.items():
+        by.setdefault(said.by, []).append(key)
     return _RECIPE.format(
+        comments="\n".join(f"# {', '.join(keys)}: {who}" for who, keys in by.items()),
         size=config.image_size,
         config="\n".join(f"{key} = {_toml(value)}" for key, value in record.items()),
         **{key: _toml(value) for key, value in prepared.items()},

@@ -20,6 +20,8 @@ def lines(findings: dict[str, Any]) -> Iterator[str]:
 
 def _facts(findings: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "what", findings["what"]
+    if findings.get("model"):
+        yield "model", f"{findings['model']} (config.json)"
     if findings.get("state_dicts"):
         first, *others = findings["state_dicts"]
         yield "state dicts", ", ".join([f"{first} (this one)" if others else first, *others])

@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+import zipfile
 from dataclasses import asdict, replace
 
 import onnx
@@ -199,6 +200,8 @@ def test_the_files_beside_the_weights_are_believed(inspect, tmp_path):
     by = "preprocessor_config.json"
     assert said["preparation"] == {key: {"value": value, "by": by} for key, value in wanted.items()}
     assert 'fit = "crop"' in said["recipe"]
+    assert "\n# mean, std, fit, filter: preprocessor_config.json\n" in said["recipe"]
+    assert said["model"] == "dinov3_vit"
     published.write_json(path / "config.json", families.settings(FAMILIES["DINOv3"]) | {"hidden_size": 8})
     said, makes = inspect(path)
     assert not makes
@@ -338,7 +341,8 @@ def test_an_onnx_graph_is_named(inspect, tmp_path, demo_path):
 
 
 def test_other_files_are_named(inspect, tmp_path, demo_path):
-    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/constants.pkl", b"")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
     Image.new("RGB", (2, 2)).save(tmp_path / "picture.png")

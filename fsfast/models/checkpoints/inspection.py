@@ -53,6 +53,7 @@ class Inspection:
         family: of a tower, as "CLIP"; of a U-Net the preset that it is, or is nearest to; else "".
         layout: whose names it has, "" where nobody's.
         prefix: what stands before a tower's names.
+        model: what the config.json beside the weights calls it, "" without.
         state_dicts: keys under which the file has tensors; empty where nothing is around them.
         tensors, parameters: of the network, as far as they are there.
         dtypes: of its tensors.
@@ -72,6 +73,7 @@ class Inspection:
     family: str = ""
     layout: str = ""
     prefix: str = ""
+    model: str = ""
     state_dicts: tuple[str, ...] = ()
     tensors: int = 0
     parameters: int = 0
@@ -113,9 +115,18 @@ def inspect_checkpoint(
         name: value for name, value in (("heads", heads), ("activation", activation)) if value is not None
     }
     found = _inspected(checkpoint, given)
-    found = replace(found, state_dicts=several.keys if several else checkpoint.keys)
+    found = replace(
+        found, model=_called(checkpoint), state_dicts=several.keys if several else checkpoint.keys
+    )
     problem = str(several) if several else found.problem
     return found if problem is None else replace(found, problem=problem.removeprefix(f"{checkpoint.path}: "))
+
+
+def _called(checkpoint: Checkpoint) -> str:
+    """The words of transformers, or those of timm."""
+    record = checkpoint.settings("config.json") or {}
+    said = record.get("model_type"), record.get("architecture")
+    return next((name for name in said if isinstance(name, str)), "")
 
 
 def _inspected(checkpoint: Checkpoint, given: dict[str, Any]) -> Inspection:

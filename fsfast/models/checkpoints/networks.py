@@ -109,7 +109,7 @@ def kind_of(checkpoint: Checkpoint) -> Literal["U-Net", "smoothness mapper"] | N
     """Return which of the two a checkpoint is by its names, whole or not; None for neither."""
     prefix = _prefix(checkpoint)
     names = {name.removeprefix(prefix) for name in checkpoint.names}
-    if {"blocks.0.gain", "blocks.0.scale", "blocks.0.film.0.weight"} & names:
+    if {"blocks.0.gain", "blocks.0.film.0.weight"} & names:
         return "smoothness mapper"
     unet = {"time_embed.0.weight", "input_blocks.0.0.weight", "down_blocks.0.resnets.0.conv1.weight"}
     return "U-Net" if unet & names else None
