@@ -91,7 +91,7 @@ def test_every_layout_of_a_clip_is_named(name, inspect, tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_named_with_its_configuration(name, inspect, tmp_path):
     config = FAMILIES[name].config
-    alone = name == "DINOv2 by its authors"
+    alone = name in families.ALONE
     path = written(tmp_path / "weights", name) / ("model.safetensors" if alone else "")
     said, makes = inspect(path, *(["--heads", "2"] if alone else []))
     assert makes, said["problem"]

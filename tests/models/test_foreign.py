@@ -19,10 +19,6 @@ FOREIGN = {
         [f"visual.trunk.{name}" for name in (*TIMM[1:], "pos_embed", "patch_embed.backbone.0.conv.weight")],
         f"a ViT behind convolutions (MobileCLIP-B, ViTamin); {OUTSIDE}",
     ),
-    "DINOv2 with registers of timm": (
-        [*TIMM, "pos_embed", "reg_token", "blocks.0.ls1.gamma"],
-        "registers in timm's names; take the same weights from the Hugging Face hub",
-    ),
     "DINOv3 of timm": ([*TIMM, "reg_token", "blocks.0.gamma_1"], "a DINOv3 in timm's names; take the same"),
     "DINOv3 of its authors": (
         [*TIMM, "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.bias_mask"],

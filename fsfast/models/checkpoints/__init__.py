@@ -1,7 +1,8 @@
 """Published checkpoints into this package's networks, without running anything that is in them.
 
 * `load_encoder`: image towers. CLIP as open_clip, OpenAI, RobustVLM (FARE, TeCoA), transformers and LLaVA save it;
-  SigLIP, DINOv2, DINOv3 and InternViT as transformers does, SigLIP also as open_clip and DINOv2 as its authors do.
+  SigLIP, DINOv2, DINOv3 and InternViT as transformers does, SigLIP also as open_clip, DINOv2 as its authors and timm
+  do.
 * `load_purifier`: guided-diffusion's `256x256_diffusion_uncond.pt`, and U-Nets that `train` wrote.
 * `load_mapper`: smoothness mappers that `train` wrote.
 * `inspect_checkpoint`: what a file is, whether one of these takes it, and what is missing.

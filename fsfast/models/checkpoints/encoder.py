@@ -209,16 +209,17 @@ def _resized(
     checkpoint: Checkpoint, sources: Mapping[str, Source], config: ViTConfig, wanted: bool
 ) -> ResizedPositions | None:
     """How the checkpoint's positions become those of config; None where they are."""
-    source, patches = sources.get("positional_embedding"), sources.get("conv1.weight")
-    if source is None or patches is None or not {*source.stored, *patches.stored} <= checkpoint.names:
+    source, conv = sources.get("positional_embedding"), sources.get("conv1.weight")
+    if source is None or conv is None or not {*source.stored, *conv.stored} <= checkpoint.names:
         return None
-    if checkpoint.shape(patches.stored[0])[2:] != (config.patch, config.patch):
+    if checkpoint.shape(conv.stored[0])[2:] != (config.patch, config.patch):
         # Patches of another size are another network, however many there are.
         return None
     shape = checkpoint.shape(source.stored[0])[source.leading :]
     begin, side = int(config.class_token), config.image_size // config.patch
-    stored = math.isqrt(max(shape[0] - begin, 0)) if len(shape) == 2 else 0
-    if stored in (0, side) or begin + stored * stored != shape[0]:
+    patches = shape[0] + source.zeros - begin if len(shape) == 2 else 0
+    stored = math.isqrt(max(patches, 0))
+    if stored in (0, side) or stored * stored != patches:
         return None
     if not wanted:
         raise CheckpointError(

@@ -43,11 +43,6 @@ _LIKE_A_TOWER = (
         "a DINOv3 in timm's names",
         "take the same weights from the Hugging Face hub (facebook/dinov3-…)",
     ),
-    Foreign(
-        (r"^reg_token$", r"^blocks\.0\.ls1\.gamma$"),
-        "a DINOv2 with registers in timm's names",
-        "take the same weights from the Hugging Face hub (facebook/dinov2-with-registers-…)",
-    ),
     Foreign((r"^blocks\.0\.attn\.rel_pos_h$",), "the image encoder of a SAM"),
     Foreign((rf"^blocks\.0\.attn\.{_POSITION_BIAS}",), "a BEiT"),
     Foreign((rf"^{_EVA}",), "an EVA"),

@@ -40,12 +40,14 @@ class Source:
         transposed: whether it is stored the other way round.
         leading: axes of 1 that stand before its own.
         thirds: begin and end of the part that is meant of a tensor of three equal parts along axis 0.
+        zeros: rows of zeros that the weight begins with, and that are not stored.
     """
 
     names: tuple[str | None, ...]
     transposed: bool = False
     leading: int = 0
     thirds: tuple[int, int] = (0, 3)
+    zeros: int = 0
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -60,6 +62,8 @@ class Source:
         if (begin, end) != (0, 3):
             return (3 * shape[0] // (end - begin), *shape[1:])
         own = (shape[0] // len(self.names), *shape[1:]) if len(self.names) > 1 else shape
+        if self.zeros:
+            own = (own[0] - self.zeros, *own[1:])
         return (1,) * self.leading + own
 
 
@@ -109,7 +113,9 @@ class Tower:
             return Source(stored, thirds=(0, 1) if stem == "attn_pool.q" else (1, 3))
         if len(stored) > 1 and kind == ".bias":
             return Source(tuple(name if name in self.names else None for name in stored))
-        return Source(stored, leading=self.layout.leading.get(weight, 0))
+        return Source(
+            stored, leading=self.layout.leading.get(weight, 0), zeros=self.layout.zeros.get(weight, 0)
+        )
 
     @property
     def gated(self) -> bool:
@@ -152,7 +158,8 @@ def find_towers(names: AbstractSet[str]) -> list[Tower]:
                     prefix = name.removesuffix(sign)
                     seen[prefix] = seen.get(prefix, 0) + 1
         for prefix in sorted(prefix for prefix, count in seen.items() if count >= _ENOUGH_SIGNS):
-            towers.append(_tower(layout, prefix, names))
+            if layout.foreign is None or prefix + layout.foreign not in names:
+                towers.append(_tower(layout, prefix, names))
     return towers
 
 

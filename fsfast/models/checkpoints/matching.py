@@ -179,6 +179,8 @@ def read(checkpoint: Checkpoint, source: Source) -> Tensor:
         # Memory of its own: the other thirds are another weight's.
         tensor = tensor[begin * third : end * third].clone()
     tensor = tensor.reshape(tensor.shape[source.leading :])
+    if source.zeros:
+        tensor = torch.cat([tensor.new_zeros(source.zeros, *tensor.shape[1:]), tensor])
     return tensor.T.contiguous() if source.transposed else tensor
 
 

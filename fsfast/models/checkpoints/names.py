@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 OPEN_CLIP = "open_clip"
 TRANSFORMERS = "transformers"
@@ -26,6 +26,8 @@ class Layout:
         splits_pool: whether queries of the pooling attention are stored apart from its keys and values.
         family: of its towers, in words.
         classless: the family of those without a class token, where that is another.
+        zeros: weight of VisionTransformer → rows that are not stored before the others, and are zero.
+        foreign: a name that tells another layout with the same signs.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Layout:
     splits_pool: bool = True
     family: str = ""
     classless: str | None = None
+    zeros: Mapping[str, int] = field(default_factory=dict)
+    foreign: str | None = None
 
 
 def _each(stem: str, parts: str = "qkv") -> tuple[str, ...]:
@@ -92,7 +96,7 @@ _TRANSFORMERS = Layout(
     family="CLIP",
     classless="SigLIP",
 )
-# SigLIP inside open_clip, and DINOv2 as its authors save it.
+# SigLIP inside open_clip, and DINOv2 as its authors save it; DINOv2 without registers as timm does.
 _TIMM = Layout(
     TIMM,
     ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "norm.weight"),
@@ -119,6 +123,16 @@ _TIMM = Layout(
     {"mlp.c_fc": "mlp.w12", "mlp.c_proj": "mlp.w3"},
     family="DINOv2",
     classless="SigLIP",
+    foreign="reg_token",
+)
+# DINOv2 with registers as timm has it: the class token's position is part of the class token.
+_TIMM_REGISTERS = replace(
+    _TIMM,
+    signs=("patch_embed.proj.weight", "reg_token", "blocks.0.attn.qkv.weight"),
+    renamed={**_TIMM.renamed, "register_tokens": "reg_token"},
+    zeros={"positional_embedding": 1},
+    classless=None,
+    foreign=None,
 )
 _DINOV2 = Layout(
     TRANSFORMERS,
@@ -228,4 +242,13 @@ _INTERNVIT_AUTHORS = Layout(
     {"class_embedding": 2, "positional_embedding": 1},
     family="InternViT",
 )
-LAYOUTS = (_OPEN_CLIP, _TRANSFORMERS, _TIMM, _DINOV2, _DINOV3, _INTERNVIT, _INTERNVIT_AUTHORS)
+LAYOUTS = (
+    _OPEN_CLIP,
+    _TRANSFORMERS,
+    _TIMM,
+    _TIMM_REGISTERS,
+    _DINOV2,
+    _DINOV3,
+    _INTERNVIT,
+    _INTERNVIT_AUTHORS,
+)
