@@ -287,21 +287,24 @@ def test_an_unknown_layout_has_a_nearest_family(inspect, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "problem"),
+    ("names", "what", "problem"),
     [
         (
             ["layer1.0.conv1.weight"],
+            "a ResNet",
             "wanted an image tower, got a ResNet; fsfast export torch takes its module",
         ),
-        (["a"], "got 1 tensors of something else (a, …)"),
+        (["a"], "weights of an unknown layout", "got 1 tensors of something else (a, …)"),
     ],
 )
-def test_refusals_are_one_line(names, problem, fs, tmp_path):
+def test_refusals_are_one_line(names, what, problem, fs, tmp_path):
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "a.safetensors")
     code, out, _ = fs("inspect", tmp_path / "a.safetensors")
     assert code == 1
     (line,) = (line for line in out.splitlines() if line.startswith("problem:"))
     assert problem in line
+    assert out.splitlines()[0].split(maxsplit=1) == ["what:", what]
+    assert "nearest" not in out
 
 
 def test_a_vit_of_timm_is_named(inspect, tmp_path):
@@ -310,8 +313,7 @@ def test_a_vit_of_timm_is_named(inspect, tmp_path):
     save_file(names, tmp_path / "a.safetensors")
     said, makes = inspect(tmp_path / "a.safetensors")
     assert not makes
-    assert said["family"] == "ViT"
-    assert "no DINOv2 or SigLIP" in said["problem"]
+    assert said["kind"] == "a ViT in timm's names that is no DINOv2 or SigLIP"
     assert "fsfast export torch" in said["problem"]
 
 

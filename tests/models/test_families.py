@@ -127,6 +127,8 @@ def test_siglip_inside_open_clip_wants_heads_and_activation_to_be_said(tmp_path)
         ("DINOv3 H+", {"use_gated_mlp": False}, "it says no gated MLPs, and the weights have gates"),
         ("SigLIP", {"hidden_act": "relu"}, "wanted hidden_act as one of"),
         ("InternViT", {"image_size": [12, 16]}, "wanted image_size as a whole number"),
+        ("DINOv2", {"layer_norm_eps": "1e-6"}, "wanted layer_norm_eps as a number, got '1e-6'"),
+        ("DINOv3", {"rope_theta": {}}, "wanted rope_theta as a number, got {}"),
     ],
 )
 def test_settings_that_contradict_the_weights_are_refused(name, said, complaint, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fsfast.errors import CheckpointError
-from fsfast.models.checkpoints.foreign import NAFLEX, OUTSIDE, foreign, foreign_tower
+from fsfast.models.checkpoints.foreign import NAFLEX, OUTSIDE, ForeignNetwork, foreign, foreign_tower
 from fsfast.models.checkpoints.layouts import Source, Tower, find_towers
 from fsfast.models.checkpoints.matching import (
     Loaded,
@@ -124,8 +124,8 @@ def only_tower(checkpoint: Checkpoint) -> Tower:
     """Return the image tower of a checkpoint.
 
     Raises:
-        CheckpointError: there is none, or more than one; it is of a kind that VisionTransformer does not compute, or
-            changed by others beside it.
+        ForeignNetwork: it is of a kind that VisionTransformer does not compute, or another network.
+        CheckpointError: there is none, or more than one; its weights are changed by others beside them.
     """
     towers = find_towers(checkpoint.names)
     _refuse_adapters(checkpoint, tuple(tower.prefix for tower in towers) or ("",))
@@ -138,7 +138,7 @@ def only_tower(checkpoint: Checkpoint) -> Tower:
         _refuse_another(checkpoint, towers[0])
         return towers[0]
     if found := foreign(checkpoint.names):
-        raise CheckpointError(f"{checkpoint.path}: wanted an image tower, got {found}")
+        raise ForeignNetwork(checkpoint.path, found)
     some = ", ".join(sorted(checkpoint.names)[:3])
     raise CheckpointError(
         f"{checkpoint.path}: wanted an image tower in open_clip's, transformers' or timm's names, got "
@@ -169,7 +169,7 @@ def _refuse_another(checkpoint: Checkpoint, tower: Tower) -> None:
         flat = len(checkpoint.shape(tower.source("conv1.weight").stored[0])) == 2
         found = NAFLEX if flat else None
     if found is not None:
-        raise CheckpointError(f"{checkpoint.path}: wanted an image tower, got {found}")
+        raise ForeignNetwork(checkpoint.path, found)
 
 
 def _refuse_adapters(checkpoint: Checkpoint, prefixes: tuple[str, ...]) -> None:

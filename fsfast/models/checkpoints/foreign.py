@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+from fsfast.errors import CheckpointError
 
 OUTSIDE = "fsfast export torch takes its module, fsfast export onnx a graph of it"
 
@@ -25,6 +28,19 @@ class Foreign:
 
     def __str__(self) -> str:
         return f"{self.what}; {self.remedy}"
+
+
+class ForeignNetwork(CheckpointError):
+    """A checkpoint is of a network that is known, and none of the image towers here.
+
+    Args:
+        path: of the checkpoint.
+        kind: of network.
+    """
+
+    def __init__(self, path: Path, kind: Foreign) -> None:
+        super().__init__(f"{path}: wanted an image tower, got {kind}")
+        self.kind = kind
 
 
 _SWIN = r"layers\.0\.blocks\.0\.att(n|ention\.self)\."

@@ -14,8 +14,8 @@ from fsfast.errors import CheckpointError
 from fsfast.models.checkpoints.encoder import assembled, empty_tower, only_tower
 from fsfast.models.checkpoints.families import FAMILIES
 from fsfast.models.checkpoints.files import SeveralStateDicts
-from fsfast.models.checkpoints.foreign import TIMM_VIT
-from fsfast.models.checkpoints.layouts import Tower
+from fsfast.models.checkpoints.foreign import TIMM_VIT, ForeignNetwork
+from fsfast.models.checkpoints.layouts import Tower, find_towers
 from fsfast.models.checkpoints.matching import Differences, differences, stored_shapes
 from fsfast.models.checkpoints.names import TIMM
 from fsfast.models.checkpoints.nearest import Nearest, nearest
@@ -49,7 +49,8 @@ class Inspection:
 
     Attributes:
         path: of the weights.
-        kind: "image tower", "U-Net", "smoothness mapper", or "weights of an unknown layout".
+        kind: "image tower", "U-Net", "smoothness mapper", what a network of another kind is, as "a ResNet",
+            or "weights of an unknown layout".
         family: of a tower, as "CLIP"; of a U-Net the preset that it is, or is nearest to; else "".
         layout: whose names it has, "" where nobody's.
         prefix: what stands before a tower's names.
@@ -135,15 +136,20 @@ def _inspected(checkpoint: Checkpoint, given: dict[str, Any]) -> Inspection:
         return _network(checkpoint, kind)
     try:
         tower = only_tower(checkpoint)
+    except ForeignNetwork as error:
+        found = Inspection(checkpoint.path, error.kind.what, problem=str(error))
+        return _counted(found, checkpoint, checkpoint.names)
     except CheckpointError as error:
-        found = Inspection(checkpoint.path, tensors=len(checkpoint.names), problem=str(error))
-        return replace(found, nearest=nearest(checkpoint))
+        near = None if find_towers(checkpoint.names) else nearest(checkpoint)
+        return Inspection(checkpoint.path, tensors=len(checkpoint.names), nearest=near, problem=str(error))
     found = Inspection(checkpoint.path, TOWER, tower.family, tower.layout.name, tower.prefix)
     try:
         found = _counted(found, checkpoint, tower.own)
         if tower.layout.name == TIMM and tower.has("class_embedding") and not tower.has(_LAYER_SCALE):
-            return replace(found, family="ViT", problem=f"wanted an image tower, got {TIMM_VIT}")
+            raise ForeignNetwork(checkpoint.path, TIMM_VIT)
         return _tower(checkpoint, tower, found, given)
+    except ForeignNetwork as error:
+        return replace(found, kind=error.kind.what, family="", problem=str(error))
     except CheckpointError as error:
         return replace(found, problem=str(error))
 

@@ -184,9 +184,9 @@ def _from_transformers(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Se
     fields = {
         "heads": _whole(said["num_attention_heads"], "num_attention_heads"),
         "activation": "silu_gated" if gated else _activation(said["hidden_act"]),
-        "norm_eps": said["layer_norm_eps"],
+        "norm_eps": _number(said["layer_norm_eps"], "layer_norm_eps"),
         "image_size": image_size,
-        "rope_theta": said.get("rope_theta"),
+        "rope_theta": None if said.get("rope_theta") is None else _number(said["rope_theta"], "rope_theta"),
     }
     return Settings(fields, _FILE[TRANSFORMERS], _OF_KIND[kind])
 
@@ -247,4 +247,10 @@ def _compare(said: dict[str, Any], shown: dict[str, Any]) -> None:
 def _whole(value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"wanted {name} as a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"wanted {name} as a number, got {value!r}")
     return value
