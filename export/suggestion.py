@@ -22,6 +22,7 @@ from .recipe import Recipe, load_recipe, recipe_names
 
 # Names of files that say nothing about what is in them.
 _PLAIN = re.compile(r"((open_clip_)?(pytorch_)?model|weights|checkpoint|encoder)\b")
+_PADDED = 'write a recipe with fit = "pad" and its colour (docs/engines.md)'
 _RECIPE = """\
 {comments}
 name = {name}
@@ -101,6 +102,10 @@ def suggest(found: Inspection) -> Suggestion:
         )
     if found.unknown:
         return Suggestion()
+    if (fit := found.preparation["fit"]).value == "pad":
+        return Suggestion(
+            problem=f"{fit.by} asks for pictures on a canvas, whose colour nobody says; {_PADDED}"
+        )
     name = _name(found.path)
     file, text = f"{name}.toml", _recipe(found, name)
     try:

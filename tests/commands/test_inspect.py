@@ -88,6 +88,23 @@ def test_every_layout_of_a_clip_is_named(name, inspect, tmp_path):
         assert said["tensors"] == len(own) + (projection and layout == "transformers")
 
 
+def test_of_a_sharded_model_only_the_towers_shards_are_opened(inspect, tmp_path):
+    """A LLaVA of which no more was downloaded."""
+    tensors = as_transformers(published.tower(), "vision_tower.vision_model.") | published.llava_rest()
+    shards = published.write_shards(tmp_path, tensors, shards=6)
+    shards[-1].unlink()
+    published.write_json(tmp_path / "config.json", published.llava_config())
+    for path in (tmp_path, tmp_path / "model.safetensors.index.json"):
+        said, makes = inspect(path)
+        assert makes, said["problem"]
+        assert (said["family"], said["model"], said["tensors"]) == ("CLIP", "llava", 55)
+        assert said["fields"]["activation"] == {"value": "quick_gelu", "by": "config.json"}
+    shards[0].unlink()
+    said, makes = inspect(tmp_path)
+    assert not makes
+    assert f"the shard {shards[0].name} is missing" in said["problem"]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_named_with_its_configuration(name, inspect, tmp_path):
     config = FAMILIES[name].config
@@ -206,6 +223,16 @@ def test_the_files_beside_the_weights_are_believed(inspect, tmp_path):
     said, makes = inspect(path)
     assert not makes
     assert said["problem"].startswith("config.json: it says hidden_size=8, and the weights 32")
+
+
+def test_a_colour_is_not_made_up(inspect, tmp_path):
+    """open_clip pads with a colour that is not CLIP's grey."""
+    torch.save(prefixed("visual.", published.tower()), tmp_path / "open_clip_pytorch_model.bin")
+    record = published.open_clip_config() | {"preprocess_cfg": {"resize_mode": "longest"}}
+    published.write_json(tmp_path / "open_clip_config.json", record)
+    said, makes = inspect(tmp_path)
+    assert not makes
+    assert said["problem"].startswith("open_clip_config.json asks for pictures on a canvas")
 
 
 def test_the_caller_may_not_contradict_the_files(inspect, tmp_path):
