@@ -266,6 +266,18 @@ def test_a_tower_that_lacks_something_says_what(inspect, tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_quantised_weights_are_refused(dtype, inspect, tmp_path):
+    tensors = {name: t.to(dtype) if t.ndim > 1 else t for name, t in published.tower().items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save(tensors, tmp_path / "a.pt")
+    for name in ("a.safetensors", "a.pt"):
+        said, makes = inspect(tmp_path / name, "--heads", 4, "--activation", "gelu")
+        assert not makes
+        assert "quantised weights cannot be used" in said["problem"]
+        assert len(said["dtypes"]) == 2
+
+
 @pytest.mark.parametrize("keys", [("model", "model_ema"), ("state_dict", "state_dict_ema")])
 def test_raw_and_averaged_weights_are_both_named(keys, inspect, tmp_path):
     torch.save(dict.fromkeys(keys, published.tower()) | {"epoch": 3}, tmp_path / "a.pt")

@@ -155,11 +155,8 @@ def empty_tower(
         module = VisionTransformer(config)
     shapes = {name: shape for name, shape in shapes_of(module).items() if not name.startswith("rotary.")}
     projected = config.projection and tower.projection
-    return (
-        module,
-        shapes,
-        {weight: tower.source(weight) for weight in shapes if weight != "proj" or projected},
-    )
+    sources = {weight: tower.source(weight) for weight in shapes if weight != "proj" or projected}
+    return module, shapes, sources
 
 
 def _refuse_another(checkpoint: Checkpoint, tower: Tower) -> None:

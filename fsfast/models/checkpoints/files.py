@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,6 +17,7 @@ from fsfast.errors import CheckpointError
 from fsfast.file_kind import HEAD_BYTES, recognise
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_QUANTISED = "quantised weights cannot be used, take the checkpoint that they were made from"
 # Keys under which training scripts keep the state dict; `vision_encoder_state_dict` is TeCoA's, `module` DeepSpeed's.
 _WRAPPERS = ("state_dict", "vision_encoder_state_dict", "model_state_dict", "model", "module")
 # Keys under which they keep another one: an average over training steps, or DINO's two networks.
@@ -110,7 +112,7 @@ class _StateDict:
         return tuple(self._tensors[name].shape)
 
     def dtype(self, name: str) -> str:
-        return str(self._tensors[name].dtype).removeprefix("torch.")
+        return _name(self._tensors[name].dtype)
 
     def read(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -182,8 +184,7 @@ def as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
     plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
     if not plain or tensor.dtype not in _FLOATS:
         raise CheckpointError(
-            f"{path}: wanted {name} as float16, bfloat16, float32 or float64, got {tensor.dtype}; "
-            "quantised weights cannot be used, take the checkpoint that they were made from"
+            f"{path}: wanted {name} as float16, bfloat16, float32 or float64, got {tensor.dtype}; {_QUANTISED}"
         )
     copied = tensor.detach().to(torch.float32, copy=True).contiguous()
     # One pass without a copy: NaN is passed on by both.
@@ -194,6 +195,23 @@ def as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
             "the file is damaged or its training diverged: get it again, or choose another checkpoint"
         )
     return copied
+
+
+def refuse_types(path: Path, dtypes: Iterable[str]) -> None:
+    """Refuse types that `as_float32` does not take.
+
+    Raises:
+        CheckpointError: there are some.
+    """
+    known = {_name(dtype) for dtype in _FLOATS}
+    if others := sorted(set(dtypes) - known):
+        raise CheckpointError(
+            f"{path}: wanted floating-point weights, got {' and '.join(others)}; {_QUANTISED}"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def refuse_text(path: Path, head: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from fsfast.errors import CheckpointError
 from fsfast.models.checkpoints.encoder import assembled, empty_tower, only_tower
 from fsfast.models.checkpoints.families import FAMILIES
-from fsfast.models.checkpoints.files import SeveralStateDicts
+from fsfast.models.checkpoints.files import SeveralStateDicts, refuse_types
 from fsfast.models.checkpoints.foreign import TIMM_VIT, ForeignNetwork
 from fsfast.models.checkpoints.layouts import Tower, find_towers
 from fsfast.models.checkpoints.matching import Differences, differences, stored_shapes
@@ -51,7 +51,7 @@ class Inspection:
         path: of the weights.
         kind: "image tower", "U-Net", "smoothness mapper", what a network of another kind is, as "a ResNet",
             or "weights of an unknown layout".
-        family: of a tower, as "CLIP"; of a U-Net the preset that it is, or is nearest to; else "".
+        family: of a tower, as "CLIP"; of a U-Net the preset that it is; else "".
         layout: whose names it has, "" where nobody's.
         prefix: what stands before a tower's names.
         model: what the config.json beside the weights calls it, "" without.
@@ -116,11 +116,21 @@ def inspect_checkpoint(
         name: value for name, value in (("heads", heads), ("activation", activation)) if value is not None
     }
     found = _inspected(checkpoint, given)
+    if found.problem is None:
+        found = _without_odd_types(found)
     found = replace(
         found, model=_called(checkpoint), state_dicts=several.keys if several else checkpoint.keys
     )
     problem = str(several) if several else found.problem
     return found if problem is None else replace(found, problem=problem.removeprefix(f"{checkpoint.path}: "))
+
+
+def _without_odd_types(found: Inspection) -> Inspection:
+    try:
+        refuse_types(found.path, found.dtypes)
+    except CheckpointError as error:
+        return replace(found, problem=str(error))
+    return found
 
 
 def _called(checkpoint: Checkpoint) -> str:
