@@ -24,6 +24,8 @@ FOREIGN = {
         [*TIMM, "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.bias_mask"],
         "a DINOv3 in its authors' names",
     ),
+    "CLIP with a ConvNeXt": (["visual.trunk.stem.0.weight"], f"choose one with a ViT, or: {OUTSIDE}"),
+    "CLIP with a ResNet": (["visual.attnpool.positional_embedding", "visual.layer1.0.conv1.weight"], OUTSIDE),
     "EVA": (["visual.trunk.blocks.0.attn.q_proj.weight", "visual.trunk.pos_embed"], f"an EVA; {OUTSIDE}"),
     "EVA-CLIP": ([f"visual.{name}" for name in (*TIMM, "pos_embed", "blocks.0.attn.q_bias")], "an EVA"),
     "BEiT": (

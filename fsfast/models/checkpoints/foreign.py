@@ -10,6 +10,7 @@ from pathlib import Path
 from fsfast.errors import CheckpointError
 
 OUTSIDE = "fsfast export torch takes its module, fsfast export onnx a graph of it"
+_WITH_A_VIT = f"choose one with a ViT, or: {OUTSIDE}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ _LIKE_A_TOWER = (
     Foreign(
         (r"^attn_pool\.query$",),
         "a CoCa, whose tokens are pooled by attention of many queries",
-        "choose a CLIP",
+        f"choose a CLIP, or: {OUTSIDE}",
     ),
 )
 # Known by a shape: its patches are flattened, and positions stand for other sizes.
@@ -84,11 +85,9 @@ TIMM_VIT = Foreign(
 )
 # The rest, the most particular first.
 _ELSE = (
-    Foreign((r"(^|\.)attnpool\.positional_embedding$",), "a CLIP with a ResNet", "choose one with a ViT"),
+    Foreign((r"(^|\.)attnpool\.positional_embedding$",), "a CLIP with a ResNet", _WITH_A_VIT),
     Foreign((r"\btoken_mixer\.",), "a FastViT, as in MobileCLIP"),
-    Foreign(
-        (r"(^|\.)trunk\.stem\.0\.weight$",), "an open_clip model around a ConvNeXt", "choose one with a ViT"
-    ),
+    Foreign((r"(^|\.)trunk\.stem\.0\.weight$",), "an open_clip model around a ConvNeXt", _WITH_A_VIT),
     Foreign((r"\bstages\.0\.(blocks|layers)\.0\.(conv_dw|dwconv|depthwise_conv)\.weight$",), "a ConvNeXt"),
     Foreign((r"\b(spatial_block\.|cpe1\.proj\.)",), "a DaViT, as in Florence-2"),
     Foreign((rf"\b{_SWIN}", rf"{_POSITION_BIAS}|logit_scale$"), "a Swin transformer"),
