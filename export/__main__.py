@@ -91,7 +91,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="fsfast export",
         description="Build an engine from a recipe: ONNX graphs, weights, noise table, manifest.",
-        epilog="More commands, each with --help: fsfast export onnx and fsfast export torch make an engine of an "
+        epilog="fsfast inspect FILE_OR_DIR says what a checkpoint is, and which recipe takes it. More commands, each "
+        "with --help: fsfast export onnx and fsfast export torch make an engine of an "
         "encoder of your own, fsfast export text makes directions of classes' names, fsfast export classes gives "
         "them to an engine, fsfast export quantise gives one int8 and bfloat16, fsfast export tensorrt builds its "
         "plans ahead of time.",

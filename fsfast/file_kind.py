@@ -42,9 +42,11 @@ _AVIF = FileKind("an AVIF image", image=True)
 _FILM = FileKind("a film", as_image="take a frame of it, as PNG")
 FEATURES = FileKind("a file of smoothed features")
 CERTIFICATE = FileKind("a certificate of fsfast")
+MANIFEST = FileKind("the manifest of an engine")
+ONNX = FileKind("an ONNX graph")
 _OURS = {
     b"fsfast-certificate": CERTIFICATE,
-    b"fsfast-engine": FileKind("the manifest of an engine"),
+    b"fsfast-engine": MANIFEST,
 }
 # What files of a kind begin with.
 _BEGINNINGS = {
@@ -61,9 +63,13 @@ _BEGINNINGS = {
     b"%PDF-": FileKind("a PDF document", as_image=_RENDER),
     b"%!PS": FileKind("a PostScript document", as_image=_RENDER),
     b"\x93NUMPY": FileKind("a NumPy array", as_image="load it with numpy.load, and hand over the array"),
+    b"GGUF": FileKind("a GGUF file of llama.cpp"),
+    b"\x89HDF\r\n": FileKind("an HDF5 file"),
     b"PK\3\4": FileKind("a zip archive", as_image="unpack it"),
     b"\x1f\x8b": FileKind("a gzip archive", as_image="unpack it"),
 }
+# The version of the format, then a text about the producer, the graph or a set of operators.
+_ONNX = re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x32\x3a\x42]")
 _DECLARED = re.compile(rb'\s*\{\s*"format":\s*"(fsfast-\w+)"')
 _ZIPPED_NAME = 30
 
@@ -89,6 +95,8 @@ def recognise(head: bytes) -> FileKind | None:
         # The library writes what it says about itself in any order.
         ours = b"fsfast-features" in head or b"seed_origins" in head
         return FEATURES if ours else FileKind("a safetensors file of something else")
+    if _ONNX.match(head):
+        return ONNX
     for beginning, kind in _BEGINNINGS.items():
         if head.startswith(beginning):
             return kind

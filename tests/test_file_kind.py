@@ -47,6 +47,11 @@ def test_files_of_ours(tmp_path, demo_path):
         (b"\x89 is no PNG\x00", None),
         (b"\0\0\0\x18ftypavif", "an AVIF image"),
         (b"\0\0\0\x18ftypmp42", "a film"),
+        # The version of the format, then the producer, as torch writes it.
+        (b"\x08\n\x12\x07pytorch", "an ONNX graph"),
+        (b"\x08\n\x00", None),
+        (b"GGUF\x03\0\0\0", "a GGUF file of llama.cpp"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (np.random.default_rng(0).bytes(HEAD_BYTES), None),
     ],
 )

@@ -27,13 +27,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> NoReturn:
     """Hand over to the exporter, which exits."""
-    package = _package()
-    start: Callable[..., NoReturn] = import_module(f"{package}.stopping").run
-    main = import_module(f"{package}.__main__").main
+    start: Callable[..., NoReturn] = import_module(f"{package()}.stopping").run
+    main = import_module(f"{package()}.__main__").main
     start("fsfast export", partial(main, args.arguments), "export")
 
 
-def _package() -> str:
+def package() -> str:
     """Return the name of the exporter's package: a wheel's part of fsfast, or the folder beside a clone's."""
     folder = clone()
     if folder and str(folder) not in fsfast.__path__:

@@ -12,8 +12,10 @@ from fsfast.installation import pip_install_extras
 
 if TYPE_CHECKING:
     from fsfast.models.checkpoints import (
+        Inspection,
         Loaded,
         LoadedEncoder,
+        inspect_checkpoint,
         load_encoder,
         load_mapper,
         load_purifier,
@@ -37,6 +39,7 @@ __all__ = [
     "VIT_TINY",
     "FoldedMapper",
     "FoldedUNet",
+    "Inspection",
     "Loaded",
     "LoadedEncoder",
     "OneStepPurifier",
@@ -48,6 +51,7 @@ __all__ = [
     "ViTConfig",
     "ViTFeatures",
     "VisionTransformer",
+    "inspect_checkpoint",
     "load_encoder",
     "load_mapper",
     "load_purifier",
@@ -56,12 +60,8 @@ __all__ = [
 
 _HOME = {
     "checkpoints": (
-        "Loaded",
-        "LoadedEncoder",
-        "load_encoder",
-        "load_mapper",
-        "load_purifier",
-        "load_text_tower",
+        *("Inspection", "inspect_checkpoint"),
+        *("Loaded", "LoadedEncoder", "load_encoder", "load_mapper", "load_purifier", "load_text_tower"),
     ),
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
     "purifier": ("OneStepPurifier",),

@@ -34,7 +34,7 @@ def test_help_of_every_command(fs):
     code, out, _ = fs("--help")
     assert code == 0
     assert "exit codes" in out
-    for command in ("demo", "info", "doctor", "encode", "certify", "verify", "bench", "export"):
+    for command in ("demo", "inspect", "info", "doctor", "encode", "certify", "verify", "bench", "export"):
         assert command in out
         code, text, _ = fs(command, "--help")
         assert code == 0

@@ -140,7 +140,9 @@ def test_folders_are_engines_whatever_their_names(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-@pytest.mark.parametrize("command", ["", "demo", "info", "doctor", "encode", "certify", "verify", "bench"])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "inspect", "info", "doctor", "encode", "certify", "verify", "bench"]
+)
 def test_help_fits_the_terminal(monkeypatch, capsys, command, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit):

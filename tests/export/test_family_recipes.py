@@ -21,15 +21,6 @@ from fsfast.models import VisionTransformer, load_encoder
 from fsfast.models.folded import load_folded
 from tests.models import families, perception, published, qwen
 
-# Recipe → whose names, tensors in the file and millions of parameters, as published.
-FULL_SIZE = {
-    "siglip-so400m-384": ("SigLIP", 448, 428.2),
-    "siglip2-so400m-384": ("SigLIP", 448, 428.2),
-    "dinov2-l14": ("DINOv2", 439, 304.4),
-    "dinov2-reg-l14": ("DINOv2 with registers", 440, 304.4),
-    "dinov3-l16": ("DINOv3", 415, 303.1),
-    "internvit-300m-448": ("InternViT", 436, 304.0),
-}
 HALF, IMAGENET = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)
 
 
@@ -37,10 +28,10 @@ def config_of(name):
     return networks.encoder_config(load_recipe(name))
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
+@pytest.mark.parametrize("name", families.FULL_SIZE)
 def test_the_recipe_describes_the_published_tower(name, tmp_path):
     """Names, shapes and numbers at full size; the files hold nothing but zeros that are stored once."""
-    kind, tensors, millions = FULL_SIZE[name]
+    kind, tensors, millions = families.FULL_SIZE[name]
     family, config = families.FAMILIES[kind], config_of(name)
     stored = replace(config, image_size=518) if name.startswith("dinov2") else config
     shapes = families.shapes(family, stored)
@@ -93,7 +84,7 @@ def test_the_recipe_makes_the_features_that_the_language_model_reads(name, shape
 
 def test_tokens_of_a_full_size():
     """SigLIP's patches leave six pixels of 384 over."""
-    assert [config_of(name).patches for name in FULL_SIZE] == [729, 576, 256, 256, 196, 1024]
+    assert [config_of(name).patches for name in families.FULL_SIZE] == [729, 576, 256, 256, 196, 1024]
     siglip = config_of("siglip-so400m-384")
     with torch.device("meta"):
         tower = VisionTransformer(siglip)

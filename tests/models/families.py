@@ -91,6 +91,11 @@ _AUTHORS = {
         "unused": "mask_token",
     },
 }
+# There class tokens have no positions.
+_TIMM = {part: name for part, name in _AUTHORS.items() if part != "unused"} | {
+    "registers": "reg_token",
+    "patch positions": "pos_embed",
+}
 _INTERNVIT = {
     **{"class": "embeddings.cls_token", "positions": "embeddings.position_embeddings"},
     **{"patch": "embeddings.patch_embeddings.projection", "block": "encoder.layer.{}."},
@@ -114,6 +119,8 @@ _INTERNVIT_AUTHORS = _AUTHORS | {
     },
 }
 del _INTERNVIT_AUTHORS["unused"]
+# Whose files say nothing besides their weights.
+ALONE = ("DINOv2 by its authors", "DINOv2 with registers of timm")
 FAMILIES = {
     "SigLIP": Family(SIGLIP, "siglip_vision_model", _SIGLIP, {}),
     "SigLIP without its head": Family(replace(SIGLIP, pooling="none"), "siglip_vision_model", _SIGLIP, {}),
@@ -126,6 +133,7 @@ FAMILIES = {
         {"use_swiglu_ffn": True},
     ),
     "DINOv2 by its authors": Family(DINOV2, "dinov2", _AUTHORS, {}),
+    "DINOv2 with registers of timm": Family(replace(DINOV2, registers=3), "", _TIMM, {}),
     "DINOv3": Family(DINOV3, "dinov3_vit", _DINOV3, {}),
     "DINOv3 H+": Family(
         replace(DINOV3, activation="silu_gated"),
@@ -141,6 +149,16 @@ FAMILIES = {
         _INTERNVIT,
         {"norm_type": "rms_norm"},
     ),
+}
+
+# Recipe → whose names, tensors in the file and millions of parameters, as published.
+FULL_SIZE = {
+    "siglip-so400m-384": ("SigLIP", 448, 428.2),
+    "siglip2-so400m-384": ("SigLIP", 448, 428.2),
+    "dinov2-l14": ("DINOv2", 439, 304.4),
+    "dinov2-reg-l14": ("DINOv2 with registers", 440, 304.4),
+    "dinov3-l16": ("DINOv3", 415, 303.1),
+    "internvit-300m-448": ("InternViT", 436, 304.0),
 }
 
 
@@ -166,7 +184,7 @@ def shapes(family, config=None):
     if c.registers:
         found[n["registers"]] = (1, c.registers, d)
     if c.learned_positions:
-        positions = (c.patches + c.class_token, d)
+        positions = (c.patches + (c.class_token and "patch positions" not in n), d)
         found[n["positions"]] = positions if n["positions"].endswith("weight") else (1, *positions)
     if "unused" in n:
         found[n["unused"]] = (1, d)
@@ -272,6 +290,8 @@ def reference(family, tensors, x):
     positions = w[n["positions"]].reshape(-1, c.width) if c.learned_positions else torch.zeros(1, c.width)
     if c.class_token:
         x = torch.cat([w[n["class"]].reshape(1, 1, -1).expand(rows, -1, -1), x], 1)
+    if "patch positions" in n:
+        positions = F.pad(positions, (0, 0, 1, 0))
     x = x + positions
     if c.registers:
         x = torch.cat([x[:, :1], w[n["registers"]].expand(rows, -1, -1), x[:, 1:]], 1)

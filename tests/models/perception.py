@@ -7,9 +7,9 @@ import torch
 from fsfast.models import ViTConfig
 from tests.models.published import prefixed, tower_shapes
 
-# The width decides about the heads: 3 of 64 channels.
+# Sizes of its smallest tower, which tell the heads.
 CORE = ViTConfig(
-    **{"width": 192, "layers": 2, "heads": 3, "patch": 4, "image_size": 16, "embed_dim": 40, "mlp_ratio": 2},
+    **{"width": 192, "layers": 12, "heads": 3, "patch": 4, "image_size": 16, "embed_dim": 40},
     **{"rope_theta": 10000.0, "rope_grid": "from_1", "pooling": "map", "pool_heads": 8},
 )
 

@@ -230,3 +230,67 @@ def write_shards(folder, tensors, suffix="safetensors", shards=3, stem="model"):
     record = {"metadata": {"total_size": 1}, "weight_map": places}
     write_json(folder / f"{stem}.{suffix}.index.json", record)
     return paths
+
+
+WEIGHTS = tower()
+# What is saved; whose names; whether there is a projection.
+LAYOUTS = {
+    "FARE: bare": (WEIGHTS, "open_clip", True),
+    "DataParallel": (prefixed("module.", WEIGHTS), "open_clip", True),
+    "open_clip": (prefixed("visual.", WEIGHTS) | open_clip_text(), "open_clip", True),
+    "open_clip, CustomTextCLIP": (
+        prefixed("visual.", WEIGHTS) | prefixed("text.", open_clip_text()) | {"logit_bias": torch.zeros(1)},
+        "open_clip",
+        True,
+    ),
+    "open_clip, DataParallel": (
+        prefixed("module.", prefixed("visual.", WEIGHTS) | open_clip_text()),
+        "open_clip",
+        True,
+    ),
+    "OpenFlamingo": (
+        prefixed("vision_encoder.", WEIGHTS)
+        | {"perceiver.latents": torch.zeros(2), "lang_encoder.x": torch.zeros(2)},
+        "open_clip",
+        True,
+    ),
+    "CLIPVisionModel <= 4": (as_transformers(WEIGHTS), "transformers", False),
+    "CLIPVisionModel <= 4.30": (as_transformers(WEIGHTS, position_ids=True), "transformers", False),
+    "CLIPVisionModel 5": (as_transformers(WEIGHTS, ""), "transformers", False),
+    "CLIPVisionModelWithProjection": (
+        as_transformers(WEIGHTS, projection="visual_projection.weight"),
+        "transformers",
+        True,
+    ),
+    "CLIPModel": (
+        as_transformers(WEIGHTS, projection="visual_projection.weight", position_ids=True)
+        | transformers_text(),
+        "transformers",
+        True,
+    ),
+    "LLaVA of transformers 4": (
+        as_transformers(WEIGHTS, "vision_tower.vision_model.") | llava_rest(),
+        "transformers",
+        False,
+    ),
+    "LLaVA of transformers 5": (
+        as_transformers(WEIGHTS, "vision_tower.") | llava_rest(),
+        "transformers",
+        False,
+    ),
+    "LLaVA in the memory of transformers 4": (
+        as_transformers(WEIGHTS, "model.vision_tower.vision_model.") | llava_rest("model."),
+        "transformers",
+        False,
+    ),
+    "LLaVA in the memory of transformers 5": (
+        as_transformers(WEIGHTS, "model.vision_tower.") | llava_rest("model."),
+        "transformers",
+        False,
+    ),
+    "LLaVA by its authors' code": (
+        as_transformers(WEIGHTS, "model.vision_tower.vision_tower.vision_model.") | authors_llava_rest(),
+        "transformers",
+        False,
+    ),
+}

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from fsfast.errors import CheckpointError
 from fsfast.models import VIT_B_16, VIT_L_14, VisionTransformer, load_encoder
 from tests.models import published
-from tests.models.published import NARROW, as_transformers, prefixed, tower
+from tests.models.published import LAYOUTS, NARROW, WEIGHTS, as_transformers, prefixed, tower
 
 
 def assert_holds(loaded, want, config=NARROW):
@@ -26,73 +26,6 @@ def assert_holds(loaded, want, config=NARROW):
         assert torch.equal(got[name], tensor), name
     assert not loaded.module.training
     assert not any(parameter.requires_grad for parameter in loaded.module.parameters())
-
-
-WEIGHTS = tower()
-# What is saved; whose names; whether there is a projection.
-LAYOUTS = {
-    "FARE: bare": (WEIGHTS, "open_clip", True),
-    "DataParallel": (prefixed("module.", WEIGHTS), "open_clip", True),
-    "open_clip": (prefixed("visual.", WEIGHTS) | published.open_clip_text(), "open_clip", True),
-    "open_clip, CustomTextCLIP": (
-        prefixed("visual.", WEIGHTS)
-        | prefixed("text.", published.open_clip_text())
-        | {"logit_bias": torch.zeros(1)},
-        "open_clip",
-        True,
-    ),
-    "open_clip, DataParallel": (
-        prefixed("module.", prefixed("visual.", WEIGHTS) | published.open_clip_text()),
-        "open_clip",
-        True,
-    ),
-    "OpenFlamingo": (
-        prefixed("vision_encoder.", WEIGHTS)
-        | {"perceiver.latents": torch.zeros(2), "lang_encoder.x": torch.zeros(2)},
-        "open_clip",
-        True,
-    ),
-    "CLIPVisionModel <= 4": (as_transformers(WEIGHTS), "transformers", False),
-    "CLIPVisionModel <= 4.30": (as_transformers(WEIGHTS, position_ids=True), "transformers", False),
-    "CLIPVisionModel 5": (as_transformers(WEIGHTS, ""), "transformers", False),
-    "CLIPVisionModelWithProjection": (
-        as_transformers(WEIGHTS, projection="visual_projection.weight"),
-        "transformers",
-        True,
-    ),
-    "CLIPModel": (
-        as_transformers(WEIGHTS, projection="visual_projection.weight", position_ids=True)
-        | published.transformers_text(),
-        "transformers",
-        True,
-    ),
-    "LLaVA of transformers 4": (
-        as_transformers(WEIGHTS, "vision_tower.vision_model.") | published.llava_rest(),
-        "transformers",
-        False,
-    ),
-    "LLaVA of transformers 5": (
-        as_transformers(WEIGHTS, "vision_tower.") | published.llava_rest(),
-        "transformers",
-        False,
-    ),
-    "LLaVA in the memory of transformers 4": (
-        as_transformers(WEIGHTS, "model.vision_tower.vision_model.") | published.llava_rest("model."),
-        "transformers",
-        False,
-    ),
-    "LLaVA in the memory of transformers 5": (
-        as_transformers(WEIGHTS, "model.vision_tower.") | published.llava_rest("model."),
-        "transformers",
-        False,
-    ),
-    "LLaVA by its authors' code": (
-        as_transformers(WEIGHTS, "model.vision_tower.vision_tower.vision_model.")
-        | published.authors_llava_rest(),
-        "transformers",
-        False,
-    ),
-}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

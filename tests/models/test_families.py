@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from fsfast.errors import CheckpointError
 from fsfast.models import VisionTransformer, load_encoder
 from tests.models import published
-from tests.models.families import DINOV2, FAMILIES, SIGLIP, reference, settings, weights
+from tests.models.families import ALONE, DINOV2, FAMILIES, SIGLIP, reference, settings, weights
 from tests.models.published import prefixed
 
 
@@ -29,8 +29,7 @@ def pixels(config):
 def test_a_published_tower_is_known_by_its_own_files_and_computes_the_reference(name, tmp_path):
     family = FAMILIES[name]
     config, x = family.config, pixels(family.config)
-    # The authors' file says nothing besides its weights.
-    given = config if name == "DINOv2 by its authors" else None
+    given = config if name in ALONE else None
     loaded = load_encoder(write(tmp_path, family), given)
     module = loaded.module
     assert module.config == config
@@ -41,6 +40,19 @@ def test_a_published_tower_is_known_by_its_own_files_and_computes_the_reference(
     torch.testing.assert_close(module(x, "tokens", False).double(), tokens, rtol=0, atol=2e-5)
     if pooled is not None:
         torch.testing.assert_close(module(x).double(), pooled, rtol=0, atol=2e-5)
+
+
+def test_class_tokens_without_positions_stay_so_at_another_resolution(tmp_path):
+    """timm's DINOv2 with registers: of 3×3 patches for 2×2."""
+    family = FAMILIES["DINOv2 with registers of timm"]
+    tensors = weights(family)
+    save_file(tensors, tmp_path / "a.safetensors")
+    smaller = replace(family.config, image_size=8)
+    got = load_encoder(tmp_path / "a.safetensors", smaller, resize_positions=True).module.positional_embedding
+    square = tensors["pos_embed"].reshape(1, 3, 3, 32).permute(0, 3, 1, 2)
+    wanted = torch.nn.functional.interpolate(square, size=(2, 2), mode="bicubic", align_corners=False)
+    assert not got[0].any()
+    torch.testing.assert_close(got[1:], wanted.permute(0, 2, 3, 1).reshape(4, 32), rtol=0, atol=1e-6)
 
 
 # Every flag at least once.
@@ -115,6 +127,8 @@ def test_siglip_inside_open_clip_wants_heads_and_activation_to_be_said(tmp_path)
         ("DINOv3 H+", {"use_gated_mlp": False}, "it says no gated MLPs, and the weights have gates"),
         ("SigLIP", {"hidden_act": "relu"}, "wanted hidden_act as one of"),
         ("InternViT", {"image_size": [12, 16]}, "wanted image_size as a whole number"),
+        ("DINOv2", {"layer_norm_eps": "1e-6"}, "wanted layer_norm_eps as a number, got '1e-6'"),
+        ("DINOv3", {"rope_theta": {}}, "wanted rope_theta as a number, got {}"),
     ],
 )
 def test_settings_that_contradict_the_weights_are_refused(name, said, complaint, tmp_path):

@@ -285,7 +285,7 @@ def test_names_are_those_of_transformers(transformers, tmp_path):
 
 # The other families of transformers.
 
-FAMILIES = [name for name in families.FAMILIES if "authors" not in name]
+FAMILIES = [name for name in families.FAMILIES if "authors" not in name and name not in families.ALONE]
 
 
 def family_model(transformers, family):
@@ -332,3 +332,24 @@ def test_positions_are_resized_as_transformers_does_it(transformers, randomised,
     module = load_encoder(tmp_path, smaller, resize_positions=True).module
     x = pixels(3, smaller)
     assert_near(module(x, "tokens", True), model(x).last_hidden_state[:, 1:], SMALL)
+
+
+def test_dinov2_with_registers_equals_timms(randomised, tmp_path):
+    timm = pytest.importorskip("timm")
+    family = families.FAMILIES["DINOv2 with registers of timm"]
+    config = replace(family.config, image_size=12)
+    theirs = timm.models.vision_transformer.VisionTransformer(
+        **{"img_size": 12, "patch_size": config.patch, "embed_dim": config.width, "depth": config.layers},
+        **{"num_heads": config.heads, "mlp_ratio": config.mlp_ratio, "init_values": 1.0, "num_classes": 0},
+        **{"reg_tokens": config.registers, "no_embed_class": True},
+    )
+    randomised(theirs)
+    save_file(theirs.state_dict(), tmp_path / "a.safetensors")
+    assert {name: tuple(t.shape) for name, t in theirs.state_dict().items()} == families.shapes(
+        family, config
+    )
+    module, x = load_encoder(tmp_path / "a.safetensors", config).module, pixels(3, config)
+    with torch.no_grad():
+        tokens = theirs.forward_features(x)
+    torch.testing.assert_close(module(x, "tokens", True), tokens[:, config.prefix :], rtol=0, atol=SMALL)
+    torch.testing.assert_close(module(x), tokens[:, :1], rtol=0, atol=SMALL)

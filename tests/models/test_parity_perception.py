@@ -30,7 +30,7 @@ def test_a_tower_equals_timms(class_token, tmp_path):
     model.load_state_dict(eva.checkpoint_filter_fn(dict(tensors), model))
     model.eval().requires_grad_(False)
     save_file(tensors, tmp_path / "PE-Core.safetensors")
-    module = load_encoder(tmp_path / "PE-Core.safetensors").module
+    module = load_encoder(tmp_path / "PE-Core.safetensors", config).module
     x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     assert_near(module(x), model(x)[:, None], SMALL)
     assert_near(module(x, "tokens", True), model.forward_features(x)[:, config.prefix :], SMALL)

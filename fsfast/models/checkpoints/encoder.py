@@ -6,10 +6,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from fsfast.errors import CheckpointError
+from fsfast.models.checkpoints.foreign import NAFLEX, OUTSIDE, ForeignNetwork, foreign, foreign_tower
 from fsfast.models.checkpoints.layouts import Source, Tower, find_towers
 from fsfast.models.checkpoints.matching import (
     Loaded,
@@ -20,7 +22,7 @@ from fsfast.models.checkpoints.matching import (
     shapes_of,
     storage_note,
 )
-from fsfast.models.checkpoints.names import OPEN_CLIP, PERCEPTION
+from fsfast.models.checkpoints.names import OPEN_CLIP, PERCEPTION, TRANSFORMERS
 from fsfast.models.checkpoints.positions import ResizedPositions, in_halves
 from fsfast.models.checkpoints.preparation import Preparation, preparation_said
 from fsfast.models.checkpoints.settings import in_words, settings_said, usual_heads
@@ -29,20 +31,6 @@ from fsfast.models.checkpoints.shown import Sizes, shown_by
 from fsfast.models.vit import VisionTransformer, rotary_embedding
 from fsfast.models.vit_config import ViTConfig
 
-# A name that tells what a checkpoint without an image tower is, and what to do about it.
-_FOREIGN = {
-    "attnpool.positional_embedding": "a CLIP with a ResNet; choose one with a ViT",
-    "attn_pool.query": "a CoCa, whose tokens are pooled by attention of many queries; choose a CLIP",
-    "trunk.stem.0.weight": "an open_clip model around a ConvNeXt; choose one with a ViT",
-    "visual.trunk.patch_embed.proj.weight": "an open_clip model around a tower of timm that is no SigLIP; choose one "
-    "with open_clip's own ViT",
-    "patch_embed.proj.weight": "a ViT in timm's names that is no DINOv2 or SigLIP; choose one of the families in "
-    "docs/engines.md",
-    "time_embed.0.weight": "a U-Net; use load_purifier",
-    "blocks.0.film.0.weight": "a smoothness mapper; use load_mapper",
-    "lm_head.weight": "a language model without its image tower; for LLaVA-1.5 as its authors published it, "
-    "load openai/clip-vit-large-patch14-336",
-}
 # Fields of ViTConfig that settings may say and weights do not show.
 _SAID = (
     *("heads", "activation", "norm_eps", "rope_theta", "rope_grid", "pooling", "pool_heads"),
@@ -111,7 +99,7 @@ def load_encoder(
             f"wanted image_size as in config ({config.image_size}), got {image_size}; leave it out"
         )
     checkpoint = Checkpoint(path)
-    tower = _only_tower(checkpoint)
+    tower = only_tower(checkpoint)
     given = config
     if config is None:
         config, notes = _configured(checkpoint, tower, quick_gelu, image_size)
@@ -122,10 +110,7 @@ def load_encoder(
         config = replace(config, embed_dim=config.width)
         notes += ("proj is the identity: the checkpoint has none; pooled is ln_post(class token)",)
 
-    with torch.device("meta"):
-        module = VisionTransformer(config)
-    shapes = {name: shape for name, shape in shapes_of(module).items() if not name.startswith("rotary.")}
-    sources = {weight: tower.source(weight) for weight in shapes if weight != "proj" or projected}
+    module, shapes, sources = empty_tower(tower, config)
     resized = _resized(checkpoint, sources, config, resize_positions)
     if resized is not None:
         shapes["positional_embedding"] = (resized.begin + resized.side**2, config.width)
@@ -152,7 +137,13 @@ def load_encoder(
     return LoadedEncoder(module, tower.layout.name, checkpoint.files(), notes, tower.projection, preparation)
 
 
-def _only_tower(checkpoint: Checkpoint) -> Tower:
+def only_tower(checkpoint: Checkpoint) -> Tower:
+    """Return the image tower of a checkpoint.
+
+    Raises:
+        ForeignNetwork: it is of a kind that VisionTransformer does not compute, or another network.
+        CheckpointError: there is none, or more than one; its weights are changed by others beside them.
+    """
     towers = find_towers(checkpoint.names)
     _refuse_adapters(checkpoint, tuple(tower.prefix for tower in towers) or ("",))
     if len(towers) > 1:
@@ -160,18 +151,39 @@ def _only_tower(checkpoint: Checkpoint) -> Tower:
             f"{checkpoint.path}: wanted one image tower, found {len(towers)}, under "
             f"{' and '.join(repr(tower.prefix) for tower in towers)}; save the one that is meant alone"
         )
-    # Beside the blocks of a CLIP a CoCa has this.
-    if towers and f"{towers[0].prefix}attn_pool.query" not in checkpoint.names:
+    if towers:
+        _refuse_another(checkpoint, towers[0])
         return towers[0]
-    for sign, what in _FOREIGN.items():
-        if any(name == sign or name.endswith(f".{sign}") for name in checkpoint.names):
-            raise CheckpointError(f"{checkpoint.path}: wanted an image tower, got {what}")
+    if found := foreign(checkpoint.names):
+        raise ForeignNetwork(checkpoint.path, found)
     some = ", ".join(sorted(checkpoint.names)[:3])
     raise CheckpointError(
         f"{checkpoint.path}: wanted an image tower in open_clip's, transformers' or timm's names, got "
         f"{len(checkpoint.names)} tensors of something else ({some}, …). "
-        f"Remedy: {remedy_for(checkpoint.path, 'choose another checkpoint')}"
+        f"Remedy: {remedy_for(checkpoint.path, f'choose another checkpoint, or: {OUTSIDE}')}"
     )
+
+
+def empty_tower(
+    tower: Tower, config: ViTConfig
+) -> tuple[VisionTransformer, dict[str, tuple[int, ...]], dict[str, Source]]:
+    """Return a tower without memory, the shapes of its weights, and where a checkpoint has them."""
+    with torch.device("meta"):
+        module = VisionTransformer(config)
+    shapes = {name: shape for name, shape in shapes_of(module).items() if not name.startswith("rotary.")}
+    projected = config.projection and tower.projection
+    sources = {weight: tower.source(weight) for weight in shapes if weight != "proj" or projected}
+    return module, shapes, sources
+
+
+def _refuse_another(checkpoint: Checkpoint, tower: Tower) -> None:
+    """Refuse a tower that has names as ours have, and is another network."""
+    found = foreign_tower(name.removeprefix(tower.prefix) for name in tower.own)
+    if found is None and tower.layout.name == TRANSFORMERS and tower.has("conv1.weight"):
+        flat = len(checkpoint.shape(tower.source("conv1.weight").stored[0])) == 2
+        found = NAFLEX if flat else None
+    if found is not None:
+        raise ForeignNetwork(checkpoint.path, found)
 
 
 def _refuse_adapters(checkpoint: Checkpoint, prefixes: tuple[str, ...]) -> None:
@@ -211,18 +223,19 @@ def _resized(
     checkpoint: Checkpoint, sources: Mapping[str, Source], config: ViTConfig, wanted: bool
 ) -> ResizedPositions | None:
     """How the checkpoint's positions become those of config; None where they are."""
-    source, patches = sources.get("positional_embedding"), sources.get("conv1.weight")
-    if source is None or patches is None or not {*source.stored, *patches.stored} <= checkpoint.names:
+    source, conv = sources.get("positional_embedding"), sources.get("conv1.weight")
+    if source is None or conv is None or not {*source.stored, *conv.stored} <= checkpoint.names:
         return None
-    if checkpoint.shape(patches.stored[0])[-2:] != (config.patch, config.patch):
+    if checkpoint.shape(conv.stored[0])[-2:] != (config.patch, config.patch):
         # Patches of another size are another network, however many there are.
         return None
     shape = checkpoint.shape(source.stored[0])[source.leading :]
     begin, side = int(config.class_token), config.image_size // config.patch
     # Qwen's own way with every image.
-    aligned = sources["positional_embedding"].stored[0].endswith("pos_embed.weight")
-    stored = math.isqrt(max(shape[0] - begin, 0)) if len(shape) == 2 else 0
-    if stored in (0, side) or begin + stored * stored != shape[0]:
+    aligned = source.stored[0].endswith("pos_embed.weight")
+    patches = shape[0] + source.zeros - begin if len(shape) == 2 else 0
+    stored = math.isqrt(max(patches, 0))
+    if stored in (0, side) or stored * stored != patches:
         return None
     if not wanted and not aligned:
         raise CheckpointError(
@@ -268,24 +281,46 @@ def _configured(
     if activation is None:
         activation, by_whom = "quick_gelu" if quick_gelu else "gelu", "the caller"
     fields = {**shown, **said.kind, **said.fields, "heads": heads, "activation": activation}
+    if tower.layout.qwen:
+        if image_size is None:
+            raise CheckpointError(
+                f"{checkpoint.path}: this tower takes images of any size; say the one that the engine is for, as "
+                "load_encoder(…, image_size=448), in a recipe image_size under [encoder.config]"
+            )
+        fields["image_size"] = image_size
+    notes = f"heads={heads}: {by}", f"{in_words(activation)}: {by_whom}"
+    config = assembled(checkpoint, tower, sizes, fields)
+    if image_size not in (None, config.image_size):
+        raise ValueError(
+            f"wanted image_size as in the checkpoint ({config.image_size}), got {image_size}; leave it out, or give "
+            "a ViTConfig"
+        )
+    return config, notes
+
+
+def assembled(checkpoint: Checkpoint, tower: Tower, sizes: Sizes, fields: dict[str, Any]) -> ViTConfig:
+    """Return the configuration of a tower.
+
+    Args:
+        checkpoint: for messages.
+        tower: in it.
+        sizes: of the tower.
+        fields: what is known of ViTConfig besides; the rest is what towers of this kind have.
+
+    Raises:
+        CheckpointError: there is no such tower.
+    """
     pooled = "cls" if fields["class_token"] else "none"
     if tower.has("attn_pool.latent"):
         pooled = "map"
-    fields.setdefault("pooling", pooled if fields["final_norm"] else "none")
-    if tower.layout.qwen and image_size is None:
-        raise CheckpointError(
-            f"{checkpoint.path}: this tower takes images of any size; say the one that the engine is for, as "
-            f"load_encoder(…, image_size=448), in a recipe image_size under [encoder.config]"
-        )
-    fields.setdefault("image_size", image_size or (sizes.side or 0) * sizes.patch)
-    if image_size not in (None, fields["image_size"]):
-        raise ValueError(
-            f"wanted image_size as in the checkpoint ({fields['image_size']}), got {image_size}; leave it out, or "
-            "give a ViTConfig"
-        )
+    usual: dict[str, Any] = {
+        "pooling": pooled if fields["final_norm"] else "none",
+        "image_size": (sizes.side or 0) * sizes.patch,
+    }
+    fields = usual | fields
     hidden, width = sizes.hidden, sizes.width
     try:
-        config = ViTConfig(
+        return ViTConfig(
             width=width,
             layers=sizes.layers,
             patch=sizes.patch,
@@ -295,4 +330,3 @@ def _configured(
         )
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}; choose another checkpoint") from None
-    return config, (f"heads={heads}: {by}", f"{in_words(activation)}: {by_whom}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,6 +17,7 @@ from fsfast.errors import CheckpointError
 from fsfast.file_kind import HEAD_BYTES, recognise
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_QUANTISED = "quantised weights cannot be used, take the checkpoint that they were made from"
 # Keys under which training scripts keep the state dict; `vision_encoder_state_dict` is TeCoA's, `module` DeepSpeed's.
 _WRAPPERS = ("state_dict", "vision_encoder_state_dict", "model_state_dict", "model", "module")
 # Keys under which they keep another one: an average over training steps, or DINO's two networks.
@@ -35,14 +37,45 @@ _MAX_HEADER_BYTES = 100_000_000
 # The pickle of torch.save holds names and shapes: 50 kB for adm256's 566 tensors.
 _MAX_PICKLE_BYTES = 16 << 20
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
+# Types of safetensors in torch's words.
+_STORED = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "U8": "uint8",
+}
+
+
+class SeveralStateDicts(CheckpointError):
+    """A file holds more than one state dict, as raw weights and their average.
+
+    Args:
+        message: the error.
+        keys: under which they stand, the raw one first.
+    """
+
+    def __init__(self, message: str, keys: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.keys = keys
 
 
 class TensorFile(Protocol):
-    """The tensors of one file."""
+    """The tensors of one file.
+
+    Attributes:
+        key: under which they stand in it, with dots between several; "" where nothing is around them.
+    """
+
+    key: str
 
     @property
     def names(self) -> frozenset[str]:
         """Names of all tensors."""
+
+    def dtype(self, name: str) -> str:
+        """Type of a tensor, as torch calls it, without reading its values."""
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading its values."""
@@ -52,6 +85,8 @@ class TensorFile(Protocol):
 
 
 class _Safetensors:
+    key = ""
+
     def __init__(self, file: Any) -> None:
         self._file = file
         self.names = frozenset(self._file.keys())
@@ -59,17 +94,25 @@ class _Safetensors:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._file.get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        stored = self._file.get_slice(name).get_dtype()
+        return _STORED.get(stored, stored)
+
     def read(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
 
 
 class _StateDict:
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, tensors: dict[str, Tensor], key: str = "") -> None:
+        self.key = key
         self._tensors = tensors
         self.names = frozenset(tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> str:
+        return _name(self._tensors[name].dtype)
 
     def read(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -106,13 +149,15 @@ def _cannot_map(error: Exception) -> bool:
     return "No such device" in text or "unable to mmap" in text or "os error 19" in text
 
 
-def open_tensors(path: Path) -> TensorFile:
+def open_tensors(path: Path, key: str | None = None) -> TensorFile:
     """Open a weights file by what is in it, whatever its name.
 
     Args:
         path: a safetensors file, or one of torch.save that holds tensors alone.
+        key: of several state dicts the one that is meant; None: there must be one.
 
     Raises:
+        SeveralStateDicts: there are several, and none is named.
         CheckpointError: no such file; another kind of file (a web page, a pointer of git-lfs, a TorchScript
             archive, …); truncated or damaged; or Python objects in it, which are never unpickled.
     """
@@ -127,7 +172,7 @@ def open_tensors(path: Path) -> TensorFile:
     # A malformed pickle raises anything: UnpicklingError, EOFError, RuntimeError, KeyError, …
     except Exception as error:
         raise _not_loaded(path, error) from None
-    return _StateDict(_state_dict(content, path))
+    return _StateDict(*_state_dict(content, path, key))
 
 
 def as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
@@ -139,8 +184,7 @@ def as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
     plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
     if not plain or tensor.dtype not in _FLOATS:
         raise CheckpointError(
-            f"{path}: wanted {name} as float16, bfloat16, float32 or float64, got {tensor.dtype}; "
-            "quantised weights cannot be used, take the checkpoint that they were made from"
+            f"{path}: wanted {name} as float16, bfloat16, float32 or float64, got {tensor.dtype}; {_QUANTISED}"
         )
     copied = tensor.detach().to(torch.float32, copy=True).contiguous()
     # One pass without a copy: NaN is passed on by both.
@@ -151,6 +195,23 @@ def as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
             "the file is damaged or its training diverged: get it again, or choose another checkpoint"
         )
     return copied
+
+
+def refuse_types(path: Path, dtypes: Iterable[str]) -> None:
+    """Refuse types that `as_float32` does not take.
+
+    Raises:
+        CheckpointError: there are some.
+    """
+    known = {_name(dtype) for dtype in _FLOATS}
+    if others := sorted(set(dtypes) - known):
+        raise CheckpointError(
+            f"{path}: wanted floating-point weights, got {' and '.join(others)}; {_QUANTISED}"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def refuse_text(path: Path, head: bytes) -> None:
@@ -238,20 +299,25 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: the file is truncated or damaged ({reason}); get it again")
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The dictionary of tensors in what torch.load returned."""
+def _state_dict(content: Any, path: Path, meant: str | None) -> tuple[dict[str, Tensor], str]:
+    """The dictionary of tensors in what torch.load returned, and the keys under which it stands."""
+    around = []
     # A pickled dictionary can contain itself.
     for _ in range(_MAX_WRAPPERS):
         if not isinstance(content, dict):
             break
         inner = [key for key in (*_WRAPPERS, *_OTHERS) if isinstance(content.get(key), dict)]
+        if meant in inner:
+            inner = [meant]
         if len(inner) > 1:
-            raise CheckpointError(
+            raise SeveralStateDicts(
                 f"{path}: wanted one state dict, got {' and '.join(inner)}; save the one that is meant alone, as "
-                f'torch.save(torch.load("{path.name}")["{inner[-1]}"], "weights.pt")'
+                f'torch.save(torch.load("{path.name}")["{inner[-1]}"], "weights.pt")',
+                tuple(inner),
             )
         if not inner:
             break
+        around.append(inner[0])
         content = content[inner[0]]
     if not isinstance(content, dict) or not content:
         raise CheckpointError(
@@ -263,4 +329,4 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
                 f"{path}: wanted a dictionary of tensors, alone or under {', '.join(_WRAPPERS)}; "
                 f"got {type(value).__name__} under {name!r}; save the state dict alone"
             )
-    return content
+    return content, ".".join(around)

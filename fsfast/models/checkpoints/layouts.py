@@ -41,6 +41,7 @@ class Source:
         leading: axes of 1 that stand before its own.
         thirds: begin and end of the part that is meant of a tensor of three equal parts along axis 0.
         frames: weights along axis 2 that are summed, for the same frame in the place of each; 0: there is no such axis.
+        zeros: rows of zeros that the weight begins with, and that are not stored.
     """
 
     names: tuple[str | None, ...]
@@ -48,6 +49,7 @@ class Source:
     leading: int = 0
     thirds: tuple[int, int] = (0, 3)
     frames: int = 0
+    zeros: int = 0
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -64,6 +66,8 @@ class Source:
         if self.frames:
             return (*shape[:2], self.frames, *shape[2:])
         own = (shape[0] // len(self.names), *shape[1:]) if len(self.names) > 1 else shape
+        if self.zeros:
+            own = (own[0] - self.zeros, *own[1:])
         return (1,) * self.leading + own
 
 
@@ -85,6 +89,19 @@ class Tower:
     openai: bool
     names: AbstractSet[str]
 
+    @property
+    def own(self) -> list[str]:
+        """The names that stand under its prefix."""
+        return [name for name in self.names if name.startswith(self.prefix)]
+
+    @property
+    def family(self) -> str:
+        """In words."""
+        layout = self.layout
+        if layout.ungated and not self.gated:
+            return layout.ungated
+        return layout.family if self.has("class_embedding") else layout.classless or layout.family
+
     def source(self, weight: str) -> Source:
         """Where a weight of VisionTransformer is, given by its name there."""
         if weight == "proj" and self.layout.name == TRANSFORMERS:
@@ -102,8 +119,13 @@ class Tower:
             return Source(stored, thirds=(0, 1) if stem == "attn_pool.q" else (1, 3))
         if len(stored) > 1 and kind == ".bias":
             return Source(tuple(name if name in self.names else None for name in stored))
-        leading, frames = self.layout.leading.get(weight, 0), self.layout.frames.get(weight, 0)
-        return Source(stored, leading=leading, frames=frames)
+        own = self.layout
+        return Source(
+            stored,
+            leading=own.leading.get(weight, 0),
+            frames=own.frames.get(weight, 0),
+            zeros=own.zeros.get(weight, 0),
+        )
 
     @property
     def gated(self) -> bool:
@@ -154,7 +176,8 @@ def find_towers(names: AbstractSet[str]) -> list[Tower]:
                     seen[prefix] = seen.get(prefix, 0) + 1
         for prefix in sorted(prefix for prefix, count in seen.items() if count >= _ENOUGH_SIGNS):
             # Perception Encoder has all that open_clip's towers have.
-            if layout.name != OPEN_CLIP or all(tower.prefix != prefix for tower in towers):
+            apart = layout.name != OPEN_CLIP or all(tower.prefix != prefix for tower in towers)
+            if apart and (layout.foreign is None or prefix + layout.foreign not in names):
                 towers.append(_tower(layout, prefix, names))
     return towers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -42,6 +42,73 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
+@dataclass(frozen=True)
+class Differences:
+    """What keeps a checkpoint from being what a module needs.
+
+    Attributes:
+        missing: names of tensors that are not there.
+        unexpected: those that nobody asked for.
+        misshapen: those of another shape, with both.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The first of each kind."""
+        kinds = (
+            (self.missing, "missing"),
+            (self.unexpected, "unexpected"),
+            (self.misshapen, "of another shape"),
+        )
+        return "; ".join(f"{len(found)} {kind}: {first_of(found)}" for found, kind in kinds if found)
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return the first few names."""
+    return f"{', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"
+
+
+def stored_shapes(
+    shapes: Mapping[str, tuple[int, ...]], sources: Mapping[str, Source]
+) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes that a checkpoint should have, of the weights of a module and where they are."""
+    return {
+        name: source.stored_shape(shapes[weight])
+        for weight, source in sources.items()
+        for name in source.stored
+    }
+
+
+def differences(
+    checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], concerns: Callable[[str], bool]
+) -> Differences:
+    """Compare a checkpoint with what a module needs.
+
+    Args:
+        checkpoint: to read.
+        wanted: name → shape.
+        concerns: whether a tensor that nobody asked for is one too many.
+
+    Raises:
+        CheckpointError: tensors are empty, or a shard is missing.
+    """
+    # Shapes first: they open the shards, whose own names then count, too.
+    came = {name: checkpoint.shape(name) for name in wanted if name in checkpoint.names}
+    gathered(checkpoint.path, came)
+    return Differences(
+        tuple(name for name in wanted if name not in came),
+        tuple(sorted(name for name in checkpoint.names - wanted.keys() if concerns(name))),
+        tuple(
+            f"{name} (wanted {_times(wanted[name])}, got {_times(shape)})"
+            for name, shape in came.items()
+            if shape != wanted[name]
+        ),
+    )
+
+
 def check_fit(
     checkpoint: Checkpoint,
     shapes: dict[str, tuple[int, ...]],
@@ -63,33 +130,10 @@ def check_fit(
     Raises:
         CheckpointError: tensors are missing, unexpected, or of another shape.
     """
-    wanted = {
-        name: source.stored_shape(shapes[weight])
-        for weight, source in sources.items()
-        for name in source.stored
-    }
-    # Shapes first: they open the shards, whose own names then count, too.
-    came = {name: checkpoint.shape(name) for name in wanted if name in checkpoint.names}
-    gathered(checkpoint.path, came)
-    missing = [name for name in wanted if name not in came]
-    unexpected = sorted(name for name in checkpoint.names - wanted.keys() if concerns(name))
-    misshapen = [
-        f"{name} (wanted {_times(wanted[name])}, got {_times(shape)})"
-        for name, shape in came.items()
-        if shape != wanted[name]
-    ]
-    parts = [
-        f"{len(found)} {kind}: {', '.join(found[:_SHOWN])}{', …' if len(found) > _SHOWN else ''}"
-        for kind, found in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshapen),
-        )
-        if found
-    ]
-    if parts:
+    wanted = stored_shapes(shapes, sources)
+    if found := str(differences(checkpoint, wanted, concerns)):
         raise CheckpointError(
-            f"{checkpoint.path}: wanted {len(wanted)} tensors, {what}; {'; '.join(parts)}. "
+            f"{checkpoint.path}: wanted {len(wanted)} tensors, {what}; {found}. "
             f"Remedy: {remedy_for(checkpoint.path, remedy)}"
         )
 
@@ -137,6 +181,8 @@ def read(checkpoint: Checkpoint, source: Source) -> Tensor:
     if source.frames:
         tensor = tensor.sum(dim=2)
     tensor = tensor.reshape(tensor.shape[source.leading :])
+    if source.zeros:
+        tensor = torch.cat([tensor.new_zeros(source.zeros, *tensor.shape[1:]), tensor])
     return tensor.T.contiguous() if source.transposed else tensor
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 OPEN_CLIP = "open_clip"
 TRANSFORMERS = "transformers"
@@ -29,6 +29,11 @@ class Layout:
         splits_pool: whether queries of the pooling attention are stored apart from its keys and values.
         frames: weight of VisionTransformer → frames of a video that theirs has weights for, along the axis 2.
         qwen: whether it names towers of Qwen-VL, which take every image size.
+        family: of its towers, in words.
+        classless: the family of those without a class token, where that is another.
+        ungated: the family of those whose MLPs have no gates, where that is another.
+        zeros: weight of VisionTransformer → rows that are not stored before the others, and are zero.
+        foreign: a name that tells another layout with the same signs.
     """
 
     name: str
@@ -42,6 +47,11 @@ class Layout:
     splits_pool: bool = True
     frames: Mapping[str, int] = field(default_factory=dict)
     qwen: bool = False
+    family: str = ""
+    classless: str | None = None
+    ungated: str | None = None
+    zeros: Mapping[str, int] = field(default_factory=dict)
+    foreign: str | None = None
 
 
 def _each(stem: str, parts: str = "qkv") -> tuple[str, ...]:
@@ -54,6 +64,7 @@ _OPEN_CLIP = Layout(
     "transformer.resblocks.{}.",
     {},
     clip=True,
+    family="CLIP",
 )
 # CLIP and SigLIP; "pre_layrnorm" is spelled so there.
 _TRANSFORMERS = Layout(
@@ -91,8 +102,10 @@ _TRANSFORMERS = Layout(
     frozenset({"embeddings.position_ids"}),
     clip=True,
     splits_pool=False,
+    family="CLIP",
+    classless="SigLIP",
 )
-# SigLIP inside open_clip, and DINOv2 as its authors save it.
+# SigLIP inside open_clip, and DINOv2 as its authors save it; DINOv2 without registers as timm does.
 _TIMM = Layout(
     TIMM,
     ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "norm.weight"),
@@ -117,6 +130,18 @@ _TIMM = Layout(
     {"class_embedding": 2, "positional_embedding": 1, "register_tokens": 1, "attn_pool.latent": 2},
     frozenset({"mask_token"}),
     {"mlp.c_fc": "mlp.w12", "mlp.c_proj": "mlp.w3"},
+    family="DINOv2",
+    classless="SigLIP",
+    foreign="reg_token",
+)
+# DINOv2 with registers as timm has it: the class token's position is part of the class token.
+_TIMM_REGISTERS = replace(
+    _TIMM,
+    signs=("patch_embed.proj.weight", "reg_token", "blocks.0.attn.qkv.weight"),
+    renamed={**_TIMM.renamed, "register_tokens": "reg_token"},
+    zeros={"positional_embedding": 1},
+    classless=None,
+    foreign=None,
 )
 _DINOV2 = Layout(
     TRANSFORMERS,
@@ -145,6 +170,7 @@ _DINOV2 = Layout(
     {"class_embedding": 2, "positional_embedding": 1, "register_tokens": 1},
     frozenset({"embeddings.mask_token"}),
     {"mlp.c_fc": "mlp.weights_in", "mlp.c_proj": "mlp.weights_out"},
+    family="DINOv2",
 )
 _DINOV3 = Layout(
     TRANSFORMERS,
@@ -172,6 +198,7 @@ _DINOV3 = Layout(
     {"class_embedding": 2, "register_tokens": 1},
     frozenset({"embeddings.mask_token"}),
     {"mlp.c_fc": ("mlp.gate_proj", "mlp.up_proj")},
+    family="DINOv3",
 )
 _INTERNVIT = Layout(
     TRANSFORMERS,
@@ -197,6 +224,7 @@ _INTERNVIT = Layout(
     },
     {"class_embedding": 2, "positional_embedding": 1},
     frozenset({"embeddings.mask_token"}),
+    family="InternViT",
 )
 _INTERNVIT_AUTHORS = Layout(
     TRANSFORMERS,
@@ -221,6 +249,7 @@ _INTERNVIT_AUTHORS = Layout(
         "mlp.c_proj": "mlp.fc2",
     },
     {"class_embedding": 2, "positional_embedding": 1},
+    family="InternViT",
 )
 # Of Qwen2-VL and Qwen2.5-VL.
 _QWEN2 = Layout(
@@ -242,6 +271,8 @@ _QWEN2 = Layout(
     gated={"mlp.c_fc": ("mlp.gate_proj", "mlp.up_proj"), "mlp.c_proj": "mlp.down_proj"},
     frames={"conv1.weight": 2},
     qwen=True,
+    family="Qwen2.5-VL",
+    ungated="Qwen2-VL",
 )
 _QWEN3 = Layout(
     TRANSFORMERS,
@@ -267,6 +298,7 @@ _QWEN3 = Layout(
     },
     frames={"conv1.weight": 2},
     qwen=True,
+    family="Qwen3-VL",
 )
 # As its authors save it: open_clip's names, and a pooling attention of its own.
 _PERCEPTION = Layout(
@@ -282,6 +314,8 @@ _PERCEPTION = Layout(
     },
     {"attn_pool.latent": 2},
     splits_pool=False,
+    family="Perception Encoder",
+    classless="Perception Encoder G",
 )
 LAYOUTS = (
     _QWEN2,
@@ -290,6 +324,7 @@ LAYOUTS = (
     _OPEN_CLIP,
     _TRANSFORMERS,
     _TIMM,
+    _TIMM_REGISTERS,
     _DINOV2,
     _DINOV3,
     _INTERNVIT,

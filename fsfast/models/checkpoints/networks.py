@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Literal
 
 import torch
 
@@ -14,7 +15,7 @@ from fsfast.models.checkpoints.shards import Checkpoint
 from fsfast.models.mapper import HEAD_DIM, SmoothnessMapper
 from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, UNet, UNetConfig
 
-_UNETS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
+UNETS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
 # Around a bare state dict: DataParallel, torch.compile, OneStepPurifier.
 _AROUND = re.compile(r"((module|_orig_mod|unet)\.)+")
 
@@ -37,7 +38,13 @@ def load_purifier(
         CheckpointError: the tensors are not exactly those of config, or of one of the three; values are not finite;
             a file is missing, damaged, of another kind, or has more in it than tensors.
     """
-    checkpoint = Checkpoint(path)
+    return purifier_of(Checkpoint(path), config, values=values)
+
+
+def purifier_of(
+    checkpoint: Checkpoint, config: UNetConfig | None = None, *, values: bool = True
+) -> Loaded[UNet]:
+    """Load the U-Net of a checkpoint; see `load_purifier`."""
     prefix = _prefix(checkpoint)
     name, chosen = ("the given config", config) if config is not None else _nearest(checkpoint, prefix)
     module = _unet(chosen)
@@ -65,8 +72,12 @@ def load_mapper(path: str | os.PathLike[str], *, values: bool = True) -> Loaded[
         CheckpointError: the tensors are not exactly those of a SmoothnessMapper; values are not finite; a file is
             missing, damaged, of another kind, or has more in it than tensors.
     """
-    checkpoint = Checkpoint(path)
-    prefix = _prefix(checkpoint)
+    return mapper_of(Checkpoint(path), values=values)
+
+
+def mapper_of(checkpoint: Checkpoint, *, values: bool = True) -> Loaded[SmoothnessMapper]:
+    """Load the smoothness mapper of a checkpoint; see `load_mapper`."""
+    path, prefix = checkpoint.path, _prefix(checkpoint)
     names = {name.removeprefix(prefix) for name in checkpoint.names}
     if "blocks.0.gain" in names:
         raise CheckpointError(
@@ -92,6 +103,16 @@ def load_mapper(path: str | os.PathLike[str], *, values: bool = True) -> Loaded[
     if not values:
         return Loaded(module, "fsfast", (), ())
     return Loaded(fill(module, checkpoint, sources), "fsfast", checkpoint.files(), storage_note(checkpoint))
+
+
+def kind_of(checkpoint: Checkpoint) -> Literal["U-Net", "smoothness mapper"] | None:
+    """Return which of the two a checkpoint is by its names, whole or not; None for neither."""
+    prefix = _prefix(checkpoint)
+    names = {name.removeprefix(prefix) for name in checkpoint.names}
+    if {"blocks.0.gain", "blocks.0.film.0.weight"} & names:
+        return "smoothness mapper"
+    unet = {"time_embed.0.weight", "input_blocks.0.0.weight", "down_blocks.0.resnets.0.conv1.weight"}
+    return "U-Net" if unet & names else None
 
 
 def _all(name: str) -> bool:
@@ -127,13 +148,13 @@ def _nearest(checkpoint: Checkpoint, prefix: str) -> tuple[str, UNetConfig]:
             f"{', '.join(sorted(names)[:3])}, …; choose another checkpoint"
         )
     fits = {}
-    for preset, config in _UNETS.items():
+    for preset, config in UNETS.items():
         shapes = shapes_of(_unet(config))
         same = sum(checkpoint.shape(prefix + name) == shapes[name] for name in shapes.keys() & names)
         # Both ways: a small network must not win by being part of a large one.
         fits[preset] = same / len(shapes.keys() | names)
     best = max(fits, key=lambda preset: fits[preset])
-    return best, _UNETS[best]
+    return best, UNETS[best]
 
 
 def _unet_remedy(checkpoint: Checkpoint, prefix: str) -> str:
@@ -148,4 +169,4 @@ def _unet_remedy(checkpoint: Checkpoint, prefix: str) -> str:
         )
     if "time_embed.0.weight" not in names:
         return "it has no time embedding: folded at one sigma, which cannot be undone; give the weights of training"
-    return f"choose one of {', '.join(_UNETS)}, or give the config that the weights have"
+    return f"choose one of {', '.join(UNETS)}, or give the config that the weights have"

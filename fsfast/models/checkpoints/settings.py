@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsfast.errors import CheckpointError
+from fsfast.models.checkpoints.families import FAMILIES
 from fsfast.models.checkpoints.layouts import Tower
 from fsfast.models.checkpoints.names import OPEN_CLIP, PERCEPTION, TRANSFORMERS
 from fsfast.models.checkpoints.settings_qwen import KIND as OF_QWEN
 from fsfast.models.checkpoints.settings_qwen import KINDS as QWEN
 from fsfast.models.checkpoints.settings_qwen import qwen_fields
-from fsfast.models.checkpoints.settings_values import activation, compare, whole
+from fsfast.models.checkpoints.settings_values import activation, compare, number, whole
 from fsfast.models.checkpoints.shards import Checkpoint
 from fsfast.models.checkpoints.shown import Sizes
 from fsfast.models.vit_config import BIASES
 
 _FILE = {TRANSFORMERS: "config.json", OPEN_CLIP: "open_clip_config.json"}
-# (width, blocks) → heads of ViT-B, ViT-L and ViT-H, in every release of CLIP.
-_USUAL_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 _BASE = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -79,9 +78,6 @@ _OF_KIND: Mapping[str, Mapping[str, Any]] = {
     "internvl_vision": _OF_INTERNVIT,
     "intern_vit_6b": _OF_INTERNVIT,
 }
-# width → heads of Perception Encoder's towers, and what all of them have.
-_PERCEPTION_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1536: 16}
-_OF_PERCEPTION = {"activation": "gelu", "norm_eps": 1e-5, "rope_theta": 10000.0, "pool_heads": 8}
 # Of open_clip's vision_cfg: settings of training, or visible in the weights.
 _OPEN_CLIP_HARMLESS = {
     "patch_dropout",
@@ -126,11 +122,10 @@ def settings_said(checkpoint: Checkpoint, tower: Tower, sizes: Sizes) -> Setting
         ) from None
     if said is not None:
         return said
-    if tower.layout.name == PERCEPTION and sizes.width in _PERCEPTION_HEADS:
-        # The class token lies before the patches.
-        grid = "from_1" if tower.has("class_embedding") else "from_0"
-        fields = {**_OF_PERCEPTION, "heads": _PERCEPTION_HEADS[sizes.width], "rope_grid": grid}
-        return Settings(fields, f"as in every Perception Encoder of width {sizes.width}")
+    if tower.layout.name == PERCEPTION:
+        # As in CLIP's three sizes, heads are those of all published towers of a size.
+        known = FAMILIES[tower.family].known(sizes, tower.gated)
+        return Settings(known if "heads" in known else {}, f"as in every published {tower.family}")
     clip = _OF_CLIP if tower.has("class_embedding") and tower.layout.clip else {}
     if tower.openai:
         return Settings(_QUICK_GELU, "a file of OpenAI's, which has input_resolution", clip)
@@ -147,9 +142,9 @@ def usual_heads(checkpoint: Checkpoint, tower: Tower, sizes: Sizes) -> int:
         CheckpointError: it is no CLIP, or the sizes are those of no ViT-B, ViT-L or ViT-H.
     """
     clip = tower.layout.clip and tower.has("class_embedding")
-    heads = _USUAL_HEADS.get((sizes.width, sizes.layers)) if clip else None
     # A tower that lacks its last blocks looks whole by itself, so that only whole ones of known kinds pass.
-    if heads is None or sizes.hidden != 4 * sizes.width:
+    heads = FAMILIES["CLIP"].heads.get((sizes.width, sizes.layers, sizes.hidden)) if clip else None
+    if heads is None:
         raise CheckpointError(
             f"{checkpoint.path}: a tower of width {sizes.width} with {sizes.layers} blocks and MLPs of {sizes.hidden} "
             "is not one of CLIP's ViT-B, ViT-L, ViT-H, so its attention heads are not known; give a ViTConfig, as "
@@ -198,9 +193,9 @@ def _from_transformers(record: dict[str, Any], sizes: Sizes, tower: Tower) -> Se
     fields = {
         "heads": whole(said["num_attention_heads"], "num_attention_heads"),
         "activation": "silu_gated" if gated else activation(said["hidden_act"]),
-        "norm_eps": said["layer_norm_eps"],
+        "norm_eps": number(said["layer_norm_eps"], "layer_norm_eps"),
         "image_size": image_size,
-        "rope_theta": said.get("rope_theta"),
+        "rope_theta": None if said.get("rope_theta") is None else number(said["rope_theta"], "rope_theta"),
     }
     return Settings(fields, _FILE[TRANSFORMERS], _OF_KIND[kind])
 

@@ -34,3 +34,10 @@ def wholes(value: Any, name: str) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise ValueError(f"wanted {name} as a list of whole numbers, got {value!r}")
     return tuple(whole(each, name, 0) for each in value)
+
+
+def number(value: Any, name: str) -> float:
+    """Return a number, or refuse what is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"wanted {name} as a number, got {value!r}")
+    return value

@@ -50,13 +50,15 @@ class Checkpoint:
 
     Args:
         path: a weights file, an index (`….index.json`), or a directory with one of them.
+        key: see `open_tensors`.
 
     Raises:
         CheckpointError: none of these, or as `open_tensors`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], key: str | None = None) -> None:
         self.path = Path(path)
+        self._key = key
         self._stats: dict[Path, os.stat_result] = {}
         self._open: dict[Path, TensorFile] = {}
         self._place: dict[str, Path] = {}
@@ -81,6 +83,15 @@ class Checkpoint:
             CheckpointError: its shard is missing, does not hold it, or as `open_tensors`.
         """
         return self._file(name).shape(name)
+
+    def dtype(self, name: str) -> str:
+        """Type of a tensor as torch calls it, without reading its values; raises as `shape`."""
+        return self._file(name).dtype(name)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys under which the state dicts that were read stand in their files."""
+        return tuple(sorted({file.key for file in self._open.values()} - {""}))
 
     def read(self, name: str) -> Tensor:
         """Values of a tensor, float32 in memory of their own.
@@ -133,7 +144,7 @@ class Checkpoint:
 
     def _open_file(self, path: Path) -> None:
         before = path.stat()
-        file = open_tensors(path)
+        file = open_tensors(path, self._key)
         if not file.names:
             raise CheckpointError(f"{path}: wanted weights, got a file without tensors; get it again")
         self._stats[path], self._open[path] = before, file

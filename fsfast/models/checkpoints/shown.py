@@ -108,4 +108,4 @@ def _shape(checkpoint: Checkpoint, tower: Tower, weight: str, ndim: int) -> tupl
         return (*own[:2], *own[3:])
     if source.transposed:
         return own[::-1]
-    return (own[0] * len(source.stored), *own[1:])
+    return (own[0] * len(source.stored) + source.zeros, *own[1:])
