@@ -11,7 +11,7 @@ from tests.models.published import write_json
 from tests.models.test_parity import SMALL, assert_near, stored_names, transformers
 
 __all__ = ["transformers"]
-_CLASSES = {
+CLASSES = {
     "Qwen2-VL": ("qwen2_vl", "Qwen2VisionTransformerPretrainedModel", "Qwen2VLVisionConfig"),
     "Qwen2.5-VL": ("qwen2_5_vl", "Qwen2_5_VisionTransformerPretrainedModel", "Qwen2_5_VLVisionConfig"),
     "Qwen3-VL": ("qwen3_vl", "Qwen3VLVisionModel", "Qwen3VLVisionConfig"),
@@ -27,7 +27,7 @@ def packed(pixels, config):
 
 @pytest.mark.parametrize("name", qwen.TOWERS)
 def test_a_tower_equals_transformers(transformers, name, randomised, tmp_path):
-    kind, model_class, config_class = _CLASSES[name]
+    kind, model_class, config_class = CLASSES[name]
     if not hasattr(transformers, config_class.replace("Vision", "")):
         pytest.skip(f"transformers {transformers.__version__} has no {name}")
     tower = qwen.TOWERS[name]
