@@ -24,8 +24,8 @@ from fsfast.engine import writer
 from fsfast.engine.engine import load_engine
 from fsfast.errors import EngineError
 from fsfast.files import exchange
+from tests.written_before import ENGINE
 
-ENGINE = Path(__file__).parent / "data" / "written_before" / "engine"
 PICTURE = np.zeros((64, 64, 3), np.uint8)
 NOBODY = """
 import pwd

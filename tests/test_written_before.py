@@ -4,7 +4,6 @@
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ import fsfast.bounds
 from fsfast.certificates.certification import plan_of
 from fsfast.images.grid import to_grid
 from fsfast.runtime.seeds import Seeds
+from tests.written_before import FOLDER
 
-FOLDER = Path(__file__).parent / "data" / "written_before"
 SECRET = b"sixteen bytes or more"
 SERVING_SEED = 12590756990189893144
 

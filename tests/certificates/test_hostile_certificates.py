@@ -15,8 +15,7 @@ from fsfast.certificates import lines
 from fsfast.certificates.reading import parse_certificate
 from fsfast.certificates.writing import to_record
 from fsfast.errors import CertificateError
-
-DATA = Path(__file__).parents[1] / "data" / "written_before"
+from tests.written_before import FOLDER as DATA
 
 
 @pytest.fixture(scope="module")

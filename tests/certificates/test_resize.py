@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import PIL
@@ -14,8 +13,7 @@ from PIL import Image
 import fsfast
 from fsfast.errors import CertificateError
 from fsfast.images.grid import to_grid_image
-
-ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
+from tests.written_before import ENGINE
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import pytest
 import fsfast
 from fsfast.cli import main
 from tests.commands.pictures import folder_of_pictures
-
-ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
+from tests.written_before import ENGINE
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ import fsfast
 from fsfast.cli import main
 from fsfast.files import file_sha256
 from fsfast.runtime.serving import GROUP
+from tests.written_before import ENGINE
 
 ROOT = Path(__file__).parents[2]
-ENGINE = ROOT / "tests" / "data" / "written_before" / "engine"
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from PIL import Image
 
 import fsfast
 from fsfast.cli import main
-
-ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
+from tests.written_before import ENGINE
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,8 @@ import fsfast
 from fsfast.cli import main
 from fsfast.errors import brief, printable
 from fsfast.report.markup import escape
+from tests.written_before import FOLDER as DATA
 
-DATA = Path(__file__).parents[1] / "data" / "written_before"
 RED, TURNED, SINGLE = "\x1b[31m", "\u202e", "\x9b"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,8 +11,7 @@ import fsfast
 from fsfast.cli import main
 from fsfast.images.grid import to_grid_image
 from tests.commands.pictures import folder_of_pictures
-
-ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
+from tests.written_before import ENGINE
 
 
 @pytest.fixture

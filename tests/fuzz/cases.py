@@ -22,8 +22,8 @@ from fsfast.errors import FsfastError
 from fsfast.images.grid import to_grid_image
 from fsfast.strict_json import parse_json
 from tests.fuzz.mutations import changed_bytes, changed_leaf, changed_safetensors
+from tests.written_before import FOLDER as DATA
 
-DATA = Path(__file__).parents[1] / "data" / "written_before"
 # Refused: one of our errors, in one line. Harmless: taken, and nothing else follows from it than before.
 OUTCOMES = ("refused", "harmless", "wrong", "crash", "hang", "slow")
 # What no replay can find (docs/certificates.md), and what only another reading of the same scores changes.

@@ -24,9 +24,9 @@ from PIL import Image
 import fsfast
 from benchmarks.measuring.files import write_table
 from fsfast.engine.engine import load_engine
+from tests.written_before import ENGINE
 
 ROOT = Path(__file__).parents[2]
-ENGINE = ROOT / "tests" / "data" / "written_before" / "engine"
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz" / "kills.csv"
 RECIPE = ROOT / "tests" / "data" / "recipes" / "pooled.toml"
 

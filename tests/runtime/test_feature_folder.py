@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ import fsfast
 from fsfast.files import file_sha256
 from fsfast.images.grid import RESIZE, to_grid
 from fsfast.runtime.feature_folder import FeatureWriter
-
-ENGINE = Path(__file__).parents[1] / "data" / "written_before" / "engine"
+from tests.written_before import ENGINE
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ from PIL import Image
 
 import fsfast
 from fsfast.runtime.serving import GROUP
-
-FOLDER = Path(__file__).parents[1] / "data" / "written_before"
+from tests.written_before import FOLDER
 
 
 @pytest.fixture(scope="module")
