@@ -6,6 +6,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 _CHUNK = 1 << 20
 # Of Linux: names are relative to the current folder; RENAME_EXCHANGE.
 _HERE, _EXCHANGE = -100, 2
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -53,10 +55,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         # Users know the name that they gave, not the temporary one.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except Exception as error:
+        number = _number_in(error, path.parent)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         # Where the folder itself cannot be used there is nothing to remove.
         with suppress(OSError):
             temporary.unlink()
+
+
+def _number_in(error: Exception, folder: Path) -> int | None:
+    """Return the system's error behind a library's own, None where there is none.
+
+    safetensors puts its number into words; torch says that it could not write, and not why.
+    """
+    if found := _OS_ERROR.search(str(error)):
+        return int(found[1])
+    try:
+        full = os.statvfs(folder).f_bavail == 0
+    except (OSError, AttributeError):
+        return None
+    return errno.ENOSPC if full else None
 
 
 def exchange(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:

@@ -12,6 +12,18 @@ from fsfast.kernels import denoise_resize_normalise, noise_tables, noisy_batch, 
 from fsfast.kernels.types import NoiseTables, ResizeTables, Rows
 
 
+def scaled_noise(
+    thresholds: np.ndarray, denoise: Denoise | None, mean: tuple[float, ...], std: tuple[float, ...]
+) -> NoiseTables:
+    """Return the noise table, scaled for the first network; arguments as those of `Chain.of`."""
+    return noise_tables(thresholds, *grid_scaling(denoise, np.array(mean), np.array(std)), "float32")
+
+
+def levels_alone(noise: NoiseTables) -> NoiseTables:
+    """Return the table with which the noise kernel writes the grid levels themselves: scale 1, offset 0."""
+    return noise_tables(noise.thresholds, np.ones(3), np.zeros(3), "float32")
+
+
 @dataclass(frozen=True, eq=False)
 class Chain:
     """The kernels around the networks, with an engine's constants.
@@ -46,9 +58,8 @@ class Chain:
             sizes: (height, width) of the grid, and of the encoder's input.
             mean, std: three numbers each.
         """
-        means, deviations = np.array(mean), np.array(std)
-        noise = noise_tables(thresholds, *grid_scaling(denoise, means, deviations), "float32")
-        return cls(denoise, noise, resize_tables(*sizes), means, deviations)
+        noise = scaled_noise(thresholds, denoise, mean, std)
+        return cls(denoise, noise, resize_tables(*sizes), np.array(mean), np.array(std))
 
     @classmethod
     def of_engine(cls, engine: Engine, *, purifier: bool) -> Chain:

@@ -129,3 +129,18 @@ def test_arrays_that_do_not_fit_each_other_are_refused(out, tmp_path, changes, s
     dataclasses.replace(out, **{name: change(out) for name, change in changes.items()}).save(path)
     with pytest.raises(fsfast.errors.FsfastError, match=says):
         fsfast.load_features(path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_a_disk_that_takes_no_more_is_named_and_nothing_stays(out, tmp_path, suffix):
+    """Whatever the library underneath calls it."""
+    resource = pytest.importorskip("resource")
+    path, before = tmp_path / f"features.{suffix}", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            out.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path)
+    assert not list(tmp_path.iterdir())

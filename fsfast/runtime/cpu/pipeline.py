@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fsfast.backends.base import Graph
-from fsfast.engine.chain import Chain
+from fsfast.engine.chain import Chain, levels_alone
 from fsfast.engine.engine import Engine
-from fsfast.kernels import cosine_mean, noise_tables, noisy_batch
+from fsfast.kernels import cosine_mean, noisy_batch
 from fsfast.kernels.types import FeatureSums, Rows
 from fsfast.runtime.pipeline import STEPS, Advance, Sample, Scores, encoder_closed
 from fsfast.runtime.sampling import Stream, micro_batches
@@ -213,9 +213,7 @@ class CpuPipeline:
         """As `fsfast.runtime.pipeline.Pipeline.sample`."""
         self._check_open()
         (rows,) = micro_batches([seed], 1, self.micro_batch, index)
-        # With scale 1 and offset 0 the kernel writes the grid levels themselves.
-        levels = noise_tables(self.noise.thresholds, np.ones(3), np.zeros(3), "float32")
-        noisy = noisy_batch(image[None], rows, Stream.SERVING, levels)[0]
+        noisy = noisy_batch(image[None], rows, Stream.SERVING, levels_alone(self.noise))[0]
         return Sample(np.ascontiguousarray(noisy.transpose(1, 2, 0), np.int16), self._purified(image, rows))
 
     def _purified(self, image: np.ndarray, rows: Rows) -> np.ndarray | None:

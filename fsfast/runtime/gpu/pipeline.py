@@ -16,11 +16,10 @@ from fsfast.backends.device.arithmetic import fixed_arithmetic
 from fsfast.backends.device.capture import Replay
 from fsfast.backends.device.lane import Lane
 from fsfast.backends.device.memory import MemoryPlan, planned
+from fsfast.engine.chain import levels_alone, scaled_noise
 from fsfast.engine.engine import Engine
 from fsfast.engine.manifest import Manifest
-from fsfast.engine.schedule import grid_scaling
 from fsfast.errors import BackendUnavailable
-from fsfast.kernels import noise_tables
 from fsfast.kernels.library import cosine_mean, noisy_batch
 from fsfast.kernels.tensors import NoiseTensors, RowTensors, SumTensors
 from fsfast.kernels.types import FeatureSums, Layout, Rows
@@ -68,8 +67,7 @@ class GpuPipeline:
         self.plan = plan
         self._networks = networks
         self._layout: Layout = networks.stages.layout
-        scaling = grid_scaling(networks.denoise, np.array(manifest.mean), np.array(manifest.std))
-        self.noise = noise_tables(engine.thresholds, *scaling, "float32")
+        self.noise = scaled_noise(engine.thresholds, networks.denoise, manifest.mean, manifest.std)
         self._lock = threading.Lock()
         self.closed = False
         self._process = os.getpid()
@@ -257,11 +255,9 @@ class GpuPipeline:
         self.check_open()
         (rows,) = micro_batches([seed], 1, self.micro_batch, index)
         (tensors,) = self._row_tensors([rows])
-        # With scale 1 and offset 0 the kernel writes the grid levels themselves.
-        levels = noise_tables(self.noise.thresholds, np.ones(3), np.zeros(3), "float32")
         place, purified = self.lane.upload(image[None]), None
         with self._alone(), fixed_arithmetic():
-            table = NoiseTensors.from_arrays(levels, self.lane.device)
+            table = NoiseTensors.from_arrays(levels_alone(self.noise), self.lane.device)
             noisy = noisy_batch(place, tensors, Stream.SERVING, table)[0].permute(1, 2, 0)
             if self._networks.denoise is not None:
                 x_t = noisy_batch(place, tensors, Stream.SERVING, self._noise, layout=self._layout)
