@@ -27,16 +27,11 @@ _WORDS = {"raw": "raw", "ema": "averaged"}
 
 
 class SeveralStateDicts(CheckpointError):
-    """A checkpoint holds more than one state dict, and it is not known which is meant.
+    """A checkpoint holds more than one state dict, and it is not known which is meant."""
 
-    Args:
-        message: the error.
-        keys: under which they stand, raw ones first.
-    """
 
-    def __init__(self, message: str, keys: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.keys = keys
+class OtherWeights(CheckpointError):
+    """A checkpoint holds raw weights alone, or averaged ones alone, and the others were asked for."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +60,10 @@ class Choice:
         """Refuse weights that are not those that were asked for.
 
         Raises:
-            CheckpointError: they are the others.
+            OtherWeights: they are the others.
         """
         if asked not in (None, self.weights):
-            raise CheckpointError(
+            raise OtherWeights(
                 f"{path}: wanted {_WORDS[asked]} weights, as weights={asked!r} (--weights) says, and this file has "
                 f"{_WORDS[self.weights]} ones alone; leave it out, or say it of the other files alone"
             )
@@ -209,4 +204,4 @@ def _meant(found: Mapping[str, Weights | None], path: Path, asked: Weights | Non
     shown = " and ".join(f"{key} ({_WORDS[kind]})" if single and kind else key for key, kind in meant.items())
     options = " or ".join(f'weights="{kind}" (--weights {kind})' for kind in single)
     remedy = f"choose with {options}" if options else "save the one that is meant alone"
-    raise SeveralStateDicts(f"{path}: wanted one state dict, got {shown}; {remedy}", tuple(found))
+    raise SeveralStateDicts(f"{path}: wanted one state dict, got {shown}; {remedy}")

@@ -159,8 +159,10 @@ def test_an_inspection_describes_the_weights_that_are_meant(tmp_path):
     assert (found.problem, found.dtypes, found.state_dicts) == (None, ("float16",), ("ema", "model"))
     torch.save({"model": RAW, "module": RAW}, tmp_path / "a.pt")
     found = inspect_checkpoint(tmp_path / "a.pt")
-    assert found.state_dicts == ("model", "module")
-    assert found.problem.endswith("save the one that is meant alone")
+    assert found.problem == "wanted one state dict, got model and module; save the one that is meant alone"
+    torch.save(RAW, tmp_path / "a.pt")
+    found = inspect_checkpoint(tmp_path / "a.pt", weights="ema")
+    assert (found.family, found.problem.split(",")[0]) == ("CLIP", "wanted averaged weights")
 
 
 def test_other_words_are_refused(tmp_path):

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fsfast.errors import CheckpointError
-from fsfast.models.averages import SeveralStateDicts, Weights
+from fsfast.models.averages import OtherWeights, SeveralStateDicts, Weights
 from fsfast.models.checkpoints.encoder import assembled, empty_tower, only_tower
 from fsfast.models.checkpoints.families import FAMILIES
 from fsfast.models.checkpoints.files import refuse_types
@@ -115,19 +115,18 @@ def inspect_checkpoint(
 
     Raises:
         CheckpointError: no such file, or one that holds no tensors to look at: of another kind, damaged, or with more
-            in it than tensors, or without the weights that are meant.
+            in it than tensors.
         ValueError: weights are none of the two.
     """
-    several = None
+    refused = None
     try:
         checkpoint = Checkpoint(path, weights)
-    except SeveralStateDicts as error:
-        several = error
-        try:
-            checkpoint = Checkpoint(path, "raw")
-        except CheckpointError:
-            said = str(error).removeprefix(f"{path}: ")
-            return Inspection(Path(path), state_dicts=error.keys, weights=weights, problem=said)
+    except (SeveralStateDicts, OtherWeights) as error:
+        refused = str(error)
+        either = _either(path)
+        if either is None:
+            return Inspection(Path(path), weights=weights, problem=refused.removeprefix(f"{path}: "))
+        checkpoint = either
     given = {
         name: value for name, value in (("heads", heads), ("activation", activation)) if value is not None
     }
@@ -137,8 +136,18 @@ def inspect_checkpoint(
     choice = checkpoint.choice
     keys = tuple(filter(None, (choice.key, *choice.beside)))
     found = replace(found, model=_called(checkpoint), state_dicts=keys, weights=weights)
-    problem = str(several) if several else found.problem
+    problem = refused or found.problem
     return found if problem is None else replace(found, problem=problem.removeprefix(f"{checkpoint.path}: "))
+
+
+def _either(path: str | os.PathLike[str]) -> Checkpoint | None:
+    """The raw weights of a checkpoint, or else the averaged ones; None where each are several."""
+    for weights in get_args(Weights):
+        try:
+            return Checkpoint(path, weights)
+        except (SeveralStateDicts, OtherWeights):
+            continue
+    return None
 
 
 def _without_odd_types(found: Inspection) -> Inspection:
