@@ -67,6 +67,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     recipe = replace(recipe, files=files)
     given = Options(encoder, options.purifier, None, options.output, options.sigma, weights=options.weights)
     recipe = customise(recipe, given)
+    checkpoints = [stage for stage, path in recipe.files.items() if path != recipe.engine]
+    recipe = replace(recipe, weights=which_weights.by_stage(options.weights, checkpoints, recipe.weights))
     if not recipe.encoder_from:
         raise ValueError(
             f"recipe {recipe.name} takes all weights from elsewhere; choose one for files, such as clip-l14, or an "

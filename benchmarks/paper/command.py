@@ -161,7 +161,7 @@ def _work(args: argparse.Namespace) -> Path:
 def _parser() -> Parser:
     size, training = Size(), PsmConfig()
     parser = Parser(prog=_PROGRAM, description=__doc__)
-    files = parser.add_argument_group("files; all but --mapper and --work are wanted")
+    files = parser.add_argument_group("files; all but --mapper, --weights and --work are wanted")
     files.add_argument(
         "--purifier",
         type=Path,

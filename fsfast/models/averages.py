@@ -56,6 +56,12 @@ class Choice:
         others = f", not those of {' and '.join(self.beside)}" if self.beside else ""
         return (f"{_WORDS[self.weights]} weights{key}{others}",)
 
+    def within(self, outer: Choice) -> Choice:
+        """Return it as a part of what stands in another."""
+        weights: Weights = "ema" if "ema" in (self.weights, outer.weights) else "raw"
+        key, *beside = (".".join(filter(None, (outer.key, key))) for key in (self.key, *self.beside))
+        return Choice(key, weights, (*outer.beside, *beside))
+
     def check(self, path: Path, asked: Weights | None) -> None:
         """Refuse weights that are not those that were asked for.
 
@@ -79,6 +85,34 @@ def check_weights(asked: object) -> None:
         raise ValueError(f"wanted weights as {' or '.join(map(repr, get_args(Weights)))}, got {asked!r}")
 
 
+def pick(found: Mapping[str, Weights | None], path: Path, asked: Weights | None) -> Choice:
+    """Return the state dict that is meant.
+
+    Args:
+        found: key → which weights, None where that is not known.
+        path: of the file or directory, for messages.
+        asked: which weights are meant.
+
+    Raises:
+        SeveralStateDicts: there are several, and what is asked for does not tell which.
+    """
+    meant = {key: kind for key, kind in found.items() if asked in (None, kind)} or found
+    if len(meant) == 1:
+        ((key, kind),) = meant.items()
+        return Choice(key, kind or "raw", tuple(other for other in found if other != key))
+    kinds = list(meant.values())
+    single = [kind for kind in ("ema", "raw") if kinds.count(kind) == 1 and len(set(kinds)) > 1]
+    shown = " and ".join(f"{key} ({_WORDS[kind]})" if single and kind else key for key, kind in meant.items())
+    options = " or ".join(f'weights="{kind}" (--weights {kind})' for kind in single)
+    remedy = f"choose with {options}" if options else "save the one that is meant alone"
+    raise SeveralStateDicts(f"{path}: wanted one state dict, got {shown}; {remedy}")
+
+
+def averaged(file: Path) -> bool:
+    """Return whether a file's name says that its weights are averaged."""
+    return _AVERAGE.search(file.stem.lower().replace("-", "_").replace(".", "_")) is not None
+
+
 def descend(content: Any, path: Path, asked: Weights | None, depth: int) -> tuple[Any, Choice]:
     """Return the innermost state dict of what a training script saved, and which it is.
 
@@ -91,17 +125,14 @@ def descend(content: Any, path: Path, asked: Weights | None, depth: int) -> tupl
     Raises:
         SeveralStateDicts: there are several, and what is asked for does not tell which.
     """
-    around, choice = "", Choice()
+    choice = Choice()
     for _ in range(depth):
         entries = dict(_entries(content))
         found = _known(entries)
         if not found:
             break
-        key = _meant(found, path, asked)
-        beside = tuple(around + other for other in found if other != key)
-        averaged = "ema" in (choice.weights, found[key])
-        choice = Choice(around + key, "ema" if averaged else "raw", choice.beside + beside)
-        content, around = entries[key], f"{around}{key}."
+        inner = pick(found, path, asked)
+        content, choice = entries[inner.key], inner.within(choice)
     return content, choice
 
 
@@ -122,23 +153,26 @@ def part_of(
     Raises:
         SeveralStateDicts: both are there, and neither is asked for.
     """
-    prefixes = _prefixes(names)
-    part, choice = {name: name for name in names}, outer
+    part, prefixes = {name: name for name in names}, _prefixes(names)
     if prefixes:
-        shown = {prefix.rstrip(".") or "the other tensors": prefix for prefix in prefixes}
-        key = _meant({word: prefixes[prefix] for word, prefix in shown.items()}, path, asked)
-        prefix = shown.pop(key)
-        apart = () if prefix else tuple(shown.values())
+        inner = pick({_called(prefix): kind for prefix, kind in prefixes.items()}, path, asked)
+        prefix = next(prefix for prefix in prefixes if _called(prefix) == inner.key)
+        others = () if prefix else tuple(prefixes)[1:]
         part = {
             name.removeprefix(prefix): name
             for name in names
-            if name.startswith(prefix) and not name.startswith(apart)
+            if name.startswith(prefix) and not name.startswith(others)
         }
-        inside = ".".join(filter(None, (outer.key, prefix.rstrip("."))))
-        choice = Choice(inside, prefixes[prefix] or "raw", outer.beside + tuple(shown))
+        # ema_pytorch keeps the network itself under the key of its average, too.
+        both = Choice(outer.key, inner.weights, outer.beside)
+        outer = Choice(inner.key if prefix else "", inner.weights, inner.beside).within(both)
     if part.pop(_COUNT, None):
-        choice = Choice(choice.key, "ema", choice.beside)
-    return part, choice
+        outer = Choice(weights="ema").within(outer)
+    return part, outer
+
+
+def _called(prefix: str) -> str:
+    return prefix.rstrip(".") or "the other tensors"
 
 
 def _entries(content: Any) -> Iterator[tuple[str, Any]]:
@@ -193,15 +227,3 @@ def _prefixes(names: Collection[str]) -> dict[str, Weights | None]:
     rest = any("." in name and not name.startswith(tuple(averages)) for name in names)
     found: dict[str, Weights | None] = dict.fromkeys(raw or ([""] if rest else []), "raw")
     return found | dict.fromkeys(averages, "ema")
-
-
-def _meant(found: Mapping[str, Weights | None], path: Path, asked: Weights | None) -> str:
-    meant = {key: kind for key, kind in found.items() if asked in (None, kind)} or found
-    if len(meant) == 1:
-        return next(iter(meant))
-    kinds = list(meant.values())
-    single = [kind for kind in ("ema", "raw") if kinds.count(kind) == 1 and len(set(kinds)) > 1]
-    shown = " and ".join(f"{key} ({_WORDS[kind]})" if single and kind else key for key, kind in meant.items())
-    options = " or ".join(f'weights="{kind}" (--weights {kind})' for kind in single)
-    remedy = f"choose with {options}" if options else "save the one that is meant alone"
-    raise SeveralStateDicts(f"{path}: wanted one state dict, got {shown}; {remedy}")

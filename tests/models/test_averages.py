@@ -53,6 +53,8 @@ def test_both_are_found_and_neither_is_taken_in_silence(name, tmp_path):
     assert_holds(average, AVERAGE)
     assert [note for note in raw.notes if note.startswith("raw weights")]
     assert [note for note in average.notes if note.startswith("averaged weights") and "not those of" in note]
+    if name == "two wrappers":
+        assert average.notes[-1] == "averaged weights of model.state_dict_ema, not those of model.state_dict"
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "index"])
@@ -69,6 +71,21 @@ def test_both_may_lie_under_prefixes_of_one_set_of_names(suffix, tmp_path):
     torch.testing.assert_close(average.class_embedding, raw.class_embedding + 1, rtol=0, atol=0)
     with pytest.raises(SeveralStateDicts, match=r"got student \(raw\) and teacher \(averaged\)"):
         load_encoder(tmp_path, DINOV2)
+
+
+def test_both_may_be_files_of_one_directory(tmp_path):
+    """Its config.json is that of both."""
+    published.write_json(tmp_path / "config.json", published.clip_vision_config())
+    save_file(published.as_transformers(RAW), tmp_path / "model.safetensors")
+    save_file(published.as_transformers(AVERAGE), tmp_path / "model-ema.safetensors")
+    assert refusal(tmp_path).startswith(
+        "wanted one state dict, got model.safetensors (raw) and model-ema.saf"
+    )
+    raw, average = (load_encoder(tmp_path, weights=each) for each in ("raw", "ema"))
+    assert raw.module.config == average.module.config
+    for loaded, wanted in ((raw, RAW), (average, AVERAGE)):
+        assert_holds(loaded, {name: tensor for name, tensor in wanted.items() if name != "proj"})
+    assert "averaged weights of model-ema.safetensors, not those of model.safetensors" in average.notes
 
 
 def test_a_sister_of_the_same_names_is_seen_under_any_key(tmp_path):

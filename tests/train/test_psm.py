@@ -70,6 +70,8 @@ def test_of_raw_and_averaged_weights_those_that_are_meant_are_frozen(folder, cap
     assert main(both) == 2
     assert "--weights ema" in capsys.readouterr().err
     assert main([*both, "--weights", "encoder=ema"]) == 0
+    assert main([*both, "--purifier", "unet-tiny", "--weights", "purifier=ema"]) == 2
+    assert "come from files (encoder), got purifier=ema" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [(), ("--bf16", "--checkpointing")], ids=["float32", "bf16"])

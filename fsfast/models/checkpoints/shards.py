@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fsfast.errors import CheckpointError
 from fsfast.files import file_sha256
-from fsfast.models.averages import Choice, Weights, check_weights, part_of
+from fsfast.models.averages import Choice, Weights, averaged, check_weights, part_of, pick
 from fsfast.models.checkpoints.files import TensorFile, as_float32, open_tensors, refuse_text
 from fsfast.strict_json import parse_json
 
@@ -71,7 +71,7 @@ class Checkpoint:
         # Name → name in the files.
         self._stored: dict[str, str] = {}
         self.dtypes: set[str] = set()
-        main = _main_file(self.path)
+        main, self._file_choice = _main_file(self.path, weights)
         # Beside a file that was named alone, other files may belong to other models.
         self._folder = main.parent if self.path.is_dir() or main.name.endswith(INDEX_SUFFIX) else None
         if main.name.endswith(INDEX_SUFFIX):
@@ -161,6 +161,7 @@ class Checkpoint:
 
     def _choose(self) -> None:
         outer = next((file.choice for file in self._open.values() if file.choice.key), Choice())
+        outer = outer.within(self._file_choice)
         part, self.choice = part_of(self._place, self.path, self._weights, outer)
         self._stored |= part
         self.choice.check(self.path, self._weights)
@@ -186,23 +187,27 @@ def _identity(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _main_file(path: Path) -> Path:
-    """The weights file or index that a path means."""
+def _main_file(path: Path, weights: Weights | None) -> tuple[Path, Choice]:
+    """The weights file or index that a path means, and of a directory's raw and averaged ones which it is."""
     if not path.is_dir():
         if not path.is_file():
             raise CheckpointError(f"wanted a weights file, an index or a directory, found none at {path}")
-        return path
+        return path, Choice()
+    others = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
     for name in _IN_A_DIRECTORY:
         if (path / name).is_file():
-            return path / name
-    others = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+            kinds: dict[str, Weights | None] = {name: "raw"}
+            kinds |= dict.fromkeys((file.name for file in others if averaged(file)), "ema")
+            choice = pick(kinds, path, weights)
+            # Without others the name says nothing.
+            return path / choice.key, choice if choice.beside else Choice()
     if len(others) != 1:
         found = ", ".join(file.name for file in others[:3]) or "no weights"
         raise CheckpointError(
             f"{path}: wanted one weights file in the directory, found {found}{', …' if len(others) > 3 else ''}; "
             "give the path of the file"
         )
-    return others[0]
+    return others[0], Choice()
 
 
 def _check_names(path: Path, names: Iterable[str]) -> None:
