@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fsfast.errors import CheckpointError
+from fsfast.errors import CheckpointError, brief
 
 Weights = Literal["raw", "ema"]
 # Keys under which training scripts keep the state dict; `vision_encoder_state_dict` is TeCoA's, `module` DeepSpeed's.
@@ -19,6 +19,8 @@ _RAW = ("student", "online_model")
 _AVERAGE = re.compile(r"(^|_)(ema|swa|averaged?|teacher)(_|$)")
 # Lightning's WeightAveraging puts the average in the place of the raw weights, which it keeps here.
 _MOVED = "current_model_state"
+# Where torch_ema and diffusers keep a list of tensors.
+_NAMELESS = "shadow_params"
 # A buffer of torch's AveragedModel.
 _COUNT = "n_averaged"
 # The first part of a tensor's name that is no wrapper's.
@@ -48,13 +50,19 @@ class Choice:
     weights: Weights = "raw"
     beside: tuple[str, ...] = ()
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key and those beside it, to be shown."""
+        return tuple(map(brief, filter(None, (self.key, *self.beside))))
+
     def note(self) -> tuple[str, ...]:
         """Say what was chosen, where there was a choice or the weights are averaged."""
         if self.weights == "raw" and not self.beside:
             return ()
-        key = f" of {self.key}" if self.key else ""
-        others = f", not those of {' and '.join(self.beside)}" if self.beside else ""
-        return (f"{_WORDS[self.weights]} weights{key}{others}",)
+        others = self.keys[1:] if self.key else self.keys
+        key = f" of {self.keys[0]}" if self.key else ""
+        beside = f", not those of {' and '.join(others)}" if others else ""
+        return (f"{_WORDS[self.weights]} weights{key}{beside}",)
 
     def within(self, outer: Choice) -> Choice:
         """Return it as a part of what stands in another."""
@@ -102,7 +110,9 @@ def pick(found: Mapping[str, Weights | None], path: Path, asked: Weights | None)
         return Choice(key, kind or "raw", tuple(other for other in found if other != key))
     kinds = list(meant.values())
     single = [kind for kind in ("ema", "raw") if kinds.count(kind) == 1 and len(set(kinds)) > 1]
-    shown = " and ".join(f"{key} ({_WORDS[kind]})" if single and kind else key for key, kind in meant.items())
+    shown = " and ".join(
+        f"{brief(key)} ({_WORDS[kind]})" if single and kind else brief(key) for key, kind in meant.items()
+    )
     options = " or ".join(f'weights="{kind}" (--weights {kind})' for kind in single)
     remedy = f"choose with {options}" if options else "save the one that is meant alone"
     raise SeveralStateDicts(f"{path}: wanted one state dict, got {shown}; {remedy}")
@@ -124,6 +134,7 @@ def descend(content: Any, path: Path, asked: Weights | None, depth: int) -> tupl
 
     Raises:
         SeveralStateDicts: there are several, and what is asked for does not tell which.
+        CheckpointError: averaged weights are meant, and their tensors have no names.
     """
     choice = Choice()
     for _ in range(depth):
@@ -133,6 +144,8 @@ def descend(content: Any, path: Path, asked: Weights | None, depth: int) -> tupl
             break
         inner = pick(found, path, asked)
         content, choice = entries[inner.key], inner.within(choice)
+    if choice.weights == "ema" and (not isinstance(content, dict) or _NAMELESS in content):
+        raise _without_names(path, choice)
     return content, choice
 
 
@@ -152,6 +165,7 @@ def part_of(
 
     Raises:
         SeveralStateDicts: both are there, and neither is asked for.
+        CheckpointError: averaged weights are meant, and their names have lost their dots.
     """
     part, prefixes = {name: name for name in names}, _prefixes(names)
     if prefixes:
@@ -166,9 +180,19 @@ def part_of(
         # ema_pytorch keeps the network itself under the key of its average, too.
         both = Choice(outer.key, inner.weights, outer.beside)
         outer = Choice(inner.key if prefix else "", inner.weights, inner.beside).within(both)
+        if outer.weights == "ema" and not any("." in name for name in part):
+            raise _without_names(path, outer)
     if part.pop(_COUNT, None):
         outer = Choice(weights="ema").within(outer)
     return part, outer
+
+
+def _without_names(path: Path, choice: Choice) -> CheckpointError:
+    """The error about a list of tensors, or about names without dots, as LitEma has them: two may be one."""
+    return CheckpointError(
+        f"{path}: the averaged weights of {choice.keys[0]} do not say which tensor is which; copy them into the model "
+        "as your training code does (copy_to), and save its state dict"
+    )
 
 
 def _called(prefix: str) -> str:

@@ -133,12 +133,30 @@ def test_those_that_stand_alone_are_taken_and_the_others_refused(content, weight
     assert refusal(tmp_path / "a.pt", weights=other).startswith(wanted)
 
 
-@pytest.mark.parametrize("average", [list(AVERAGE.values()), {"decay": 0.9, "shadow_params": [RAW["proj"]]}])
-def test_an_average_without_names_is_neither_dropped_nor_taken(average, tmp_path):
-    torch.save({"model": RAW, "ema": average}, tmp_path / "a.pt")
-    assert refusal(tmp_path / "a.pt").startswith("wanted one state dict, got model (raw) and ema (averaged)")
-    assert refusal(tmp_path / "a.pt", weights="ema").startswith("the averaged weights of ema are a list")
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": RAW, "ema": list(AVERAGE.values())},
+        {"model": RAW, "ema": {"decay": 0.9, "shadow_params": list(AVERAGE.values())}},
+        # LitEma, of a module of Lightning.
+        prefixed("model.visual.", RAW)
+        | {f"model_ema.visual{name.replace('.', '')}": tensor for name, tensor in AVERAGE.items()}
+        | {"model_ema.decay": torch.tensor(0.9)},
+    ],
+    ids=["list", "shadow_params", "LitEma"],
+)
+def test_an_average_without_names_is_neither_dropped_nor_taken(content, tmp_path):
+    torch.save(content, tmp_path / "a.pt")
+    assert refusal(tmp_path / "a.pt").startswith("wanted one state dict, got ")
+    assert "do not say which tensor is which; copy them" in refusal(tmp_path / "a.pt", weights="ema")
     assert_holds(load_encoder(tmp_path / "a.pt", NARROW, weights="raw"), RAW)
+
+
+def test_keys_of_other_people_steer_no_terminal(tmp_path):
+    torch.save({"model": RAW, "ema": AVERAGE, "a\x1b[2J\nb": RAW}, tmp_path / "a.pt")
+    assert r"and a\u001b[2J b" in refusal(tmp_path / "a.pt")
+    loaded = load_encoder(tmp_path / "a.pt", NARROW, weights="raw")
+    assert all(note.isprintable() for note in loaded.notes)
 
 
 def test_of_two_averages_the_raw_weights_can_be_meant(tmp_path):

@@ -20,8 +20,6 @@ from fsfast.models.averages import WRAPPERS, Choice, Weights, descend
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _QUANTISED = "quantised weights cannot be used, take the checkpoint that they were made from"
 _MAX_WRAPPERS = 3
-# Where torch_ema and diffusers keep an average.
-_NAMELESS = "shadow_params"
 # As the safetensors library has it.
 _MAX_HEADER_BYTES = 100_000_000
 # The pickle of torch.save holds names and shapes: 50 kB for adm256's 566 tensors.
@@ -279,11 +277,6 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 def _state_dict(content: Any, path: Path, weights: Weights | None) -> tuple[dict[str, Tensor], Choice]:
     """The dictionary of tensors in what torch.load returned, and where it stands."""
     content, choice = descend(content, path, weights, _MAX_WRAPPERS)
-    if choice.weights == "ema" and (not isinstance(content, dict) or _NAMELESS in content):
-        raise CheckpointError(
-            f"{path}: the averaged weights of {choice.key} are a list without names, which fits no network here; copy "
-            "them into the model as your training code does (copy_to), and save its state dict"
-        )
     if not isinstance(content, dict) or not content:
         raise CheckpointError(
             f"{path}: wanted a dictionary of tensors, got {'an empty one' if content == {} else type(content).__name__}"

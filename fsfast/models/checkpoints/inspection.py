@@ -133,8 +133,7 @@ def inspect_checkpoint(
     found = _inspected(checkpoint, given)
     if found.problem is None:
         found = _without_odd_types(found)
-    choice = checkpoint.choice
-    keys = tuple(filter(None, (choice.key, *choice.beside)))
+    keys = checkpoint.choice.keys
     found = replace(found, model=_called(checkpoint), state_dicts=keys, weights=weights)
     problem = refused or found.problem
     return found if problem is None else replace(found, problem=problem.removeprefix(f"{checkpoint.path}: "))
