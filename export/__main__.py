@@ -9,6 +9,7 @@ from importlib import import_module
 from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
 
+from . import which_weights
 from .class_rows import add_arguments, class_files, read_classes
 from .engine_recipe import check_known_in_torch, find_recipe
 from .options import OUTPUTS, Options, check_compare, customise, describe, needs
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.licence,
             args.random_weights,
             class_files(args),
+            args.weights,
         )
         recipe = customise(find_recipe(args.recipe), options)
         check_known_in_torch(recipe)
@@ -112,6 +114,7 @@ def _parser() -> Parser:
         "grid becomes 256×256",
     )
     files.add_argument("--mapper", metavar="FILE", help="a smoothness mapper's weights, or none")
+    which_weights.add_arguments(files)
     files.add_argument("--output", choices=list(OUTPUTS), help="of the encoder (default: the recipe's)")
     files.add_argument(
         "--licence",

@@ -11,12 +11,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from fsfast.commands.parser import Parser
 from fsfast.errors import FsfastError
+from fsfast.models.averages import Weights
 
 from .class_rows import read_names, save_texts
 from .stopping import exit_without, run
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         templates = templates_of(_templates(args.template, args.templates))
         checkpoint = Path(args.checkpoint)
-        loaded = load_text_tower(checkpoint, args.activation)
+        loaded = load_text_tower(checkpoint, args.activation, weights=args.weights)
         folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
         texts = Texts(Path(args.tokenizer) if args.tokenizer else folder, loaded.module.config)
         rows = directions(loaded.module, texts, names, templates)
@@ -126,6 +127,11 @@ def _parser() -> Parser:
         "--activation",
         choices=("quick_gelu", "gelu"),
         help="of a CLIP's file alone, which does not say it: quick_gelu for OpenAI's weights and what began with them",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=get_args(Weights),
+        help="of a file that holds raw weights and their average over training",
     )
     return parser
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fsfast.images.grid import Grid
+from fsfast.models.averages import Weights
 
 from .engine_recipe import is_engine
 from .recipe import BY_SHAPE, STAGES, ClassFiles, Recipe
 from .recipe_values import MAX_BLOCKS, check_name
 from .results import RESULTS
+from .which_weights import by_stage
 
 # Both were, or are to be, trained on images of this size.
 PURIFIED_SIDE = 256
@@ -50,6 +52,7 @@ class Options:
         licences: "TEXT" for all stages or "STAGE=TEXT".
         random_weights: draw all weights.
         classes: files of classes.
+        weights: stage, or "" for all, and which weights of its file are meant; the last word counts.
     """
 
     encoder: str | None = None
@@ -61,6 +64,7 @@ class Options:
     licences: Sequence[str] = ()
     random_weights: bool = False
     classes: ClassFiles | None = None
+    weights: Sequence[tuple[str, Weights]] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
     if not 0 < sigma <= 4 or not 1 <= n0 <= 4096:
         raise ValueError(f"wanted sigma in (0, 4] and n0 in 1…4096, got sigma = {sigma:g}, n0 = {n0}")
     kept = {stage: path for stage, path in recipe.files.items() if getattr(options, stage) is None}
-    return replace(
+    recipe = replace(
         recipe,
         sigma=sigma,
         n0=n0,
@@ -129,6 +133,7 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
         licences=_licences(options.licences),
         classes=options.classes or recipe.classes,
     )
+    return replace(recipe, weights=by_stage(options.weights, _from_files(recipe), recipe.weights))
 
 
 def check_compare(recipe: Recipe, compare: Sequence[str]) -> None:
@@ -162,6 +167,12 @@ def needs(recipe: Recipe) -> list[Need]:
     ]
 
 
+def _from_files(recipe: Recipe) -> list[str]:
+    """The stages whose weights come from checkpoints."""
+    found = [need for need in needs(recipe) if need.stage in STAGES]
+    return [need.stage for need in found if recipe.engine is None or need.path != recipe.engine]
+
+
 def describe(recipe: Recipe) -> str:
     """Return what would be built and what is missing, for `--dry-run`."""
     grid = f"{recipe.grid.height}×{recipe.grid.width} ({recipe.grid.fit})"
@@ -182,7 +193,8 @@ def describe(recipe: Recipe) -> str:
     ]
     for need in needs(recipe):
         if not need.missing:
-            lines.append(f"found    {need.stage}: {need.path}")
+            meant = f", {recipe.weights[need.stage]} weights" if need.stage in recipe.weights else ""
+            lines.append(f"found    {need.stage}: {need.path}{meant}")
             continue
         lines.append(f"missing  {need.stage}: {need.path or 'give it with ' + need.option}")
         lines += [f"           {place}" for place in need.places]

@@ -14,7 +14,7 @@ from fsfast.images.fits import Fit
 from fsfast.images.grid import Grid
 from fsfast.images.resampling import FILTERS
 
-from . import class_rows
+from . import class_rows, which_weights
 from .options import Options, customise
 from .recipe import Outside, Recipe
 from .recipe_values import check_name
@@ -71,6 +71,7 @@ def add_arguments(parser: Parser) -> None:
         help="a U-Net's weights, as with recipes; the grid becomes 256×256",
     )
     parser.add_argument("--mapper", metavar="FILE", help="a smoothness mapper's weights for this output")
+    which_weights.add_arguments(parser)
     parser.add_argument(
         "--licence",
         action="append",
@@ -176,6 +177,7 @@ def recipe_of(
         mapper=args.mapper,
         licences=args.licence,
         classes=class_rows.class_files(args),
+        weights=args.weights,
     )
     changed = customise(recipe, options)
     return replace(changed, name=name) if args.name is not None else changed

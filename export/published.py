@@ -101,7 +101,8 @@ class Published:
 
     def _purifier(self, path: Path, *, values: bool = True) -> Loaded[UNet]:
         # Not a known preset: recognised by its shapes.
-        loaded = load_purifier(path, PURIFIERS.get(self.recipe.purifier or ""), values=values)
+        preset = PURIFIERS.get(self.recipe.purifier or "")
+        loaded = load_purifier(path, preset, weights=self.recipe.weights.get("purifier"), values=values)
         check_grid(self.recipe, loaded.module.config, f"the purifier {path}")
         if loaded.files and loaded.files[0].name == _ADM256_FILE:
             self._licences["purifier"] = _ADM256_LICENCE
@@ -109,7 +110,13 @@ class Published:
 
     def _encoder(self, path: Path, *, values: bool = True) -> Any:
         config = encoder_config(self.recipe)
-        loaded = load_encoder(path, config, resize_positions=self.recipe.resize_positions, values=values)
+        loaded = load_encoder(
+            path,
+            config,
+            resize_positions=self.recipe.resize_positions,
+            weights=self.recipe.weights.get("encoder"),
+            values=values,
+        )
         check_preparation(self.recipe, path, loaded.preparation)
         if self.recipe.output == "pooled" and config.projection and not loaded.projection:
             raise ValueError(
@@ -119,7 +126,7 @@ class Published:
         return loaded
 
     def _mapper(self, path: Path, *, values: bool = True) -> Any:
-        loaded = load_mapper(path, values=values)
+        loaded = load_mapper(path, weights=self.recipe.weights.get("mapper"), values=values)
         dim = feature_dim(self.recipe)
         if loaded.module.dim != dim:
             raise ValueError(

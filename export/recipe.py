@@ -10,6 +10,7 @@ from typing import Any
 
 from fsfast.engine.classes import ClassKind
 from fsfast.images.grid import Grid
+from fsfast.models.averages import Weights
 
 from .recipe_values import check_values
 
@@ -19,7 +20,7 @@ _KEYS = {
     "grid": {"height", "width", "fit", "filter", "colour"},
     "normalise": {"mean", "std"},
     "purifier": {"preset"},
-    "encoder": {"preset", "config", "checkpoint", "resize_positions", "output", "ln_post"},
+    "encoder": {"preset", "config", "checkpoint", "weights", "resize_positions", "output", "ln_post"},
     "mapper": {"blocks"},
     "classes": {"rows", "names", "kind"},
     "weights": {"run", "random_seed", "encoder", "licence"},
@@ -28,7 +29,7 @@ _SOURCES = ("run", "random_seed", "encoder")
 _OPTIONAL = {
     "": {"purifier", "mapper", "classes"},
     "grid": {"colour"},
-    "encoder": {"preset", "config", "checkpoint", "resize_positions"},
+    "encoder": {"preset", "config", "checkpoint", "weights", "resize_positions"},
     "classes": {"names", "kind"},
     "weights": {*_SOURCES},
 }
@@ -87,6 +88,7 @@ class Recipe:
         licence: licence of the weights; where they come from files, of the encoder's.
         encoder_from: where users get the encoder's file; not empty: weights come from files.
         files: stage → weights file or directory.
+        weights: stage → which weights of its file are meant, where it holds raw ones and their average.
         licences: stage → licence, where it is not that of the recipe.
         encoder_config: fields of the ViT's configuration, None with a preset.
         resize_positions: whether learned positions for another number of patches are resized.
@@ -112,6 +114,7 @@ class Recipe:
     licence: str
     encoder_from: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
+    weights: Mapping[str, Weights] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
     encoder_config: Mapping[str, Any] | None = None
     resize_positions: bool = False
@@ -187,10 +190,11 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
             f"[weights] of {path}: wanted one of run (a training run's folder), random_seed, and encoder (a list of "
             "where users get its file)"
         )
-    if "checkpoint" in encoder and "encoder" not in weights:
-        raise ValueError(
-            f"{path}: encoder.checkpoint wants [weights] with encoder, a list of where users get this file"
-        )
+    for key in ("checkpoint", "weights"):
+        if key in encoder and "encoder" not in weights:
+            raise ValueError(
+                f"{path}: encoder.{key} wants [weights] with encoder, a list of where users get this file"
+            )
     check_values(record, str(path))
     return Recipe(
         name=record["name"],
@@ -212,6 +216,7 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         encoder_from=tuple(weights.get("encoder", ())),
         classes=_classes(record.get("classes")),
         files={"encoder": path.parent / encoder["checkpoint"]} if "checkpoint" in encoder else {},
+        weights={"encoder": encoder["weights"]} if "weights" in encoder else {},
     )
 
 

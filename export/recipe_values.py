@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 from fsfast.engine.classes import ClassKind
+from fsfast.models.averages import Weights
 
 # Of an engine, as fsfast/schemas/engine.schema.json has it; it becomes a folder's name, too.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -102,6 +103,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "encoder.preset": (_text, "a text"),
     "encoder.config": (lambda value: isinstance(value, dict), "a table"),
     "encoder.checkpoint": (_text, "a text"),
+    "encoder.weights": (lambda value: value in get_args(Weights), f"one of {', '.join(get_args(Weights))}"),
     "encoder.resize_positions": (lambda value: isinstance(value, bool), "true or false"),
     "encoder.output": (lambda value: value in _OUTPUTS, f"one of {', '.join(_OUTPUTS)}"),
     "encoder.ln_post": (lambda value: isinstance(value, bool), "true or false"),

@@ -83,17 +83,20 @@ def suggest(found: Inspection) -> Suggestion:
     """
     path = str(found.path)
     if found.kind == "smoothness mapper":
-        return Suggestion(_command("RECIPE", ["--encoder", "FILE_OR_DIR", "--mapper", path], "DIR"))
-    if found.kind == "U-Net":
-        words = ["--encoder", "FILE_OR_DIR", "--purifier", f"{found.family}={path}"]
+        words = ["--encoder", "FILE_OR_DIR", "--mapper", path, *_weights(found, "mapper=")]
         return Suggestion(_command("RECIPE", words, "DIR"))
+    if found.kind == "U-Net":
+        purifier = f"{found.family}={path}"
+        words = ["--encoder", "FILE_OR_DIR", "--purifier", purifier, *_weights(found, "purifier=")]
+        return Suggestion(_command("RECIPE", words, "DIR"))
+    encoder = ["--encoder", path, *_weights(found)]
     # First those that need no other output.
     fitting = sorted(_fitting(found), key=lambda each: each[1] is not None)
     if fitting:
         recipe, output = fitting[0]
         config, own = encoder_config(recipe), found.config
         assert own is not None
-        words = ["--encoder", path, *(["--output", output] if output else [])]
+        words = [*encoder, *(["--output", output] if output else [])]
         return Suggestion(
             _command(recipe.name, words, recipe.name),
             recipes=tuple(recipe.name for recipe, _ in fitting),
@@ -112,14 +115,24 @@ def suggest(found: Inspection) -> Suggestion:
         with tempfile.TemporaryDirectory(prefix="fsfast-inspect-") as folder:
             written = Path(folder) / file
             written.write_text(text, encoding="utf-8")
-            Published(customise(load_recipe(str(written)), Options(encoder=path)))
+            Published(customise(load_recipe(str(written)), _options(found)))
     except (FsfastError, ValueError) as error:
         return Suggestion(problem=str(error))
-    return Suggestion(_command(file, ["--encoder", path], name), text, file)
+    return Suggestion(_command(file, encoder, name), text, file)
 
 
 def _command(recipe: str, words: list[str], name: str) -> str:
     return shlex.join(["fsfast", "export", recipe, *words, "--out", f"engines/{name}"])
+
+
+def _weights(found: Inspection, stage: str = "") -> list[str]:
+    """The option that says which weights were inspected, where that was asked for."""
+    return ["--weights", f"{stage}{found.weights}"] if found.weights else []
+
+
+def _options(found: Inspection, output: str | None = None) -> Options:
+    weights = [("encoder", found.weights)] if found.weights else []
+    return Options(str(found.path), output=output, weights=weights)
 
 
 def _fitting(found: Inspection) -> Iterator[tuple[Recipe, str | None]]:
@@ -130,7 +143,7 @@ def _fitting(found: Inspection) -> Iterator[tuple[Recipe, str | None]]:
             continue
         output = None if recipe.output_name in found.outputs else next(iter(found.outputs))
         try:
-            Published(customise(recipe, Options(encoder=str(found.path), output=output)))
+            Published(customise(recipe, _options(found, output)))
         except (FsfastError, ValueError):
             continue
         yield recipe, output

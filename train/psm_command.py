@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from export import which_weights
 from export.engine_recipe import find_recipe, is_engine
 from export.options import OUTPUTS, PURIFIERS_FROM, Options, customise
 from export.recipe import Recipe, load_recipe
@@ -64,7 +65,10 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     # A new one is trained.
     files = {stage: path for stage, path in recipe.files.items() if stage != "mapper"}
     recipe = replace(recipe, files=files)
-    recipe = customise(recipe, Options(encoder, options.purifier, None, options.output, options.sigma))
+    given = Options(encoder, options.purifier, None, options.output, options.sigma, weights=options.weights)
+    recipe = customise(recipe, given)
+    checkpoints = [stage for stage, path in recipe.files.items() if path != recipe.engine]
+    recipe = replace(recipe, weights=which_weights.by_stage(options.weights, checkpoints, recipe.weights))
     if not recipe.encoder_from:
         raise ValueError(
             f"recipe {recipe.name} takes all weights from elsewhere; choose one for files, such as clip-l14, or an "
@@ -139,6 +143,7 @@ def _parser() -> Parser:
         help=f"{', '.join(PURIFIERS_FROM)}: from new weights, or from a file; none (default, but for an engine that "
         "has one) trains the mapper alone",
     )
+    which_weights.add_arguments(parser)
     parser.add_argument("--output", choices=list(OUTPUTS), help="of the encoder (default: the recipe's)")
     parser.add_argument(
         "--sigma", type=float, help="noise level in [0,1] pixel units (default: the recipe's)"

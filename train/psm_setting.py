@@ -115,7 +115,9 @@ class Setting:
         return {
             "images": self.data.digest,
             "recipe": _sha256(networks),
-            "weights": _sha256(dict(self.weights)),
+            "weights": _sha256(
+                {**self.weights, **({"meant": dict(recipe.weights)} if recipe.weights else {})}
+            ),
             "schedule": _sha256({name: config[name] for name in _DECIDES[stage]}),
         }
 

@@ -26,6 +26,7 @@ from benchmarks.paper.page import render_page
 from benchmarks.paper.rehearsal import REHEARSALS, write_files
 from benchmarks.paper.request import Inputs, Refused, Request, check, recipe_for
 from benchmarks.paper.study import Study
+from export import which_weights
 from fsfast.commands.parser import Parser, Several, integer, number
 from fsfast.errors import FsfastError, printable
 from fsfast.files import write_whole
@@ -125,6 +126,7 @@ def _request(parser: Parser, args: argparse.Namespace) -> Request:
         parser.error(f"wanted --purifier-steps of at least 0, got {args.purifier_steps}")
     if not 0.0 < args.alpha < 1.0:
         parser.error(f"wanted --alpha in (0, 1), got {args.alpha}")
+    files = [name for name in ("purifier", "encoder", "mapper") if getattr(args, name)]
     return Request(
         purifiers=tuple(args.purifier),
         encoder=args.encoder,
@@ -148,6 +150,7 @@ def _request(parser: Parser, args: argparse.Namespace) -> Request:
         out=args.out,
         work=_work(args),
         rehearsal=args.rehearse or "",
+        weights=which_weights.by_stage(args.weights, files, {}),
     )
 
 
@@ -158,7 +161,7 @@ def _work(args: argparse.Namespace) -> Path:
 def _parser() -> Parser:
     size, training = Size(), PsmConfig()
     parser = Parser(prog=_PROGRAM, description=__doc__)
-    files = parser.add_argument_group("files; all but --mapper and --work are wanted")
+    files = parser.add_argument_group("files; all but --mapper, --weights and --work are wanted")
     files.add_argument(
         "--purifier",
         type=Path,
@@ -173,6 +176,7 @@ def _parser() -> Parser:
     files.add_argument(
         "--mapper", type=Path, metavar="FILE", help="weights of a smoothness mapper; none are published"
     )
+    which_weights.add_arguments(files)
     files.add_argument(
         "--images", type=Path, metavar="DIR", help="pictures, such as those of ImageNet's validation set"
     )

@@ -31,6 +31,8 @@ def settings(request: Request, inputs: Inputs) -> dict[str, object]:
         "encoder": [file.sha256 for file in inputs.files if file.role == "encoder"],
         "mapper": [file.sha256 for file in inputs.files if file.role == "mapper"],
         "images": [len(inputs.images), inputs.images_sha256],
+        # None as in folders of before.
+        "weights": dict(request.weights) or None,
         "sigma": list(request.sigmas),
         "n0": list(request.numbers),
         "n": request.n,

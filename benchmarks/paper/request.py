@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fsfast.errors import FsfastError
 from fsfast.files import file_sha256
 from fsfast.images.grid import to_grid_image
 from fsfast.models import load_encoder, load_mapper, load_purifier
+from fsfast.models.averages import Weights
 from fsfast.models.checkpoints import ReadFile
 
 
@@ -44,6 +46,7 @@ class Request:
         micro_batch: M of the certificates.
         out, work: folders of the results, and of engines and training runs.
         rehearsal: "" or what of; the weights are then random.
+        weights: stage → which weights of its files are meant, where they hold raw ones and their average.
     """
 
     purifiers: tuple[Path, ...]
@@ -68,6 +71,7 @@ class Request:
     out: Path
     work: Path
     rehearsal: str = ""
+    weights: Mapping[str, Weights] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -120,7 +124,13 @@ def recipe_for(
         ValueError: the recipe does not exist, or does not go together with them.
     """
     chosen = "none" if purifier is None else f"{purifier[0]}={purifier[1]}"
-    options = Options(str(request.encoder), chosen, None if mapper is None else str(mapper), sigma=sigma)
+    files = {"encoder": request.encoder, "purifier": purifier and purifier[1], "mapper": mapper}
+    # Those that were trained here hold one state dict.
+    named = {request.encoder, *request.purifiers, request.mapper} - {None}
+    weights = [(stage, meant) for stage, meant in request.weights.items() if files[stage] in named]
+    options = Options(
+        str(request.encoder), chosen, None if mapper is None else str(mapper), sigma=sigma, weights=weights
+    )
     return customise(load_recipe(request.recipe), options)
 
 
@@ -134,9 +144,12 @@ def check(request: Request) -> Inputs:
     if request.on_gpu:
         faults.tried(cuda_device, request.device)
     recipe = faults.tried(load_recipe, request.recipe)
-    unets = [faults.tried(_unet, path) for path in request.purifiers]
-    tower = faults.tried(load_encoder, request.encoder, encoder_config(recipe)) if recipe else None
-    mapper = faults.tried(load_mapper, request.mapper) if request.mapper else None
+    meant = request.weights.get
+    unets = [faults.tried(_unet, path, meant("purifier")) for path in request.purifiers]
+    load_tower = partial(load_encoder, weights=meant("encoder"))
+    tower = faults.tried(load_tower, request.encoder, encoder_config(recipe)) if recipe else None
+    load = partial(load_mapper, weights=meant("mapper"))
+    mapper = faults.tried(load, request.mapper) if request.mapper else None
     images = faults.tried(_images, request) if recipe else None
     if request.train is not None:
         faults.tried(_check_training, request)
@@ -175,8 +188,8 @@ class _Faults(list[str]):
             raise Refused("\n".join(dict.fromkeys(self)))
 
 
-def _unet(path: Path) -> tuple[str, tuple[ReadFile, ...]]:
-    loaded = load_purifier(path)
+def _unet(path: Path, weights: Weights | None) -> tuple[str, tuple[ReadFile, ...]]:
+    loaded = load_purifier(path, weights=weights)
     return next(name for name, config in PURIFIERS.items() if config == loaded.module.config), loaded.files
 
 

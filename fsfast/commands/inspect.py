@@ -11,13 +11,14 @@ import shlex
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from fsfast.commands.export import package
 from fsfast.commands.findings import lines, possessive
 from fsfast.errors import BackendUnavailable, CheckpointError, FsfastError
 from fsfast.file_kind import CERTIFICATE, FEATURES, MANIFEST, ONNX, FileKind, recognise_file
 from fsfast.installation import pip_install_extras
+from fsfast.models.averages import Weights
 
 if TYPE_CHECKING:
     from fsfast.models import Inspection
@@ -48,6 +49,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--activation",
         choices=["quick_gelu", "gelu", "gelu_tanh"],
         help="of a tower's MLPs, where no file says it",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=get_args(Weights),
+        help="of a file that holds raw weights and their average over training",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -101,7 +107,9 @@ def _checkpoint(args: argparse.Namespace) -> dict[str, Any]:
     from fsfast.models import inspect_checkpoint
 
     try:
-        found = inspect_checkpoint(args.path, heads=args.heads, activation=args.activation)
+        found = inspect_checkpoint(
+            args.path, heads=args.heads, activation=args.activation, weights=args.weights
+        )
     except CheckpointError as error:
         return _named("no weights that can be read", None, str(error).removeprefix(f"{args.path}: "))
     record = asdict(found) | {

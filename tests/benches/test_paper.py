@@ -29,6 +29,7 @@ from benchmarks.paper import (
     request,
 )
 from benchmarks.paper.command import _parser, _request
+from benchmarks.paper.folder import settings
 from benchmarks.paper.rehearsal import REHEARSALS, write_files
 from benchmarks.paper.request import check, recipe_for
 from benchmarks.paper.rows import Rows
@@ -218,6 +219,23 @@ def test_files_that_cannot_be_used_are_a_line_each(tmp_path, capsys):
     for word, line in zip(("web page", "nowhere", "images"), lines, strict=True):
         assert word in line
     assert not (tmp_path / "out").exists()
+
+
+def test_of_raw_and_averaged_weights_those_that_are_meant_are_measured(tmp_path):
+    """What was trained here has no average beside it."""
+    parser = _parser()
+    arguments = write_files(REHEARSALS["small"], tmp_path)
+    arguments += ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    path = tmp_path / "unet-tiny.pt"
+    weights = torch.load(path)
+    torch.save({"model": weights, "ema": weights}, path)
+    with pytest.raises(FsfastError, match="--weights ema"):
+        check(_request(parser, parser.parse_args(arguments)))
+    asked = _request(parser, parser.parse_args([*arguments, "--weights", "purifier=ema"]))
+    inputs = check(asked)
+    assert recipe_for(asked, 0.25, ("unet-tiny", path), None).weights == {"purifier": "ema"}
+    assert recipe_for(asked, 0.25, ("unet-tiny", tmp_path / "trained.pt"), None).weights == {}
+    assert settings(asked, inputs)["weights"] == {"purifier": "ema"}
 
 
 def test_wrong_numbers_are_refused(capsys):

@@ -316,7 +316,12 @@ def test_raw_and_averaged_weights_are_both_named(keys, inspect, tmp_path):
     said, makes = inspect(tmp_path / "a.pt")
     assert not makes
     assert (said["family"], said["state_dicts"]) == ("CLIP", list(keys))
-    assert f'["{keys[1]}"]' in said["problem"]
+    assert 'weights="ema" (--weights ema)' in said["problem"]
+    for weights, first in zip(("raw", "ema"), keys, strict=True):
+        said, makes = inspect(tmp_path / "a.pt", "--heads", 4, "--activation", "gelu", "--weights", weights)
+        assert makes
+        assert said["state_dicts"][0] == first
+        assert f"--encoder {tmp_path / 'a.pt'} --weights {weights} " in said["command"]
     torch.save({keys[1]: published.tower()}, tmp_path / "a.pt")
     said, makes = inspect(tmp_path / "a.pt", "--heads", 4, "--activation", "gelu")
     assert makes
@@ -336,6 +341,12 @@ def test_purifiers_and_mappers_are_named(inspect, tmp_path):
         key: {"value": n, "by": "the weights"} for key, n in (("dim", 64), ("blocks", 2))
     }
     assert f"--mapper {tmp_path / 'mapper.safetensors'}" in said["command"]
+    for name, stage in (("unet", "purifier"), ("mapper", "mapper")):
+        network = UNet(UNET_TINY) if name == "unet" else SmoothnessMapper(64, 2)
+        torch.save(dict.fromkeys(("model", "ema"), network.state_dict()), tmp_path / "both.pt")
+        said, makes = inspect(tmp_path / "both.pt", "--weights", "ema")
+        assert makes
+        assert f"--weights {stage}=ema" in said["command"]
     torch.save({"time_embed.0.weight": torch.zeros(2, 2)}, tmp_path / "unet.pt")
     said, makes = inspect(tmp_path / "unet.pt")
     assert not makes

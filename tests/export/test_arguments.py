@@ -13,6 +13,18 @@ from export import quantise, tensorrt
     [
         (export._parser, "--compare runs/a runs/b demo", "compare", ["runs/a", "runs/b"]),
         (export._parser, "demo --compare runs/a runs/b", "compare", ["runs/a", "runs/b"]),
+        (
+            export._parser,
+            "--weights ema encoder=raw demo",
+            "weights",
+            [("", "ema"), ("encoder", "raw")],
+        ),
+        (
+            export._parser,
+            "demo --weights encoder=raw,mapper=ema",
+            "weights",
+            [("encoder", "raw"), ("mapper", "ema")],
+        ),
         (tensorrt._parser, "--stages purifier encoder demo", "stages", ["purifier", "encoder"]),
         (tensorrt._parser, "demo --stages purifier,encoder", "stages", ["purifier", "encoder"]),
         (
@@ -35,6 +47,8 @@ def test_several_values(parser, words, option, values):
     ("parser", "words", "message"),
     [
         (export._parser, "demo --compare demo", "wanted the folder of a run, got the recipe demo"),
+        (export._parser, "demo --weights best", "wanted raw or ema, for a single stage"),
+        (export._parser, "demo --weights text=ema", "as encoder=ema, got 'text=ema'"),
         (export._parser, "demo --outt x", "unknown option --outt; did you mean '--out'?"),
         (quantise._parser, "demo --images i --out o --precisions int9", "got 'int9'; did you mean 'int8'?"),
     ],

@@ -142,20 +142,6 @@ def test_a_wrapped_state_dict_is_found(wrap, tmp_path):
     assert_holds(load_encoder(tmp_path / "checkpoint.pt", NARROW), WEIGHTS)
 
 
-@pytest.mark.parametrize(
-    "keys", [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("student", "teacher")]
-)
-def test_of_two_state_dicts_none_is_taken_in_silence(keys, tmp_path):
-    """Raw weights beside their average: which are meant is not known here."""
-    torch.save(dict.fromkeys(keys, WEIGHTS) | {"epoch": 3}, tmp_path / "checkpoint.pt")
-    with pytest.raises(
-        CheckpointError, match=rf"wanted one state dict, got {keys[0]} and {keys[1]}; .*\[.{keys[1]}"
-    ):
-        load_encoder(tmp_path / "checkpoint.pt", NARROW)
-    torch.save({keys[1]: WEIGHTS, "optimizer": {"state": {}}}, tmp_path / "checkpoint.pt")
-    assert_holds(load_encoder(tmp_path / "checkpoint.pt", NARROW), WEIGHTS)
-
-
 # Provenance, precision, memory.
 
 

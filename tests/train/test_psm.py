@@ -63,6 +63,17 @@ def command(folder, out, *more):
     ]
 
 
+def test_of_raw_and_averaged_weights_those_that_are_meant_are_frozen(folder, capsys):
+    raw = load_file(folder / "encoder.safetensors")
+    torch.save({"model": raw, "ema": raw}, folder / "both.pt")
+    both = command(folder, "run", "--encoder", str(folder / "both.pt"), "--mapper-steps", "1")
+    assert main(both) == 2
+    assert "--weights ema" in capsys.readouterr().err
+    assert main([*both, "--weights", "encoder=ema"]) == 0
+    assert main([*both, "--purifier", "unet-tiny", "--weights", "purifier=ema"]) == 2
+    assert "come from files (encoder), got purifier=ema" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [(), ("--bf16", "--checkpointing")], ids=["float32", "bf16"])
 def test_a_run_becomes_an_engine(folder, more):
     assert main(command(folder, "run", "--purifier", "unet-tiny", *more)) == 0
@@ -303,6 +314,8 @@ def test_digests_change_with_what_a_stage_depends_on_and_with_nothing_else(folde
     for name, value in {"name": "x", "n0": 9, "licence": "x", "encoder_from": ("y",)}.items():
         assert not changed(replace(base, recipe=replace(base.recipe, **{name: value}))), name
     assert changed(replace(base, weights={"encoder": ["b"]})) == set(stages)
+    averaged = replace(base.recipe, weights={"encoder": "ema"})
+    assert changed(replace(base, recipe=averaged)) == set(stages)
     assert changed(replace(base, unet=None)) == set(stages)
 
 

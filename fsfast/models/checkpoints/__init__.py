@@ -9,7 +9,8 @@
 * `inspect_checkpoint`: what a file is, whether one of these takes it, and what is missing.
 
 Each takes a safetensors file, a file of torch.save with tensors alone, an index of shards, or a directory with one of
-these. The layout is recognised by names and shapes; a checkpoint fits exactly, or it is refused with a report.
+these. The layout is recognised by names and shapes; a checkpoint fits exactly, or it is refused with a report. Where
+raw weights and their average are there, `weights` says which are meant.
 """
 
 from fsfast.models.checkpoints.encoder import LoadedEncoder, load_encoder

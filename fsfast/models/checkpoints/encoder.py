@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fsfast.errors import CheckpointError
+from fsfast.models.averages import Weights
 from fsfast.models.checkpoints.foreign import NAFLEX, OUTSIDE, ForeignNetwork, foreign, foreign_tower
 from fsfast.models.checkpoints.layouts import Source, Tower, find_towers
 from fsfast.models.checkpoints.matching import (
@@ -59,6 +60,7 @@ def load_encoder(
     quick_gelu: bool | None = None,
     image_size: int | None = None,
     resize_positions: bool = False,
+    weights: Weights | None = None,
     values: bool = True,
 ) -> LoadedEncoder:
     """Load an image tower, whatever published layout it is in: CLIP, SigLIP, DINOv2, DINOv3, InternViT, Qwen-VL,
@@ -79,16 +81,17 @@ def load_encoder(
             config does not say it.
         resize_positions: learned positions for another number of patches are resized to config's, bicubic as
             transformers does it; otherwise they are refused.
+        weights: "raw" or "ema", where the file holds raw weights and their average.
         values: False compares names, shapes and settings alone: the module has no memory, and no file is hashed.
 
     Returns:
         the tower, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
 
     Raises:
-        CheckpointError: the path holds no image tower, or more than one; it is not exactly the tower that config
-            describes; heads or activation are not known; values are not finite; a file is missing, damaged, of
-            another kind, or has more in it than tensors.
-        ValueError: config and quick_gelu contradict each other.
+        CheckpointError: the path holds no image tower, more than one, or not the weights that are meant; it is not
+            exactly the tower that config describes; heads or activation are not known; values are not finite; a file is
+            missing, damaged, of another kind, or has more in it than tensors.
+        ValueError: config and quick_gelu contradict each other; weights are none of the two.
     """
     if config is not None and quick_gelu not in (None, config.activation == "quick_gelu"):
         raise ValueError(
@@ -98,7 +101,7 @@ def load_encoder(
         raise ValueError(
             f"wanted image_size as in config ({config.image_size}), got {image_size}; leave it out"
         )
-    checkpoint = Checkpoint(path)
+    checkpoint = Checkpoint(path, weights)
     tower = only_tower(checkpoint)
     given = config
     if config is None:
@@ -121,6 +124,7 @@ def load_encoder(
     check_fit(checkpoint, shapes, sources, tower.concerns, what, remedy)
     if given is not None:
         _check_said(checkpoint, tower, given, resized)
+    notes += checkpoint.choice.note()
     preparation = preparation_said(checkpoint)
     if not values:
         return LoadedEncoder(module, tower.layout.name, (), notes, tower.projection, preparation)

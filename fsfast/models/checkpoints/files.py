@@ -15,22 +15,10 @@ from torch import Tensor
 
 from fsfast.errors import CheckpointError
 from fsfast.file_kind import HEAD_BYTES, recognise
+from fsfast.models.averages import WRAPPERS, Choice, Weights, descend
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _QUANTISED = "quantised weights cannot be used, take the checkpoint that they were made from"
-# Keys under which training scripts keep the state dict; `vision_encoder_state_dict` is TeCoA's, `module` DeepSpeed's.
-_WRAPPERS = ("state_dict", "vision_encoder_state_dict", "model_state_dict", "model", "module")
-# Keys under which they keep another one: an average over training steps, or DINO's two networks.
-_OTHERS = (
-    "model_ema",
-    "state_dict_ema",
-    "ema",
-    "ema_state_dict",
-    "ema_model",
-    "averaged_model",
-    "student",
-    "teacher",
-)
 _MAX_WRAPPERS = 3
 # As the safetensors library has it.
 _MAX_HEADER_BYTES = 100_000_000
@@ -48,27 +36,14 @@ _STORED = {
 }
 
 
-class SeveralStateDicts(CheckpointError):
-    """A file holds more than one state dict, as raw weights and their average.
-
-    Args:
-        message: the error.
-        keys: under which they stand, the raw one first.
-    """
-
-    def __init__(self, message: str, keys: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.keys = keys
-
-
 class TensorFile(Protocol):
     """The tensors of one file.
 
     Attributes:
-        key: under which they stand in it, with dots between several; "" where nothing is around them.
+        choice: where they stand in it.
     """
 
-    key: str
+    choice: Choice
 
     @property
     def names(self) -> frozenset[str]:
@@ -85,7 +60,7 @@ class TensorFile(Protocol):
 
 
 class _Safetensors:
-    key = ""
+    choice = Choice()
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -103,8 +78,8 @@ class _Safetensors:
 
 
 class _StateDict:
-    def __init__(self, tensors: dict[str, Tensor], key: str = "") -> None:
-        self.key = key
+    def __init__(self, tensors: dict[str, Tensor], choice: Choice) -> None:
+        self.choice = choice
         self._tensors = tensors
         self.names = frozenset(tensors)
 
@@ -125,7 +100,7 @@ def _open_safetensors(path: Path) -> TensorFile:
         except Exception as error:
             if not _cannot_map(error):
                 raise
-            return _StateDict(load(path.read_bytes()))
+            return _StateDict(load(path.read_bytes()), Choice())
     # The library raises SafetensorError for a bad header, OSError for the rest.
     except Exception as error:
         raise _damaged(path, error) from None
@@ -149,15 +124,15 @@ def _cannot_map(error: Exception) -> bool:
     return "No such device" in text or "unable to mmap" in text or "os error 19" in text
 
 
-def open_tensors(path: Path, key: str | None = None) -> TensorFile:
+def open_tensors(path: Path, weights: Weights | None = None) -> TensorFile:
     """Open a weights file by what is in it, whatever its name.
 
     Args:
         path: a safetensors file, or one of torch.save that holds tensors alone.
-        key: of several state dicts the one that is meant; None: there must be one.
+        weights: which of several state dicts is meant; None: there must be one.
 
     Raises:
-        SeveralStateDicts: there are several, and none is named.
+        SeveralStateDicts: there are several, and this does not tell which.
         CheckpointError: no such file; another kind of file (a web page, a pointer of git-lfs, a TorchScript
             archive, …); truncated or damaged; or Python objects in it, which are never unpickled.
     """
@@ -172,7 +147,7 @@ def open_tensors(path: Path, key: str | None = None) -> TensorFile:
     # A malformed pickle raises anything: UnpicklingError, EOFError, RuntimeError, KeyError, …
     except Exception as error:
         raise _not_loaded(path, error) from None
-    return _StateDict(*_state_dict(content, path, key))
+    return _StateDict(*_state_dict(content, path, weights))
 
 
 def as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
@@ -299,26 +274,9 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: the file is truncated or damaged ({reason}); get it again")
 
 
-def _state_dict(content: Any, path: Path, meant: str | None) -> tuple[dict[str, Tensor], str]:
-    """The dictionary of tensors in what torch.load returned, and the keys under which it stands."""
-    around = []
-    # A pickled dictionary can contain itself.
-    for _ in range(_MAX_WRAPPERS):
-        if not isinstance(content, dict):
-            break
-        inner = [key for key in (*_WRAPPERS, *_OTHERS) if isinstance(content.get(key), dict)]
-        if meant in inner:
-            inner = [meant]
-        if len(inner) > 1:
-            raise SeveralStateDicts(
-                f"{path}: wanted one state dict, got {' and '.join(inner)}; save the one that is meant alone, as "
-                f'torch.save(torch.load("{path.name}")["{inner[-1]}"], "weights.pt")',
-                tuple(inner),
-            )
-        if not inner:
-            break
-        around.append(inner[0])
-        content = content[inner[0]]
+def _state_dict(content: Any, path: Path, weights: Weights | None) -> tuple[dict[str, Tensor], Choice]:
+    """The dictionary of tensors in what torch.load returned, and where it stands."""
+    content, choice = descend(content, path, weights, _MAX_WRAPPERS)
     if not isinstance(content, dict) or not content:
         raise CheckpointError(
             f"{path}: wanted a dictionary of tensors, got {'an empty one' if content == {} else type(content).__name__}"
@@ -326,7 +284,7 @@ def _state_dict(content: Any, path: Path, meant: str | None) -> tuple[dict[str, 
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path}: wanted a dictionary of tensors, alone or under {', '.join(_WRAPPERS)}; "
+                f"{path}: wanted a dictionary of tensors, alone or under {', '.join(WRAPPERS)}; "
                 f"got {type(value).__name__} under {name!r}; save the state dict alone"
             )
-    return content, ".".join(around)
+    return content, choice

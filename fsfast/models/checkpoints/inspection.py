@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fsfast.errors import CheckpointError
+from fsfast.models.averages import OtherWeights, SeveralStateDicts, Weights
 from fsfast.models.checkpoints.encoder import assembled, empty_tower, only_tower
 from fsfast.models.checkpoints.families import FAMILIES
-from fsfast.models.checkpoints.files import SeveralStateDicts, refuse_types
+from fsfast.models.checkpoints.files import refuse_types
 from fsfast.models.checkpoints.foreign import TIMM_VIT, ForeignNetwork
 from fsfast.models.checkpoints.layouts import Tower, find_towers
 from fsfast.models.checkpoints.matching import Differences, differences, stored_shapes
@@ -56,7 +57,9 @@ class Inspection:
         layout: whose names it has, "" where nobody's.
         prefix: what stands before a tower's names.
         model: what the config.json beside the weights calls it, "" without.
-        state_dicts: keys under which the file has tensors; empty where nothing is around them.
+        state_dicts: keys under which the file has tensors, the one that is described first; empty where nothing is
+            around them.
+        weights: which of raw and averaged ones were asked for.
         tensors, parameters: of the network, as far as they are there.
         dtypes: of its tensors.
         fields: of a tower's ViTConfig: those that are not the default, or that somebody says besides the weights.
@@ -77,6 +80,7 @@ class Inspection:
     prefix: str = ""
     model: str = ""
     state_dicts: tuple[str, ...] = ()
+    weights: Weights | None = None
     tensors: int = 0
     parameters: int = 0
     dtypes: tuple[str, ...] = ()
@@ -92,7 +96,11 @@ class Inspection:
 
 
 def inspect_checkpoint(
-    path: str | os.PathLike[str], *, heads: int | None = None, activation: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    heads: int | None = None,
+    activation: str | None = None,
+    weights: Weights | None = None,
 ) -> Inspection:
     """Say what a checkpoint is.
 
@@ -100,6 +108,7 @@ def inspect_checkpoint(
         path: a weights file, an index of shards, or a directory with either.
         heads: of a tower whose files do not say them.
         activation: likewise, as in ViTConfig.
+        weights: "raw" or "ema", where the file holds raw weights and their average.
 
     Returns:
         what is known, and what is wrong with it.
@@ -107,23 +116,37 @@ def inspect_checkpoint(
     Raises:
         CheckpointError: no such file, or one that holds no tensors to look at: of another kind, damaged, or with more
             in it than tensors.
+        ValueError: weights are none of the two.
     """
-    several = None
+    refused = None
     try:
-        checkpoint = Checkpoint(path)
-    except SeveralStateDicts as error:
-        several, checkpoint = error, Checkpoint(path, error.keys[0])
+        checkpoint = Checkpoint(path, weights)
+    except (SeveralStateDicts, OtherWeights) as error:
+        refused = str(error)
+        either = _either(path)
+        if either is None:
+            return Inspection(Path(path), weights=weights, problem=refused.removeprefix(f"{path}: "))
+        checkpoint = either
     given = {
         name: value for name, value in (("heads", heads), ("activation", activation)) if value is not None
     }
     found = _inspected(checkpoint, given)
     if found.problem is None:
         found = _without_odd_types(found)
-    found = replace(
-        found, model=_called(checkpoint), state_dicts=several.keys if several else checkpoint.keys
-    )
-    problem = str(several) if several else found.problem
+    keys = checkpoint.choice.keys
+    found = replace(found, model=_called(checkpoint), state_dicts=keys, weights=weights)
+    problem = refused or found.problem
     return found if problem is None else replace(found, problem=problem.removeprefix(f"{checkpoint.path}: "))
+
+
+def _either(path: str | os.PathLike[str]) -> Checkpoint | None:
+    """The raw weights of a checkpoint, or else the averaged ones; None where each are several."""
+    for weights in get_args(Weights):
+        try:
+            return Checkpoint(path, weights)
+        except (SeveralStateDicts, OtherWeights):
+            continue
+    return None
 
 
 def _without_odd_types(found: Inspection) -> Inspection:

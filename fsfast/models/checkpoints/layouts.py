@@ -23,6 +23,8 @@ _BESIDE = (
     *("lm_head", "embed_tokens", "layers", "norm"),
     # OpenFlamingo.
     *("perceiver", "lang_encoder"),
+    # DINOv2 in training.
+    *("dino_head", "ibot_head"),
 )
 # Wrappers of a whole model: DataParallel, torch.compile, LLaVA.
 _AROUND = re.compile(r"^((module|_orig_mod|model)\.)+")

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from fsfast.errors import CheckpointError
+from fsfast.models.averages import Weights
 from fsfast.models.checkpoints.layouts import Source
 from fsfast.models.checkpoints.matching import Loaded, check_fit, fill, shapes_of, storage_note
 from fsfast.models.checkpoints.shards import Checkpoint
@@ -21,7 +22,11 @@ _AROUND = re.compile(r"((module|_orig_mod|unet)\.)+")
 
 
 def load_purifier(
-    path: str | os.PathLike[str], config: UNetConfig | None = None, *, values: bool = True
+    path: str | os.PathLike[str],
+    config: UNetConfig | None = None,
+    *,
+    weights: Weights | None = None,
+    values: bool = True,
 ) -> Loaded[UNet]:
     """Load a U-Net: guided-diffusion's unconditional 256×256 one, or one of ours.
 
@@ -29,6 +34,7 @@ def load_purifier(
         path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either.
         config: of the network. By default the one of ADM256, UNET_LIGHT and UNET_TINY whose names and shapes the
             checkpoint has; groups and channels per head do not show in weights and are taken from there.
+        weights: "raw" or "ema", where the file holds raw weights and their average.
         values: False compares names and shapes alone: the module has no memory, and no file is hashed.
 
     Returns:
@@ -36,9 +42,10 @@ def load_purifier(
 
     Raises:
         CheckpointError: the tensors are not exactly those of config, or of one of the three; values are not finite;
-            a file is missing, damaged, of another kind, or has more in it than tensors.
+            a file is missing, damaged, of another kind, has more in it than tensors, or not the weights that are meant.
+        ValueError: weights are none of the two.
     """
-    return purifier_of(Checkpoint(path), config, values=values)
+    return purifier_of(Checkpoint(path, weights), config, values=values)
 
 
 def purifier_of(
@@ -51,18 +58,24 @@ def purifier_of(
     shapes = shapes_of(module)
     sources = _prefixed(shapes, prefix)
     check_fit(checkpoint, shapes, sources, _all, f"the U-Net of {name}", _unet_remedy(checkpoint, prefix))
-    notes = (f"groups={chosen.groups} and head_channels={chosen.head_channels}: {name}",)
+    notes = (
+        f"groups={chosen.groups} and head_channels={chosen.head_channels}: {name}",
+        *checkpoint.choice.note(),
+    )
     if not values:
         return Loaded(module, "guided-diffusion", (), notes)
     fill(module, checkpoint, sources)
     return Loaded(module, "guided-diffusion", checkpoint.files(), notes + storage_note(checkpoint))
 
 
-def load_mapper(path: str | os.PathLike[str], *, values: bool = True) -> Loaded[SmoothnessMapper]:
+def load_mapper(
+    path: str | os.PathLike[str], *, weights: Weights | None = None, values: bool = True
+) -> Loaded[SmoothnessMapper]:
     """Load a smoothness mapper; channels and blocks are read off its weights.
 
     Args:
         path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either.
+        weights: "raw" or "ema", where the file holds raw weights and their average.
         values: False compares names and shapes alone: the module has no memory, and no file is hashed.
 
     Returns:
@@ -70,9 +83,10 @@ def load_mapper(path: str | os.PathLike[str], *, values: bool = True) -> Loaded[
 
     Raises:
         CheckpointError: the tensors are not exactly those of a SmoothnessMapper; values are not finite; a file is
-            missing, damaged, of another kind, or has more in it than tensors.
+            missing, damaged, of another kind, has more in it than tensors, or not the weights that are meant.
+        ValueError: weights are none of the two.
     """
-    return mapper_of(Checkpoint(path), values=values)
+    return mapper_of(Checkpoint(path, weights), values=values)
 
 
 def mapper_of(checkpoint: Checkpoint, *, values: bool = True) -> Loaded[SmoothnessMapper]:
@@ -100,9 +114,11 @@ def mapper_of(checkpoint: Checkpoint, *, values: bool = True) -> Loaded[Smoothne
     sources = _prefixed(shapes, prefix)
     what = f"a smoothness mapper of {blocks} blocks for {shape[0]} channels"
     check_fit(checkpoint, shapes, sources, _all, what, "get the checkpoint again")
+    notes = checkpoint.choice.note()
     if not values:
-        return Loaded(module, "fsfast", (), ())
-    return Loaded(fill(module, checkpoint, sources), "fsfast", checkpoint.files(), storage_note(checkpoint))
+        return Loaded(module, "fsfast", (), notes)
+    fill(module, checkpoint, sources)
+    return Loaded(module, "fsfast", checkpoint.files(), notes + storage_note(checkpoint))
 
 
 def kind_of(checkpoint: Checkpoint) -> Literal["U-Net", "smoothness mapper"] | None:

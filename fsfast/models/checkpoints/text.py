@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fsfast.errors import CheckpointError
+from fsfast.models.averages import Weights
 from fsfast.models.checkpoints.layouts import Source
 from fsfast.models.checkpoints.matching import Loaded, check_fit, fill, shapes_of, storage_note
 from fsfast.models.checkpoints.names import OPEN_CLIP, TRANSFORMERS
@@ -60,7 +61,11 @@ _HEAD = 64
 
 
 def load_text_tower(
-    path: str | os.PathLike[str], activation: str | None = None, *, values: bool = True
+    path: str | os.PathLike[str],
+    activation: str | None = None,
+    *,
+    weights: Weights | None = None,
+    values: bool = True,
 ) -> Loaded[TextTower]:
     """Load the text tower of a CLIP or a SigLIP.
 
@@ -68,6 +73,7 @@ def load_text_tower(
         path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either: a whole CLIP
             in the names of OpenAI, open_clip or transformers, or a SigLIP in those of transformers.
         activation: "quick_gelu" or "gelu", for a CLIP's file alone that does not say it.
+        weights: "raw" or "ema", where the file holds raw weights and their average.
         values: False compares names and shapes alone: the module has no memory, and no file is hashed.
 
     Returns:
@@ -75,15 +81,18 @@ def load_text_tower(
 
     Raises:
         CheckpointError: there is no text tower, or none of these; its heads or its activation are not known; its
-            tensors are not exactly those that it should have; a file is missing, damaged or of another kind.
+            tensors are not exactly those that it should have; a file does not hold the weights that are meant, is
+            missing, damaged or of another kind.
+        ValueError: weights are none of the two.
     """
-    checkpoint = Checkpoint(path)
+    checkpoint = Checkpoint(path, weights)
     names = _find(checkpoint)
     config, notes = _configured(checkpoint, names, activation)
     with torch.device("meta"):
         module = TextTower(config)
     shapes = shapes_of(module)
     sources = {weight: names.source(weight) for weight in shapes}
+    notes += checkpoint.choice.note()
     what = f"the text tower of a {'CLIP' if config.kind == 'clip' else 'SigLIP'} of width {config.width}"
     check_fit(checkpoint, shapes, sources, names.concerns, what, "take the checkpoint of the whole model")
     if not values:
