@@ -132,7 +132,11 @@ def parse_graph(graph: bytes) -> Graph:
 
 
 def _check_empty(fields: dict[str, list[Any]], what: str) -> None:
-    """Refuse descriptions: bytes in which something else could be hidden."""
+    """Refuse descriptions: bytes in which something else could be hidden; and a name that is no text.
+
+    Names are decoded as libraries will: one that calls back with a bad one, for its log, ends in errors of its own.
+    """
+    text(fields, "name")
     for name in _DESCRIPTIONS:
         if any(value for value in fields.get(name, [])):
             raise ValueError(f"{name} of {what} is not empty; `fsfast export` leaves it empty")
@@ -151,7 +155,6 @@ def _end(value_info: memoryview) -> tuple[str, str, tuple[int, ...]]:
     shape = []
     for dimension in _inner(tensor, "shape", _SHAPE).get("dim", []):
         fields = read(dimension, _DIMENSION, "dimension")
-        # Decoded, as libraries will.
         text(fields, "dim_param")
         shape.append(int(fields["dim_value"][0]) if "dim_value" in fields else 0)
     if not 1 <= len(shape) <= onnx_bytes.MOST_AXES or any(not 0 < size < 1 << 31 for size in shape[1:]):

@@ -163,6 +163,27 @@ def test_descriptions_and_metadata():
         refused(model.SerializeToString(), "not empty|not written|not allowed")
 
 
+@pytest.mark.parametrize("name", ["of the graph", "of a node", "of an attribute's tensor", "of the input"])
+def test_names_that_are_no_text(name):
+    """A library that puts one into its log fails in the middle of something else."""
+    constant_node = node(
+        "Constant", "", "c", value=numpy_helper.from_array(np.zeros((1, 3), np.float32), "zzzz")
+    )
+    model = onnx.load_model_from_string(graph_of([constant_node, node("Add", "x c")]))
+    if name == "of the graph":
+        model.graph.name = "zzzz"
+        model.graph.node[0].attribute[0].t.name = "c"
+    elif name == "of a node":
+        model.graph.node[1].name = "zzzz"
+        model.graph.node[0].attribute[0].t.name = "c"
+    elif name == "of the input":
+        model.graph.input[0].name = model.graph.node[1].input[0] = "zzzz"
+        model.graph.node[0].attribute[0].t.name = "c"
+    content = model.SerializeToString()
+    check_graph(content, WEIGHTS)
+    refused(content.replace(b"zzzz", b"zz\x80z"), "utf-8")
+
+
 def test_bytes_that_another_format_would_claim():
     """ONNX Runtime takes "ORTM" at offset 4 for its own format: the name of the graph could put it there."""
     inside = bytes([0x12, 0x4F]) + b"RTM" + b"a" * 76

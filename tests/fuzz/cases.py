@@ -9,6 +9,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import numpy as np
 from PIL import Image
 
 import fsfast
+from fsfast.backends.tensorrt.building import build_plan, stage_tensors
+from fsfast.backends.tensorrt.library import find_library, new_log
 from fsfast.certificates.reading import parse_certificate
-from fsfast.engine.engine import MANIFEST, SEAL
-from fsfast.errors import FsfastError
+from fsfast.engine.engine import MANIFEST, SEAL, load_engine
+from fsfast.errors import EngineError, FsfastError
 from fsfast.images.grid import to_grid_image
 from fsfast.strict_json import parse_json
 from tests.fuzz.mutations import changed_bytes, changed_leaf, changed_safetensors
@@ -96,6 +99,26 @@ def engine_graph(rng: np.random.Generator, folder: Path) -> str:
         content = changed_bytes(content, rng)
     _resealed(engine, {name: content})
     return _serves(engine)
+
+
+def engine_graph_built(rng: np.random.Generator, folder: Path) -> str:
+    """The same for a library that never meets ONNX Runtime: what our walk lets pass is parsed and built."""
+    engine = _copied(folder)
+    name = _file(engine, rng, ".onnx")
+    content = changed_bytes((engine / name).read_bytes(), rng)
+    _resealed(engine, {name: content})
+    loaded = load_engine(engine)
+    (stage, precision) = name.split(".")[:2]
+    graph = loaded.graph(stage, precision)
+    weights = loaded.read(loaded.manifest.stages[stage][precision].weights)
+    library = find_library("tensorrt_rtx")
+    tensors = stage_tensors(loaded.manifest, stage, precision)
+    try:
+        build_plan(library, new_log(library), graph, weights, tensors, 2)
+    # As `build_apart` tells it.
+    except ValueError as error:
+        raise EngineError(str(error)) from None
+    return "harmless"
 
 
 def engine_manifest(rng: np.random.Generator, folder: Path) -> str:
@@ -210,6 +233,11 @@ KINDS: dict[str, Callable[[np.random.Generator, Path], str]] = {
     "engine, bytes": engine_bytes,
     "engine, bytes, hashes made right": engine_resealed,
     "engine, graph, hashes made right": engine_graph,
+    **(
+        {"engine, graph, built by TensorRT-RTX": engine_graph_built}
+        if find_spec("tensorrt_rtx_bindings")
+        else {}
+    ),
     "engine, manifest, sealed again": engine_manifest,
     "engine, weights and noise, hashes made right": engine_weights,
     **{f"image, {kind}": _image(kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")},
