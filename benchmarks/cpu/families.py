@@ -143,7 +143,7 @@ def build(tower: Tower, folder: Path) -> Row:
     return Row(
         tower.family,
         tower.layout,
-        Path(tower.recipe).stem,
+        Path(tower.recipe).name.removesuffix(".toml"),
         f"{manifest.tokens}×{manifest.dim}",
         parameters,
         sum(file.stat().st_size for file in out.iterdir()) / 1e6,
