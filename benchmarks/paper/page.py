@@ -60,10 +60,11 @@ def _notes(cells: Sequence[Compared], settings: Mapping[str, Any]) -> str:
 
 
 def _what_compares(settings: Mapping[str, Any]) -> str:
+    recipe = Path(settings["recipe"]).name.removesuffix(".toml")
     said = [
         "What a language model answers is out of reach here: Tables 1, 3, 4, S.6 and S.7, and accuracy and attack "
         "success in Tables 5 and S.8, are not measured.",
-        f"The encoder is that of the recipe {escape(Path(settings['recipe']).stem)}. Table S.8 is about LLaVA-1.5’s "
+        f"The encoder is that of the recipe {escape(recipe)}. Table S.8 is about LLaVA-1.5’s "
         "(llava-1.5), Tables 2 and 5 about CLIP ViT-B/16 (clip-b16): with another encoder the rows show how the "
         "method carries over, not whether a number is right.",
         _where_from(settings),
