@@ -37,7 +37,10 @@ class WithExport(build_py):
         if not self.editable_mode:
             self.packages = [*self.packages, "fsfast.export"]
             self.package_dir = {**self.package_dir, "fsfast.export": "export"}
-            self.package_data = {**self.package_data, "fsfast.export": ["recipes/*.toml"]}
+            self.package_data = {
+                **self.package_data,
+                "fsfast.export": ["recipes/*.toml", "class_names/*.txt"],
+            }
 
 
 if __name__ == "__main__":

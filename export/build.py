@@ -23,9 +23,10 @@ from fsfast.engine.manifest import SCHEMA_VERSION
 from fsfast.engine.schedule import Denoise
 from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import EngineError
+from fsfast.models import EfficientNetConfig
 
 from .card import model_card
-from .class_rows import CLASSES, read_classes
+from .class_rows import CLASSES, ClassRows, read_classes, read_classifier
 from .elsewhere import Elsewhere, elsewhere
 from .graph import ExportedGraph, export_graph
 from .networks import Drawn, Network, Source, check_networks, encoder_config, encoder_size, feature_dim, fold
@@ -84,7 +85,7 @@ def build_engine(
     study = load_study(recipe)
     source = source or study or (Drawn(recipe) if recipe.random else Published(recipe))
     check_networks(recipe)
-    classes = read_classes(recipe.classes) if recipe.classes else None
+    classes = _classes(recipe, source)
     if classes:
         encoder = None if recipe.outside else encoder_config(recipe)
         classes.check(recipe.output, feature_dim(recipe), encoder)
@@ -109,6 +110,19 @@ def build_engine(
     size = sum(entry.stat().st_size for entry in Path(path).iterdir())
     report(f"{path}: {size / 1e6:.1f} MB, digest {digest[:16]}…")
     return digest
+
+
+def _classes(recipe: Recipe, source: Source) -> ClassRows | None:
+    if recipe.classes:
+        return read_classes(recipe.classes)
+    if recipe.classifier is None or not isinstance(source, Published):
+        return None
+    config = encoder_config(recipe)
+    if not isinstance(config, EfficientNetConfig):
+        raise ValueError(
+            f"recipe {recipe.name}: no loader reads the classifier of a {recipe.encoder}; give classes with rows"
+        )
+    return read_classifier(recipe.files["encoder"], config, recipe.classifier)
 
 
 def _networks(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import safe_open
@@ -18,9 +18,13 @@ from fsfast.commands.parser import Parser
 from fsfast.engine.classes import TENSOR, ClassKind
 from fsfast.errors import brief, printable
 from fsfast.files import file_sha256, write_whole
-from fsfast.models.vit_config import ViTConfig
+from fsfast.models import EfficientNetConfig
+from fsfast.models.checkpoints.efficientnet import classifier_of
 
 from .recipe import ClassFiles
+
+if TYPE_CHECKING:
+    from .networks import EncoderConfig
 
 CLASSES = "classes.safetensors"
 UNSTATED = "not stated"
@@ -39,6 +43,7 @@ class ClassRows:
         kind: whether their norms count.
         source: where they come from, for the manifest.
         of_texts: whether a text tower made them, so that they lie in the space that it shares with an image tower.
+        of_encoder: whether they come with the encoder's weights, and have their licence.
     """
 
     names: tuple[str, ...]
@@ -46,14 +51,15 @@ class ClassRows:
     kind: ClassKind
     source: str
     of_texts: bool = False
+    of_encoder: bool = False
 
-    def check(self, features: str, dim: int, encoder: ViTConfig | None) -> None:
+    def check(self, features: str, dim: int, encoder: EncoderConfig | None) -> None:
         """Refuse rows that are no classes of an engine's features.
 
         Args:
             features: what the features are: "penultimate", "tokens" or "pooled".
             dim: their channels D.
-            encoder: the configuration of a tower of ours.
+            encoder: the configuration of an encoder of ours.
 
         Raises:
             ValueError: rows of another length, or of a text tower whose space the features do not share.
@@ -74,7 +80,9 @@ class ClassRows:
         # Said only where norms count: engines of directions keep their digests.
         kind = {} if self.kind == "directions" else {"kind": self.kind}
         others = [entry for entry in record["provenance"] if entry["stage"] != "classes"]
-        own = {"stage": "classes", "source": self.source, "licence": UNSTATED}
+        licences = {entry["stage"]: entry["licence"] for entry in others}
+        licence = licences["encoder"] if self.of_encoder else UNSTATED
+        own = {"stage": "classes", "source": self.source, "licence": licence}
         changed = {
             **record,
             "classes": {"names": list(self.names), "file": CLASSES, **kind},
@@ -155,6 +163,30 @@ def read_classes(files: ClassFiles) -> ClassRows:
     if "source" in said:
         source += f": {printable(said['source'], keep='')}"
     return ClassRows(names, rows, files.kind, source, said.get("of") == "texts")
+
+
+def read_classifier(checkpoint: Path, config: EfficientNetConfig, names: Path) -> ClassRows:
+    """Read the rows of the classifier that an encoder's checkpoint brings along.
+
+    Args:
+        checkpoint: the encoder's.
+        config: of the encoder.
+        names: file of the names.
+
+    Raises:
+        CheckpointError: it cannot be read, or has none.
+        ValueError: as `read_classes`.
+    """
+    rows, biases = (tensor.numpy() for tensor in classifier_of(checkpoint, config))
+    known = read_names(names)
+    if len(known) != len(rows):
+        raise ValueError(
+            f"{checkpoint}: its classifier has {len(rows)} rows, and {names.name} names {len(known)} classes; give "
+            "classes with --classes FILE --names FILE"
+        )
+    left_out = f"{biases.min():.2g} to {biases.max():.2g}"
+    source = f"{checkpoint.name}: rows of its classifier, without its biases of {left_out}"
+    return ClassRows(known, rows, "linear", source, of_encoder=True)
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -239,7 +271,7 @@ def _own_names(path: Path, said: Mapping[str, str]) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _check_shared(features: str, encoder: ViTConfig | None) -> None:
+def _check_shared(features: str, encoder: EncoderConfig | None) -> None:
     """Refuse features that do not lie in the space of any text tower; raises ValueError."""
     if features != "pooled":
         raise ValueError(

@@ -14,10 +14,11 @@ from fsfast.commands.parser import Parser
 from fsfast.engine.engine import load_engine
 from fsfast.engine.writer import check_target, save_engine
 from fsfast.errors import FsfastError
-from fsfast.models.vit_config import ViTConfig
 
 from .card import with_classes
 from .class_rows import ClassRows, add_arguments, class_files, read_classes
+from .engine_recipe import recipe_of_engine
+from .networks import encoder_config
 from .stopping import run
 
 _CARD = "model-card.md"
@@ -43,9 +44,8 @@ def add_classes(source: str | Path, classes: ClassRows, path: str | Path, *, for
         raise ValueError(
             f"{engine.path} has results that were measured with its own classes; start from an engine without results"
         )
-    architecture = record["architecture"]["encoder"]
-    encoder = ViTConfig.from_record(architecture["config"]) if architecture.get("type") == "vit" else None
-    classes.check(manifest.output, manifest.dim, encoder)
+    recipe = recipe_of_engine(engine)
+    classes.check(manifest.output, manifest.dim, None if recipe.outside else encoder_config(recipe))
     changed, files = classes.into(record)
     if _CARD in manifest.files:
         files[_CARD] = with_classes(engine.read(_CARD).decode("utf-8"), changed).encode()

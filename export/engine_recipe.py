@@ -52,6 +52,7 @@ def recipe_of_engine(engine: Engine) -> Recipe:
         encoder_from=(f"the engine {engine.path}",),
         files=dict.fromkeys(manifest.stages, engine.path),
         encoder_config=None if graph else encoder["config"],
+        encoder_type=encoder.get("type", "vit"),
         outside=Outside(manifest.encoder_size, manifest.tokens, manifest.dim) if graph else None,
         classes=_classes(engine),
         engine=engine.path,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import nn
 
 from fsfast.models import (
     ADM256,
+    EFFICIENTNET_LITE0,
     UNET_LIGHT,
     UNET_TINY,
     VIT_B_16,
@@ -17,6 +18,9 @@ from fsfast.models import (
     VIT_L_14,
     VIT_L_14_336,
     VIT_TINY,
+    EfficientNet,
+    EfficientNetConfig,
+    EfficientNetFeatures,
     FoldedMapper,
     FoldedUNet,
     SmoothnessMapper,
@@ -42,14 +46,18 @@ ENCODERS = {
     "vit-l14": VIT_L_14,
     "vit-l14-336": VIT_L_14_336,
     "vit-tiny": VIT_TINY,
+    "efficientnet-lite0": EFFICIENTNET_LITE0,
 }
+EncoderConfig: TypeAlias = ViTConfig | EfficientNetConfig
+# By the type of an engine's architecture.
+_CONFIGS: dict[str, type[EncoderConfig]] = {"vit": ViTConfig, "efficientnet": EfficientNetConfig}
 
 
 class Source(Protocol):
     """Where the weights of an engine come from."""
 
     def load(self, stage: str) -> nn.Module:
-        """Return a stage's UNet, VisionTransformer or SmoothnessMapper with its weights."""
+        """Return a stage's UNet, VisionTransformer, EfficientNet or SmoothnessMapper with its weights."""
         ...
 
     def provenance(self, stage: str) -> tuple[str, str]:
@@ -108,7 +116,8 @@ def empty(recipe: Recipe, stage: str) -> nn.Module:
         assert recipe.purifier is not None
         return UNet(_preset(PURIFIERS, recipe.purifier, "purifier"))
     if stage == "encoder":
-        return VisionTransformer(encoder_config(recipe))
+        config = encoder_config(recipe)
+        return VisionTransformer(config) if isinstance(config, ViTConfig) else EfficientNet(config)
     assert recipe.mapper_blocks is not None
     return SmoothnessMapper(feature_dim(recipe), recipe.mapper_blocks)
 
@@ -122,7 +131,7 @@ def check_networks(recipe: Recipe) -> None:
     """
     if recipe.outside is None:
         with torch.device("meta"):
-            ViTFeatures(encoder_config(recipe), recipe.output, recipe.ln_post)
+            features(recipe)
     (height, width), grid = encoder_size(recipe), recipe.grid
     if recipe.purifier is None and grid.size != (height, width):
         raise ValueError(
@@ -133,6 +142,16 @@ def check_networks(recipe: Recipe) -> None:
         check_grid(recipe, _preset(PURIFIERS, recipe.purifier, "purifier"), f"the purifier {recipe.purifier}")
     if recipe.mapper_blocks is not None:
         _check_mapper(recipe)
+
+
+def features(recipe: Recipe) -> nn.Module:
+    """Return what an engine runs of the recipe's encoder, without its weights; raises ValueError for another output."""
+    config = encoder_config(recipe)
+    if isinstance(config, ViTConfig):
+        return ViTFeatures(config, recipe.output, recipe.ln_post)
+    if recipe.output_name == "tokens+ln_post":
+        raise ValueError(f"the encoder {recipe.encoder} has no ln_post; choose --output tokens or pooled")
+    return EfficientNetFeatures(config, recipe.output)
 
 
 def _check_mapper(recipe: Recipe) -> None:
@@ -166,7 +185,8 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
 
     Args:
         recipe: σ and the encoder's output.
-        module: UNet, VisionTransformer, SmoothnessMapper, what an engine runs of one of them, or OutsideEncoder.
+        module: UNet, VisionTransformer, EfficientNet, SmoothnessMapper, what an engine runs of one of them, or
+            OutsideEncoder.
     """
     if isinstance(module, OutsideEncoder):
         return Network(module, *ENDS, {"type": "onnx"}, module.graph)
@@ -176,10 +196,14 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
         return Network(folded, "x_t", "eps_hat", architecture)
     if isinstance(module, VisionTransformer | ViTFeatures):
         whole = isinstance(module, VisionTransformer)
-        features = module.features(recipe.output, recipe.ln_post) if whole else module
+        own = module.features(recipe.output, recipe.ln_post) if whole else module
         architecture = {"type": "vit", "config": module.config.to_record()}
         architecture |= {"output": recipe.output, "ln_post": recipe.ln_post}
-        return Network(features, *ENDS, architecture)
+        return Network(own, *ENDS, architecture)
+    if isinstance(module, EfficientNet | EfficientNetFeatures):
+        trained = isinstance(module, EfficientNet)
+        architecture = {"type": "efficientnet", "config": module.config.to_record(), "output": recipe.output}
+        return Network(module.features(recipe.output) if trained else module, *ENDS, architecture)
     assert isinstance(module, SmoothnessMapper | FoldedMapper)
     mapper = module.at_sigma(recipe.sigma) if isinstance(module, SmoothnessMapper) else module
     architecture = {"type": "mapper", "config": {"dim": module.dim, "blocks": len(module.blocks)}}
@@ -200,18 +224,18 @@ def build_networks(recipe: Recipe, source: Source | None = None) -> dict[str, Ne
     return {stage: fold(recipe, source.load(stage)) for stage in recipe.stages}
 
 
-def encoder_config(recipe: Recipe) -> ViTConfig:
+def encoder_config(recipe: Recipe) -> EncoderConfig:
     """Return the configuration of the recipe's encoder.
 
     Raises:
-        ValueError: there is no such preset, or its own configuration is none of a ViT.
+        ValueError: there is no such preset, or its own configuration is none of its type.
     """
     if recipe.encoder_config is None:
-        config: ViTConfig = _preset(ENCODERS, recipe.encoder, "encoder")
+        config: EncoderConfig = _preset(ENCODERS, recipe.encoder, "encoder")
         return config
     try:
-        return ViTConfig.from_record(recipe.encoder_config)
-    except (TypeError, ValueError) as error:
+        return _CONFIGS[recipe.encoder_type].from_record(recipe.encoder_config)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"[encoder.config] of recipe {recipe.name}: {error}") from None
 
 

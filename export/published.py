@@ -9,7 +9,15 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from fsfast.models import Loaded, UNet, load_encoder, load_mapper, load_purifier
+from fsfast.models import (
+    EfficientNetConfig,
+    Loaded,
+    UNet,
+    load_efficientnet,
+    load_encoder,
+    load_mapper,
+    load_purifier,
+)
 
 from .engine_networks import EngineNetworks
 from .networks import PURIFIERS, check_grid, encoder_config, encoder_record, feature_dim
@@ -82,6 +90,9 @@ class Published:
             return self._engine.load(stage)
         loaded = getattr(self, f"_{stage}")(self._paths[stage])
         self._hashes[stage] = sorted(file.sha256 for file in loaded.files)
+        if stage == "encoder" and self.recipe.sha256 not in (None, *self._hashes[stage]):
+            # Another file than the one that the recipe's licence is about.
+            self._licences[stage] = ""
         files = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in loaded.files)
         self._sources[stage] = "; ".join([f"{loaded.layout} layout: {files}", *loaded.notes])
         module: nn.Module = loaded.module
@@ -110,11 +121,14 @@ class Published:
 
     def _encoder(self, path: Path, *, values: bool = True) -> Any:
         config = encoder_config(self.recipe)
+        weights = self.recipe.weights.get("encoder")
+        if isinstance(config, EfficientNetConfig):
+            return load_efficientnet(path, config, weights=weights, values=values)
         loaded = load_encoder(
             path,
             config,
             resize_positions=self.recipe.resize_positions,
-            weights=self.recipe.weights.get("encoder"),
+            weights=weights,
             values=values,
         )
         check_preparation(self.recipe, path, loaded.preparation)

@@ -15,6 +15,7 @@ from fsfast.models.averages import Weights
 from .recipe_values import check_values
 
 FOLDER = Path(__file__).parent / "recipes"
+CLASS_NAMES = Path(__file__).parent / "class_names"
 _KEYS = {
     "": {"name", "sigma", "n0", "grid", "normalise", "purifier", "encoder", "mapper", "classes", "weights"},
     "grid": {"height", "width", "fit", "filter", "colour"},
@@ -22,16 +23,16 @@ _KEYS = {
     "purifier": {"preset"},
     "encoder": {"preset", "config", "checkpoint", "weights", "resize_positions", "output", "ln_post"},
     "mapper": {"blocks"},
-    "classes": {"rows", "names", "kind"},
-    "weights": {"run", "random_seed", "encoder", "licence"},
+    "classes": {"rows", "names", "kind", "classifier"},
+    "weights": {"run", "random_seed", "encoder", "licence", "sha256"},
 }
 _SOURCES = ("run", "random_seed", "encoder")
 _OPTIONAL = {
     "": {"purifier", "mapper", "classes"},
     "grid": {"colour"},
     "encoder": {"preset", "config", "checkpoint", "weights", "resize_positions"},
-    "classes": {"names", "kind"},
-    "weights": {*_SOURCES},
+    "classes": {"rows", "names", "kind", "classifier"},
+    "weights": {*_SOURCES, "sha256"},
 }
 STAGES = ("purifier", "encoder", "mapper")
 # In the place of a preset: the one that the file's shapes show.
@@ -78,7 +79,7 @@ class Recipe:
         grid: the smoothing grid.
         mean, std: channel normalisation of the encoder's input.
         purifier: preset of the U-Net, BY_SHAPE, or None.
-        encoder: preset of the ViT; the recipe's name where it has a configuration of its own, or the name of an encoder
+        encoder: its preset; the recipe's name where it has a configuration of its own, or the name of an encoder
             from outside.
         output: "penultimate", "tokens", "pooled" or "merged".
         ln_post: whether `tokens` are normalised by ln_post.
@@ -86,11 +87,14 @@ class Recipe:
         run: folder of the training run that the weights come from, or None.
         random_seed: weights are drawn from this seed where they come neither from a run nor from files.
         licence: licence of the weights; where they come from files, of the encoder's.
+        sha256: of the file that has this licence, hex; None: whatever the file.
+        classifier: file of the names of the classes whose rows come with the encoder's checkpoint, or None.
         encoder_from: where users get the encoder's file; not empty: weights come from files.
         files: stage → weights file or directory.
         weights: stage → which weights of its file are meant, where it holds raw ones and their average.
         licences: stage → licence, where it is not that of the recipe.
-        encoder_config: fields of the ViT's configuration, None with a preset.
+        encoder_config: fields of the encoder's configuration, None with a preset.
+        encoder_type: whose fields these are, as an engine's architecture says it.
         resize_positions: whether learned positions for another number of patches are resized.
         outside: the encoder where it is none of the presets.
         classes: files of its classes, or None.
@@ -117,9 +121,12 @@ class Recipe:
     weights: Mapping[str, Weights] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
     encoder_config: Mapping[str, Any] | None = None
+    encoder_type: str = "vit"
     resize_positions: bool = False
     outside: Outside | None = None
     classes: ClassFiles | None = None
+    sha256: str | None = None
+    classifier: Path | None = None
     engine: Path | None = None
     engine_random: bool = False
 
@@ -214,17 +221,29 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         random_seed=weights.get("random_seed", 0),
         licence=weights["licence"],
         encoder_from=tuple(weights.get("encoder", ())),
-        classes=_classes(record.get("classes")),
+        sha256=weights.get("sha256"),
+        classes=_classes(record.get("classes"), path),
+        classifier=_classifier(record.get("classes")),
         files={"encoder": path.parent / encoder["checkpoint"]} if "checkpoint" in encoder else {},
         weights={"encoder": encoder["weights"]} if "weights" in encoder else {},
     )
 
 
-def _classes(record: dict[str, Any] | None) -> ClassFiles | None:
-    if record is None:
+def _classes(record: dict[str, Any] | None, path: Path) -> ClassFiles | None:
+    if record is None or "classifier" in record:
+        if record and len(record) > 1:
+            raise ValueError(
+                f"[classes] of {path}: wanted classifier alone, or rows, got {', '.join(sorted(record))}"
+            )
         return None
+    if "rows" not in record:
+        raise ValueError(f"[classes] of {path}: missing key 'rows'")
     names = Path(record["names"]) if "names" in record else None
     return ClassFiles(Path(record["rows"]), names, record.get("kind", "directions"))
+
+
+def _classifier(record: dict[str, Any] | None) -> Path | None:
+    return CLASS_NAMES / f"{record['classifier']}.txt" if record and "classifier" in record else None
 
 
 def _check_keys(table: dict[str, Any], name: str, path: Path) -> None:

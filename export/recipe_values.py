@@ -111,6 +111,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes.rows": (_text, "a text"),
     "classes.names": (_text, "a text"),
     "classes.kind": (lambda value: value in get_args(ClassKind), f"one of {', '.join(get_args(ClassKind))}"),
+    "classes.classifier": (lambda value: value == "imagenet", "imagenet"),
+    "weights.sha256": (lambda value: isinstance(value, str) and len(value) == 64, "64 hexadecimal digits"),
     "weights.run": (_text, "a text"),
     "weights.random_seed": (_whole(0, 2**31 - 1), f"a whole number in 0…{2**31 - 1}"),
     "weights.licence": (_text, "a text"),

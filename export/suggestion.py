@@ -13,7 +13,7 @@ from typing import Any
 
 from fsfast.errors import FsfastError
 from fsfast.models import Inspection, ViTConfig
-from fsfast.models.checkpoints.inspection import WEIGHTS
+from fsfast.models.checkpoints.inspection import CONVOLUTIONAL, WEIGHTS
 
 from .networks import encoder_config
 from .options import OUTPUTS, Options, customise
@@ -85,6 +85,9 @@ def suggest(found: Inspection) -> Suggestion:
     if found.kind == "smoothness mapper":
         words = ["--encoder", "FILE_OR_DIR", "--mapper", path, *_weights(found, "mapper=")]
         return Suggestion(_command("RECIPE", words, "DIR"))
+    if found.kind == CONVOLUTIONAL:
+        name = "efficientnet-lite0"
+        return Suggestion(_command(name, ["--encoder", path, *_weights(found)], name), recipes=(name,))
     if found.kind == "U-Net":
         purifier = f"{found.family}={path}"
         words = ["--encoder", "FILE_OR_DIR", "--purifier", purifier, *_weights(found, "purifier=")]
@@ -96,6 +99,7 @@ def suggest(found: Inspection) -> Suggestion:
         recipe, output = fitting[0]
         config, own = encoder_config(recipe), found.config
         assert own is not None
+        assert isinstance(config, ViTConfig)
         words = [*encoder, *(["--output", output] if output else [])]
         return Suggestion(
             _command(recipe.name, words, recipe.name),
@@ -153,6 +157,8 @@ def _alike(found: Inspection, recipe: Recipe) -> bool:
     """Whether a recipe's tower is the one that was found, as far as that is known."""
     config, own = encoder_config(recipe), found.config
     assert own is not None
+    if not isinstance(config, ViTConfig):
+        return False
     free = set(found.unknown) if found.projection else {*found.unknown, "embed_dim"}
     # Positions say how many patches there are, and not how many pixels are left over.
     by_patches = found.fields["image_size"].by == WEIGHTS and _side(own) == _side(config)

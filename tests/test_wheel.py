@@ -41,6 +41,7 @@ def test_what_the_wheel_holds(wheel):
         "fsfast/schemas/engine.schema.json",
         "fsfast/export/__main__.py",
         "fsfast/export/recipes/llava-1.5.toml",
+        "fsfast/export/class_names/imagenet.txt",
     ):
         assert part in names
     assert any("_cpu" in name and name.endswith(".so") for name in names)

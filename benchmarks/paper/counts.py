@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.networks import PURIFIERS, encoder_config
+from export.networks import PURIFIERS, encoder_config, features
 from export.recipe import Recipe
-from fsfast.models import FoldedMapper, FoldedUNet, ViTFeatures
+from fsfast.models import FoldedMapper, FoldedUNet
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,10 @@ def counts(recipe: Recipe, blocks: int) -> dict[str, Count]:
     with torch.device("meta"):
         modules: Mapping[str, nn.Module] = {
             **({} if recipe.purifier is None else {"purifier": FoldedUNet(PURIFIERS[recipe.purifier])}),
-            "encoder": ViTFeatures(config, recipe.output, _ln_post(recipe)),  # type: ignore[arg-type]
+            "encoder": features(recipe),
             "mapper": FoldedMapper(dim, blocks),
         }
         return {stage: _count(module, torch.empty(shapes[stage])) for stage, module in modules.items()}
-
-
-def _ln_post(recipe: Recipe) -> bool | None:
-    return recipe.ln_post if recipe.output == "tokens" else None
 
 
 def _count(module: nn.Module, example: Tensor) -> Count:

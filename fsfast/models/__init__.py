@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from fsfast.models.checkpoints import (
         Inspection,
         Loaded,
+        LoadedEfficientNet,
         LoadedEncoder,
         inspect_checkpoint,
+        load_efficientnet,
         load_encoder,
         load_mapper,
         load_purifier,
         load_text_tower,
+    )
+    from fsfast.models.efficientnet import (
+        EFFICIENTNET_LITE0,
+        EfficientNet,
+        EfficientNetConfig,
+        EfficientNetFeatures,
     )
     from fsfast.models.mapper import FoldedMapper, SmoothnessMapper
     from fsfast.models.purifier import OneStepPurifier
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADM256",
+    "EFFICIENTNET_LITE0",
     "UNET_LIGHT",
     "UNET_TINY",
     "VIT_B_16",
@@ -37,10 +46,14 @@ __all__ = [
     "VIT_L_14",
     "VIT_L_14_336",
     "VIT_TINY",
+    "EfficientNet",
+    "EfficientNetConfig",
+    "EfficientNetFeatures",
     "FoldedMapper",
     "FoldedUNet",
     "Inspection",
     "Loaded",
+    "LoadedEfficientNet",
     "LoadedEncoder",
     "OneStepPurifier",
     "SmoothnessMapper",
@@ -52,6 +65,7 @@ __all__ = [
     "ViTFeatures",
     "VisionTransformer",
     "inspect_checkpoint",
+    "load_efficientnet",
     "load_encoder",
     "load_mapper",
     "load_purifier",
@@ -61,8 +75,10 @@ __all__ = [
 _HOME = {
     "checkpoints": (
         *("Inspection", "inspect_checkpoint"),
-        *("Loaded", "LoadedEncoder", "load_encoder", "load_mapper", "load_purifier", "load_text_tower"),
+        *("Loaded", "LoadedEfficientNet", "LoadedEncoder", "load_efficientnet", "load_encoder"),
+        *("load_mapper", "load_purifier", "load_text_tower"),
     ),
+    "efficientnet": ("EFFICIENTNET_LITE0", "EfficientNet", "EfficientNetConfig", "EfficientNetFeatures"),
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
     "purifier": ("OneStepPurifier",),
     "text": ("TextConfig", "TextTower"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from fsfast.engine.engine import Engine
 from fsfast.errors import EngineError, brief
+from fsfast.models.efficientnet import EfficientNetConfig, EfficientNetFeatures
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import FoldedUNet, UNetConfig
 from fsfast.models.vit import ViTFeatures
@@ -74,6 +75,11 @@ def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
         return FoldedUNet(UNetConfig(**listed))
     if kind == "vit":
         return ViTFeatures(ViTConfig.from_record(config), architecture["output"], architecture["ln_post"])
+    if kind == "efficientnet":
+        efficient = EfficientNetConfig.from_record(config)
+        if efficient.blocks > tensors:
+            raise ValueError(f"it has {efficient.blocks} blocks, its weights are {tensors} tensors")
+        return EfficientNetFeatures(efficient, architecture["output"])
     if kind == "mapper":
         return FoldedMapper(**config)
-    raise ValueError(f"wanted a type among unet, vit and mapper, got {kind!r}")
+    raise ValueError(f"wanted a type among unet, vit, efficientnet and mapper, got {kind!r}")

@@ -340,7 +340,7 @@ def test_recipes_with_weights_of_their_own_take_no_files(name, capsys):
 
 
 def test_the_recipes_are_there():
-    assert set(recipe_names()) == {*PUBLISHED, "demo", "vit-b16-random"}
+    assert set(recipe_names()) == {*PUBLISHED, "demo", "efficientnet-lite0", "vit-b16-random"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -12,6 +12,14 @@ from typing import Any, get_args
 
 from fsfast.errors import CheckpointError
 from fsfast.models.averages import OtherWeights, SeveralStateDicts, Weights
+from fsfast.models.checkpoints.efficientnet import LAYOUT as EFFICIENTNET_LAYOUT
+from fsfast.models.checkpoints.efficientnet import (
+    LITE0,
+    PREPARATION,
+    counts_of_batches,
+    efficientnet_of,
+    is_efficientnet,
+)
 from fsfast.models.checkpoints.encoder import assembled, empty_tower, only_tower
 from fsfast.models.checkpoints.families import FAMILIES
 from fsfast.models.checkpoints.files import refuse_types
@@ -27,7 +35,7 @@ from fsfast.models.checkpoints.shards import Checkpoint
 from fsfast.models.checkpoints.shown import shown_by
 from fsfast.models.vit_config import ViTConfig
 
-TOWER, WEIGHTS = "image tower", "the weights"
+TOWER, WEIGHTS, CONVOLUTIONAL = "image tower", "the weights", "convolutional encoder"
 _LAYER_SCALE = "transformer.resblocks.0.ls_1.gamma"
 _PREPARATION = ("mean", "std", "fit", "filter")
 # Neither changes a name or a shape.
@@ -51,9 +59,10 @@ class Inspection:
 
     Attributes:
         path: of the weights.
-        kind: "image tower", "U-Net", "smoothness mapper", what a network of another kind is, as "a ResNet",
-            or "weights of an unknown layout".
-        family: of a tower, as "CLIP"; of a U-Net the preset that it is; else "".
+        kind: "image tower", "convolutional encoder", "U-Net", "smoothness mapper", what a network of another kind is,
+            as "a ResNet", or "weights of an unknown layout".
+        family: of a tower, as "CLIP"; of a convolutional encoder, as "EfficientNet-Lite0"; of a U-Net the preset that
+            it is; else "".
         layout: whose names it has, "" where nobody's.
         prefix: what stands before a tower's names.
         model: what the config.json beside the weights calls it, "" without.
@@ -67,7 +76,7 @@ class Inspection:
         config: of a tower; what is unknown is a placeholder in it.
         projection: whether a CLIP's tower comes with its projection.
         preparation: mean, std, fit and filter of pictures.
-        outputs: those of a tower, as --output names them → (tokens, channels).
+        outputs: those of an encoder, as --output names them → (tokens, channels).
         differences: between the checkpoint and what the network needs.
         nearest: of a layout that nobody knows.
         problem: why it cannot be used, None where it can.
@@ -168,6 +177,8 @@ def _inspected(checkpoint: Checkpoint, given: dict[str, Any]) -> Inspection:
     kind = kind_of(checkpoint)
     if kind is not None:
         return _network(checkpoint, kind)
+    if is_efficientnet(checkpoint.names):
+        return _efficientnet(checkpoint)
     try:
         tower = only_tower(checkpoint)
     except ForeignNetwork as error:
@@ -204,6 +215,20 @@ def _network(checkpoint: Checkpoint, kind: str) -> Inspection:
     except CheckpointError as error:
         found = replace(found, problem=str(error))
     return _counted(found, checkpoint, checkpoint.names)
+
+
+def _efficientnet(checkpoint: Checkpoint) -> Inspection:
+    found = Inspection(checkpoint.path, CONVOLUTIONAL, LITE0, EFFICIENTNET_LAYOUT)
+    try:
+        config = efficientnet_of(checkpoint, values=False).module.config
+        found = replace(
+            found,
+            preparation={name: Said(getattr(PREPARATION, name), PREPARATION.by) for name in _PREPARATION},
+            outputs={output: config.feature_shape(output) for output in ("pooled", "tokens")},
+        )
+    except CheckpointError as error:
+        found = replace(found, problem=str(error))
+    return _counted(found, checkpoint, checkpoint.names - counts_of_batches(checkpoint.names))
 
 
 def _counted(found: Inspection, checkpoint: Checkpoint, names: Iterable[str]) -> Inspection:

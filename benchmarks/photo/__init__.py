@@ -1,0 +1,1 @@
+"""The photo encoder on photographs that were labelled by hand."""

@@ -1,0 +1,1 @@
+"""Pictures of Debian packages and PyPI wheels as training data."""
