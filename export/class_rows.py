@@ -18,12 +18,13 @@ from fsfast.commands.parser import Parser
 from fsfast.engine.classes import TENSOR, ClassKind
 from fsfast.errors import brief, printable
 from fsfast.files import file_sha256, write_whole
-from fsfast.models import EfficientNetConfig
-from fsfast.models.checkpoints.efficientnet import classifier_of
 
 from .recipe import ClassFiles
 
 if TYPE_CHECKING:
+    # With torch, which answers that it is missing only once it is needed.
+    from fsfast.models import EfficientNetConfig
+
     from .networks import EncoderConfig
 
 CLASSES = "classes.safetensors"
@@ -177,6 +178,8 @@ def read_classifier(checkpoint: Path, config: EfficientNetConfig, names: Path) -
         CheckpointError: it cannot be read, or has none.
         ValueError: as `read_classes`.
     """
+    from fsfast.models.checkpoints.efficientnet import classifier_of
+
     rows, biases = (tensor.numpy() for tensor in classifier_of(checkpoint, config))
     known = read_names(names)
     if len(known) != len(rows):

@@ -139,13 +139,13 @@ def failing():
 
 def test_a_module_of_ones_own(folder, stages, capsys, monkeypatch):
     """Its engine has a graph alone; the module has to compute the same."""
-    (folder / "own_networks.py").write_text(NETWORKS)
+    (folder / "networks_to_train.py").write_text(NETWORKS)
     monkeypatch.chdir(folder)
     engine = str(folder / "engine")
     made = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--size", "16,16"]
-    made = ["torch", "own_networks:encoder", *made]
+    made = ["torch", "networks_to_train:encoder", *made]
     assert export([*made, "--out", engine]) == 0
-    assert train(folder, "run", "--encoder", engine, "--module", "own_networks:encoder") == 0
+    assert train(folder, "run", "--encoder", engine, "--module", "networks_to_train:encoder") == 0
     features = stages[0].common.encoder(torch.zeros(1, 3, 16, 16))
     assert features.shape == (1, 16, 64)
     manifest = load_engine(engine).manifest
@@ -154,8 +154,11 @@ def test_a_module_of_ones_own(folder, stages, capsys, monkeypatch):
     certified(folder / "mapped")
     for module, says in (
         ([], r"came as an ONNX graph (torch 2"),
-        (["--module", "own_networks:other"], "wanted own_networks:other to compute what the encoder of"),
-        (["--module", "own_networks:failing"], "RuntimeError: no weights"),
+        (
+            ["--module", "networks_to_train:other"],
+            "wanted networks_to_train:other to compute what the encoder of",
+        ),
+        (["--module", "networks_to_train:failing"], "RuntimeError: no weights"),
     ):
         capsys.readouterr()
         assert train(folder, "refused", "--encoder", engine, *module) == 2
