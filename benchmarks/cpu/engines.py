@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.measuring.files import update_table
 from benchmarks.measuring.harness import RESULTS, circumstances
-from benchmarks.measuring.tables import markdown, read
+from benchmarks.measuring.tables import markdown, measured_on, read
 from export.options import PURIFIERS_FROM
 from fsfast.engine.engine import load_engine
 from fsfast.files import write_whole
@@ -174,9 +174,7 @@ def render(path: Path = CSV) -> str:
         )
         for row in rows
     ]
-    where = sorted({(row["device"], row["onnxruntime"], row["torch"]) for row in rows})
-    foot = "; ".join(f"{device}, ONNX Runtime {ort}, torch {torch}" for device, ort, torch in where)
-    return f"{markdown(header, cells)}\nRandom weights; measured on {foot}.\n"
+    return f"{markdown(header, cells)}\nRandom weights; measured on {measured_on(rows)}.\n"
 
 
 def _unlike(value: float) -> str:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from benchmarks.cpu.engines import DOCS, export_apart
 from benchmarks.measuring.files import update_table
 from benchmarks.measuring.harness import RESULTS, circumstances
-from benchmarks.measuring.tables import markdown, read
+from benchmarks.measuring.tables import markdown, measured_on, read
 from export.networks import encoder_config
 from export.recipe import load_recipe
 from fsfast.engine.engine import load_engine
@@ -184,11 +184,9 @@ def render(path: Path = CSV) -> str:
         )
         for row in rows
     ]
-    where = sorted({(row["device"], row["onnxruntime"], row["torch"]) for row in rows})
-    foot = "; ".join(f"{device}, ONNX Runtime {ort}, torch {torch}" for device, ort, torch in where)
     return (
         f"{markdown(header, cells)}\nParity is the largest deviation of ONNX Runtime from torch, as a share of the "
-        f"largest output. Random weights; measured on {foot}.\n"
+        f"largest output. Random weights; measured on {measured_on(rows)}.\n"
     )
 
 

@@ -26,7 +26,7 @@ from torch import nn
 from benchmarks.cpu.engines import DOCS, export_apart
 from benchmarks.measuring.files import update_table
 from benchmarks.measuring.harness import RESULTS, circumstances
-from benchmarks.measuring.tables import markdown, read
+from benchmarks.measuring.tables import markdown, measured_on, read
 from fsfast.engine.engine import load_engine
 from fsfast.errors import brief
 from fsfast.files import write_whole
@@ -184,12 +184,10 @@ def render(path: Path = CSV) -> str:
         )
         for row in rows
     ]
-    where = sorted({(row["device"], row["onnxruntime"], row["torch"]) for row in rows})
-    foot = "; ".join(f"{device}, ONNX Runtime {ort}, torch {torch}" for device, ort, torch in where)
     return (
         f"{markdown(header, cells)}\nThe largest deviation from the file on ONNX Runtime, as a share of the largest "
         "output; of the libraries that make torch modules, from the engine's golden output (none: no such module). "
-        f"Random weights; measured on {foot}.\n"
+        f"Random weights; measured on {measured_on(rows)}.\n"
     )
 
 

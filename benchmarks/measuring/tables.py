@@ -19,6 +19,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measured_on(rows: Sequence[dict[str, str]]) -> str:
+    """Return devices and versions of rows about engines, in words."""
+    where = sorted({(row["device"], row["onnxruntime"], row["torch"]) for row in rows})
+    return "; ".join(f"{device}, ONNX Runtime {ort}, torch {torch}" for device, ort, torch in where)
+
+
 def number(text: str) -> str:
     """Return a number with three digits."""
     value = float(text)

@@ -28,8 +28,8 @@ _LONGEST = 240
 
 
 @dataclass(frozen=True)
-class KernelRow:
-    """One line of profile.csv.
+class _Share:
+    """What some kernels take of one run.
 
     Attributes:
         variant: whose kernels these are.
@@ -37,7 +37,6 @@ class KernelRow:
         kind: of `KINDS`.
         calls, ms: of one run.
         share: of the time of all kernels.
-        kernel: its name.
     """
 
     variant: str
@@ -46,19 +45,17 @@ class KernelRow:
     calls: float
     ms: float
     share: float
-    kernel: str
+
+
+class KindRow(_Share):
+    """The kernels of one kind together."""
 
 
 @dataclass(frozen=True)
-class KindRow:
-    """The kernels of one kind together, as `KernelRow`."""
+class KernelRow(_Share):
+    """One line of profile.csv: a kernel, whose name comes last."""
 
-    variant: str
-    micro_batch: int
-    kind: str
-    calls: float
-    ms: float
-    share: float
+    kernel: str
 
 
 def kind_of(kernel: str) -> str:

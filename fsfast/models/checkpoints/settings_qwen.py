@@ -50,10 +50,10 @@ def qwen_fields(kind: str, vision: Mapping[str, Any], sizes: Sizes, tower: Tower
         ValueError: it contradicts the weights, or a value is not what it may be.
     """
     said = {**_DEFAULTS[kind], **{k: v for k, v in vision.items() if v is not None}}
-    own = (
-        said.get("embed_dim", said["hidden_size"]) if "embed_dim" in _DEFAULTS[kind] else said["hidden_size"]
-    )
-    hidden = said["intermediate_size"] if "intermediate_size" in said else int(own * said["mlp_ratio"])
+    # Qwen2-VL calls the language model's width hidden_size, and has a ratio.
+    older = _DEFAULTS[kind] is _QWEN2
+    own = said["embed_dim" if older else "hidden_size"]
+    hidden = int(own * said["mlp_ratio"]) if older else said["intermediate_size"]
     merge = whole(said["spatial_merge_size"], "spatial_merge_size")
     compare(
         {**said, "width": own, "hidden": hidden},
