@@ -1,4 +1,4 @@
-"""`python -m train demo | psm | photo-data`: the door to the commands."""
+"""`python -m train demo | psm | photo | photo-data`: the door to the commands."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
         from train.psm_command import main as psm
 
         return psm(arguments[1:])
+    if arguments[:1] == ["photo"]:
+        from train.photos.run import main as photo
+
+        return photo(arguments[1:])
     if arguments[:1] == ["photo-data"]:
         from train.photos.command import main as photo_data
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         load_purifier,
         load_text_tower,
     )
+    from fsfast.models.drunet import DRUNET_LIGHT, DRUNet, DRUNetConfig
     from fsfast.models.efficientnet import (
         EFFICIENTNET_LITE0,
         EfficientNet,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADM256",
+    "DRUNET_LIGHT",
     "EFFICIENTNET_LITE0",
     "UNET_LIGHT",
     "UNET_TINY",
@@ -46,6 +48,8 @@ __all__ = [
     "VIT_L_14",
     "VIT_L_14_336",
     "VIT_TINY",
+    "DRUNet",
+    "DRUNetConfig",
     "EfficientNet",
     "EfficientNetConfig",
     "EfficientNetFeatures",
@@ -78,6 +82,7 @@ _HOME = {
         *("Loaded", "LoadedEfficientNet", "LoadedEncoder", "load_efficientnet", "load_encoder"),
         *("load_mapper", "load_purifier", "load_text_tower"),
     ),
+    "drunet": ("DRUNET_LIGHT", "DRUNet", "DRUNetConfig"),
     "efficientnet": ("EFFICIENTNET_LITE0", "EfficientNet", "EfficientNetConfig", "EfficientNetFeatures"),
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
     "purifier": ("OneStepPurifier",),

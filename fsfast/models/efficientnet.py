@@ -168,14 +168,30 @@ class _Trunk(nn.Module):
         self._bn0 = nn.Identity() if folded else nn.BatchNorm2d(config.stem, _EPS)
         self._bn1 = nn.Identity() if folded else nn.BatchNorm2d(config.width, _EPS)
 
-    def _run(self, pixels: Tensor, output: Output) -> Tensor:
+    def maps(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return what training compares.
+
+        Args:
+            pixels: as `EfficientNetFeatures.forward` has them.
+
+        Returns:
+            the last map [M, C, h, w] of each resolution, the largest first, and the tokens [M, L, D].
+
+        Raises:
+            ValueError: pixels have another shape.
+        """
         side = self.config.image_size
         if pixels.shape[1:] != (3, side, side):
             raise ValueError(f"wanted pixels [M, 3, {side}, {side}], got {list(pixels.shape)}")
-        x = F.relu6(self._bn0(self._conv_stem(_same(pixels, self._conv_stem))))
+        x, maps = F.relu6(self._bn0(self._conv_stem(_same(pixels, self._conv_stem)))), []
         for block in self._blocks:
-            x = block(x)
-        tokens = F.relu6(self._bn1(self._conv_head(x))).flatten(2).transpose(1, 2)
+            before, x = x, block(x)
+            if before.shape[2:] != x.shape[2:]:
+                maps.append(before)
+        return [*maps, x], F.relu6(self._bn1(self._conv_head(x))).flatten(2).transpose(1, 2)
+
+    def _run(self, pixels: Tensor, output: Output) -> Tensor:
+        _, tokens = self.maps(pixels)
         return tokens.mean(1, keepdim=True) if output == "pooled" else tokens
 
 

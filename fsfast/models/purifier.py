@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from fsfast.engine.schedule import Denoise
+from fsfast.models.drunet import DRUNet
 from fsfast.models.unet import IMAGE_CHANNELS, FoldedUNet, UNet
 
 
@@ -13,14 +14,14 @@ class OneStepPurifier(nn.Module):
     Source: Carlini et al. 2023, "(Certified!!) Adversarial Robustness for Free!", with noise on the grid.
 
     Args:
-        unet: a UNet, or a FoldedUNet made by `UNet.at_sigma` with the same sigma.
+        unet: a UNet; or, for this sigma alone, a FoldedUNet made by `UNet.at_sigma` or a DRUNet.
         sigma: standard deviation of the noise on pixels in [0, 1].
 
     Raises:
         ValueError: sigma is outside the schedule.
     """
 
-    def __init__(self, unet: UNet | FoldedUNet, sigma: float) -> None:
+    def __init__(self, unet: UNet | FoldedUNet | DRUNet, sigma: float) -> None:
         super().__init__()
         self.unet = unet
         self.denoise = Denoise.at_sigma(sigma)
@@ -39,6 +40,6 @@ class OneStepPurifier(nn.Module):
         """
         constants = self.denoise
         x_t = constants.noisy(v)
-        folded = isinstance(self.unet, FoldedUNet)
-        noise = self.unet(x_t) if folded else self.unet(x_t, constants.t)[:, :IMAGE_CHANNELS]
+        timed = isinstance(self.unet, UNet)
+        noise = self.unet(x_t, constants.t)[:, :IMAGE_CHANNELS] if timed else self.unet(x_t)
         return constants.purified(x_t, noise)
