@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fsfast import errors
-from fsfast.errors import FsfastError, ServerError, brief, printable
+from fsfast.client.images import Encoded
+from fsfast.errors import FsfastError, ImageError, ServerError, brief, printable
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.many import Outcome
 from fsfast.strict_json import parse_json
 
-_OURS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (
-        errors.BackendUnavailable,
-        errors.CertificateAltered,
-        errors.CertificateError,
-        errors.EngineError,
-        errors.ImageError,
-        FsfastError,
-        TypeError,
-        ValueError,
-    )
+_OURS: Mapping[str, type[Exception]] = {
+    "BackendUnavailable": errors.BackendUnavailable,
+    "CertificateAltered": errors.CertificateAltered,
+    "CertificateError": errors.CertificateError,
+    "EngineError": errors.EngineError,
+    "FsfastError": FsfastError,
+    "ImageError": ImageError,
+    "RequestError": ValueError,
+    "TypeError": TypeError,
+    "ValueError": ValueError,
 }
 
 
@@ -58,7 +58,7 @@ def check_status(status: int, headers: Mapping[str, str], content: bytes) -> Non
 
 
 def features_of(
-    group: Sequence[Outcome[bytes]], said: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+    group: Sequence[Outcome[Encoded]], said: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> list[Outcome[SmoothedFeatures]]:
     """Return what became of every image of a request.
 
@@ -79,7 +79,7 @@ def features_of(
         raise ValueError(f"wanted {len(asked)} images, got features {features.shape}, unit {unit.shape}")
     places = iter(range(len(asked)))
 
-    def found(outcome: Outcome[bytes]) -> Outcome[SmoothedFeatures]:
+    def found(outcome: Outcome[Encoded]) -> Outcome[SmoothedFeatures]:
         if outcome.error is not None:
             return Outcome(outcome.position, outcome.name, None, outcome.error)
         i = next(places)
@@ -100,9 +100,30 @@ def features_of(
             names=(outcome.name,),
             sources=(each["sources"][i],),
         )
+        image = None if outcome.result is None else outcome.result.grid
+        if image is not None:
+            if image.grid_sha256 != result.grid_sha256[0]:
+                raise ValueError(f"wanted pixels {image.grid_sha256}, got {result.grid_sha256[0]}")
+            result = replace(result, sources=(image.source,))
         return Outcome(outcome.position, outcome.name, result)
 
     return [found(outcome) for outcome in group]
+
+
+def none_of(group: Sequence[Outcome[Encoded]], error: ImageError) -> list[Outcome[SmoothedFeatures]]:
+    """Return what became of every image of a request that was refused because none of them is one.
+
+    Args:
+        group: as in `features_of`.
+        error: of the first.
+    """
+    asked = sum(outcome.error is None for outcome in group)
+    said = (
+        error
+        if asked == 1
+        else ImageError(f"none of {asked} images of a request can be used, the first: {error}")
+    )
+    return [Outcome(each.position, each.name, None, each.error or said) for each in group]
 
 
 def _error(kind: str, message: str) -> FsfastError | TypeError:

@@ -15,6 +15,8 @@ from fsfast.client.answers import check_status, cut_short
 from fsfast.client.calls import Call, Calls, only_model
 from fsfast.client.connection import connection, persistence, reaching
 from fsfast.client.images import encoded_image
+from fsfast.client.served import ServedModel
+from fsfast.errors import ImageError
 from fsfast.images.grid import as_list
 from fsfast.runtime.features import SmoothedFeatures, joined
 from fsfast.runtime.many import OnError, Outcome, check_many, judged, outcomes_of, whole
@@ -65,6 +67,11 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    async def describe(self) -> ServedModel:
+        """Return what the server says of the model, as `Client.describe`."""
+        calls = await self._named()
+        return await self._answer(calls.describe())
 
     async def encode(
         self,
@@ -146,7 +153,12 @@ class AsyncClient:
 
     async def _answer(self, call: Call[T]) -> T:
         with reaching(self.url):
-            return await AsyncRetrying(**self._persistence)(self._ask, call)
+            try:
+                return await AsyncRetrying(**self._persistence)(self._ask, call)
+            except ImageError as error:
+                if call.failed is None:
+                    raise
+                return call.failed(error)
 
     async def _ask(self, call: Call[T]) -> T:
         if call.on_progress is None:

@@ -6,13 +6,15 @@ import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
-from fsfast.client.answers import check_status, features_of, reading
-from fsfast.client.images import encoded_image
+from fsfast.client.answers import check_status, features_of, none_of, reading
+from fsfast.client.images import Encoded, encoded_image
+from fsfast.client.served import ServedModel, served_model
 from fsfast.client.tensors import HEADER_LENGTH, pack, unpack
-from fsfast.errors import ReplicasDiffer
+from fsfast.errors import ImageError, ReplicasDiffer
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.many import Outcome, groups, outcomes_of, seeds_of
 from fsfast.strict_json import parse_json
@@ -37,6 +39,7 @@ class Call(Generic[T]):
         read: makes the result of the headers and the body of an answer, or of the last event of a stream.
         body: None: there is none, and the method is GET; else it is POST.
         headers: beside those that all requests have.
+        failed: makes the result where the server refuses the call because of its images; None: that error is raised.
         on_progress: is told what every event before the last says; None: the answer is no stream of events.
     """
 
@@ -44,6 +47,7 @@ class Call(Generic[T]):
     read: Callable[[Headers, bytes], T]
     body: bytes | None = None
     headers: Headers | None = None
+    failed: Callable[[ImageError], T] | None = None
     on_progress: Callable[[dict[str, Any]], Any] | None = None
 
     @property
@@ -77,8 +81,20 @@ class Calls:
 
     def __init__(self, model: str, function_id: str | None) -> None:
         self._model = model
+        self._path = f"v2/models/{quote(model, safe='')}"
         # A dictionary, since its setdefault is one step also to other threads.
         self._expected = {} if function_id is None else {"function_id": function_id}
+
+    def describe(self) -> Call[ServedModel]:
+        """Return the call for what the server says of the model."""
+
+        def read(headers: Headers, content: bytes) -> ServedModel:
+            with reading():
+                found = served_model(parse_json(content))
+                self._check(found.function_id)
+                return found
+
+        return Call(self._path, read)
 
     def encode(
         self, images: Iterable[Any], n0: int | None, seeds: Iterator[int] | None
@@ -99,12 +115,12 @@ class Calls:
             yield group, self._encode(group, n0, chosen) if good else None
 
     def _encode(
-        self, group: Sequence[Outcome[bytes]], n0: int | None, seeds: Sequence[int] | None
+        self, group: Sequence[Outcome[Encoded]], n0: int | None, seeds: Sequence[int] | None
     ) -> Call[list[Outcome[SmoothedFeatures]]]:
-        images = [outcome.result for outcome in group if outcome.result is not None]
+        images = [outcome.result.file for outcome in group if outcome.result is not None]
         parameters: dict[str, object] = {} if n0 is None else {"n0": n0}
         if seeds is not None:
-            parameters["seeds"] = ",".join(map(str, seeds))
+            parameters["seed"] = ",".join(map(str, seeds))
         length, body = pack(images, ("features", "unit"), parameters)
 
         def read(headers: Headers, content: bytes) -> list[Outcome[SmoothedFeatures]]:
@@ -114,11 +130,11 @@ class Calls:
                 return features_of(group, said, tensors)
 
         own = {HEADER_LENGTH: str(length), "Content-Type": "application/octet-stream"}
-        return Call(f"v2/models/{quote(self._model, safe='')}/infer", read, body, own)
+        return Call(f"{self._path}/infer", read, body, own, partial(none_of, group))
 
     def certify(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Encoded],
         seeds: Sequence[int] | None,
         settings: Mapping[str, object],
         advance: Callable[[float], Any],
@@ -126,7 +142,7 @@ class Calls:
         """Yield the call for the certificate of every image.
 
         Args:
-            images: each the bytes of an image file.
+            images: as they are sent.
             seeds: one for every image, or None.
             settings: n, alpha and so on; those that are None are left to the server.
             advance: is told how many images more are done, in fractions, too.
@@ -137,7 +153,7 @@ class Calls:
             yield self._certify(image, own, advance)
 
     def _certify(
-        self, image: bytes, settings: Mapping[str, object], advance: Callable[[float], Any]
+        self, image: Encoded, settings: Mapping[str, object], advance: Callable[[float], Any]
     ) -> Call[Certificate]:
         from fsfast.certificates.reading import parse_certificate
 
@@ -162,7 +178,7 @@ class Calls:
 
         return self._post("v1/certificates", image, {**settings, "stream": True}, read, on_progress)
 
-    def verify(self, certificate: Certificate, image: bytes) -> Call[Verification]:
+    def verify(self, certificate: Certificate, image: Encoded) -> Call[Verification]:
         """Return the call for a replay of a certificate on the server."""
         from fsfast.certificates.replay import Verification
 
@@ -177,14 +193,14 @@ class Calls:
     def _post(
         self,
         path: str,
-        image: bytes,
+        image: Encoded,
         given: Mapping[str, object],
         read: Callable[[Headers, bytes], T],
         on_progress: Callable[[dict[str, Any]], Any] | None = None,
     ) -> Call[T]:
-        record = {"model": self._model, "image": base64.b64encode(image).decode(), **given}
+        record = {"model": self._model, "image": base64.b64encode(image.file).decode(), **given}
         own = {"Content-Type": "application/json"}
-        return Call(path, read, json.dumps(record).encode(), own, on_progress)
+        return Call(path, read, json.dumps(record).encode(), own, on_progress=on_progress)
 
     def _check(self, function_id: str) -> None:
         expected = self._expected.setdefault("function_id", function_id)

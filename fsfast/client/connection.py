@@ -12,8 +12,8 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 from fsfast._version import __version__
 from fsfast.errors import ServerError, brief
 
-# Too many requests; a gateway without a server, or a server that drains, starts or is late.
-_LATER = (429, 502, 503, 504)
+# Too many requests; a gateway without a server, or a server that drains or starts.
+_LATER = (429, 502, 503)
 _LONGEST = 30.0
 _back_off = wait_random_exponential(multiplier=0.25, max=_LONGEST)
 

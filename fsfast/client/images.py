@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from fsfast.images.arrays import decode_array
@@ -14,8 +16,21 @@ from fsfast.images.grid import GridImage
 from fsfast.images.streams import encoded_bytes
 
 
-def encoded_image(image: Any) -> bytes:
-    """Return one image as the bytes of an image file.
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An image as it is sent.
+
+    Attributes:
+        file: the bytes of an image file.
+        grid: the image on the grid where the caller has put it there, or None.
+    """
+
+    file: bytes
+    grid: GridImage | None = None
+
+
+def encoded_image(image: Any) -> Encoded:
+    """Return one image as it is sent.
 
     Args:
         image: as in `SmoothedEncoder.encode`.
@@ -24,15 +39,16 @@ def encoded_image(image: Any) -> bytes:
         ImageError, TypeError: it is no image, or a file that cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
-        return read_file(os.fsdecode(image))
+        return Encoded(read_file(os.fsdecode(image)))
     if encoded := encoded_bytes(image):
-        return encoded[0]
+        return Encoded(encoded[0])
     if isinstance(image, GridImage):
-        pixels = image.pixels
-    elif isinstance(image, Image.Image):
-        pixels, _ = decode_pil(image, "the PIL image")
-    else:
-        pixels, _ = decode_array(image)
+        return Encoded(_as_png(image.pixels), image)
+    pixels, _ = decode_pil(image, "the PIL image") if isinstance(image, Image.Image) else decode_array(image)
+    return Encoded(_as_png(pixels))
+
+
+def _as_png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -15,6 +15,8 @@ from fsfast.client.answers import check_status, cut_short
 from fsfast.client.calls import Call, Calls, only_model
 from fsfast.client.connection import connection, persistence, reaching
 from fsfast.client.images import encoded_image
+from fsfast.client.served import ServedModel
+from fsfast.errors import ImageError
 from fsfast.images.grid import as_list
 from fsfast.runtime.features import SmoothedFeatures, joined
 from fsfast.runtime.many import OnError, Outcome, check_many, judged, outcomes_of, whole
@@ -78,6 +80,14 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def describe(self) -> ServedModel:
+        """Return what the server says of the model.
+
+        Raises:
+            ServerError: the server cannot be reached, or refuses.
+        """
+        return self._answer(self._named().describe())
 
     def encode(
         self,
@@ -201,7 +211,12 @@ class Client:
 
     def _answer(self, call: Call[T]) -> T:
         with reaching(self.url):
-            return Retrying(**self._persistence)(self._ask, call)
+            try:
+                return Retrying(**self._persistence)(self._ask, call)
+            except ImageError as error:
+                if call.failed is None:
+                    raise
+                return call.failed(error)
 
     def _ask(self, call: Call[T]) -> T:
         if call.on_progress is None:

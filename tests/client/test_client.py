@@ -18,7 +18,7 @@ from fsfast.client import AsyncClient, Client  # noqa: E402
 from fsfast.client.tensors import HEADER_LENGTH  # noqa: E402
 
 
-def features_answer(request, function_id="f1", failed=()):
+def features_answer(request, function_id="f1", failed=(), grid_sha256="0" * 64):
     """Answer a request for features: those of image i are all i, and its seed is i."""
     length = int(request.headers[HEADER_LENGTH])
     asked = json.loads(request.content[:length])
@@ -27,7 +27,7 @@ def features_answer(request, function_id="f1", failed=()):
     lists = {
         "seeds": [str(i) for i in range(count)],
         "seed_origins": ["secret"] * count,
-        "grid_sha256": ["0" * 64] * count,
+        "grid_sha256": [grid_sha256] * count,
         "sources": [{"kind": "bytes"}] * count,
         "errors": [
             {"class": "ImageError", "message": "no image"} if i in failed else None for i in range(count)
@@ -216,6 +216,32 @@ def test_a_tensor_that_is_cut_off_is_no_answer(picture):
 
     with client_of(handler) as client, pytest.raises(fsfast.ServerError, match="something else"):
         client.encode(picture)
+
+
+def test_images_none_of_which_is_one_are_refused_together_and_sink_no_others(picture):
+    def handler(request):
+        if len(files_of(request)) == 16:
+            return httpx.Response(400, json={"error": "cannot identify it", "type": "ImageError"})
+        return features_answer(request)
+
+    with client_of(handler) as client:
+        found = list(client.encode_iter([picture] * 17, on_error="return"))
+    assert [outcome.error is None for outcome in found] == [False] * 16 + [True]
+    assert "16 images" in str(found[0].error)
+    assert "cannot identify it" in str(found[0].error)
+
+
+def test_an_image_on_the_grid_keeps_its_source_and_its_pixels_are_compared(photograph):
+    with fsfast.SmoothedEncoder("demo") as encoder:
+        image = encoder.prepare(str(photograph))
+    for sha256, same in ((image.grid_sha256, True), ("0" * 64, False)):
+        with client_of(lambda request, sha=sha256: features_answer(request, grid_sha256=sha)) as client:
+            if same:
+                out = client.encode(image)
+                assert (out.names, out.sources) == ((str(photograph),), (image.source,))
+            else:
+                with pytest.raises(fsfast.ServerError, match="wanted pixels"):
+                    client.encode(image)
 
 
 def test_the_only_model_needs_no_name(picture):
