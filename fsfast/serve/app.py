@@ -1,0 +1,142 @@
+"""The application: every protocol's routes, and what all requests pass on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fsfast._version import __version__
+from fsfast.errors import FsfastError
+from fsfast.serve import certificates, oip, openai
+from fsfast.serve.exchange import facts, in_shape, refused, service_of
+from fsfast.serve.keys import Keys
+from fsfast.serve.remote import Remote
+from fsfast.serve.service import Service
+
+logger = logging.getLogger("fsfast.serve")
+access = logging.getLogger("fsfast.serve.access")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+def make_app(
+    service: Service,
+    keys: Keys | None = None,
+    remote: Remote | None = None,
+    failed: Callable[[BaseException], object] | None = None,
+) -> FastAPI:
+    """Return the application of a server. It opens the engines while it answers already that it is not ready.
+
+    Args:
+        service: the engines.
+        keys: who may ask; None: everybody.
+        remote: fetches images that are named by URL; None: they are refused.
+        failed: is told why the engines cannot be opened.
+    """
+
+    def started(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and failed is not None:
+            failed(error)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(service.start())
+        starting.add_done_callback(started)
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.wait((starting,))
+            await service.close()
+
+    app = FastAPI(
+        title="fsfast",
+        version=__version__,
+        summary="Smoothed vision features, and certificates about them.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service, app.state.keys, app.state.remote = service, keys or Keys(), remote
+    for protocol in (oip, openai, certificates):
+        app.include_router(protocol.router)
+    app.add_api_route("/metrics", _metrics, include_in_schema=False)
+    app.add_middleware(Passage, service=service)
+    for kind in (FsfastError, ValueError, TypeError):
+        app.add_exception_handler(kind, refused)
+    app.add_exception_handler(HTTPException, _no_such_route)
+    return app
+
+
+async def _metrics(request: Request) -> Response:
+    metrics = service_of(request).metrics
+    return Response(metrics.text(), media_type=metrics.content_type)
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = f"{request.method} {request.url.path}: {error.detail}; /docs has the routes of this server"
+    content = {"error": text, "type": "RequestError", "request_id": facts(request)["request_id"]}
+    return in_shape(request, error.status_code, content)
+
+
+class Passage:
+    """What all requests pass: they get an id, are counted and logged, and no fault is left without an answer."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+        about: dict[str, Any] = {
+            "request_id": _id_of(scope),
+            "method": scope["method"],
+            "path": scope["path"],
+        }
+        scope["fsfast"] = about
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", about["request_id"].encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            logger.exception("request %s failed", about["request_id"])
+            if status:
+                # Too late for another answer: the connection is cut.
+                raise
+            await refused(Request(scope), error)(scope, receive, sending)
+        finally:
+            seconds = time.perf_counter() - start
+            route = getattr(scope.get("route"), "path", "none")
+            metrics, protocol = self._service.metrics, "http"
+            metrics.requests.labels(protocol, route, status).inc()
+            metrics.seconds.labels(protocol, route).observe(seconds)
+            access.info("request", extra={"facts": about | {"status": status, "seconds": round(seconds, 6)}})
+
+
+def _id_of(scope: Scope) -> str:
+    """Return the id that a client gave its request, or a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(found := value.decode("latin-1")):
+            return found
+    return uuid.uuid4().hex

@@ -1,0 +1,76 @@
+"""A certificate while its samples are drawn: what it would state if they ended here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+
+from fsfast.bounds.cosine import cosine_curve, radius
+from fsfast.certificates.certification import FIRST_LOOK, LOOK_RATIO, Plan
+from fsfast.certificates.evidence import Budget, choose_thresholds, constants
+from fsfast.certificates.statement import round_scores
+from fsfast.certificates.writing import STATED_RADII
+from fsfast.encoder import SmoothedEncoder
+from fsfast.runtime.sampling import Stream
+
+# The cosine whose radius is told.
+_COSINE = 0.5
+
+
+class Growing:
+    """Collects scores on the engine's thread, and tells on the event loop what follows from them.
+
+    The bounds hold at all numbers of samples at once, so that looking at them again and again costs nothing; the
+    certificate's own may be better.
+
+    Args:
+        encoder: that is certified.
+        plan: of the certificate.
+    """
+
+    def __init__(self, encoder: SmoothedEncoder, plan: Plan) -> None:
+        self._sigma = encoder.sigma
+        self._total_variation = encoder.function.total_variation
+        self._plan = plan
+        self._pilot: list[np.ndarray] = []
+        self._scores: list[np.ndarray] = []
+        self._count, self._look = 0, FIRST_LOOK
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+
+    def watch(self, stream: Stream, scores: np.ndarray) -> None:
+        """Take scores; as `fsfast.serve.sharing.Watch`."""
+        if stream is Stream.PILOT:
+            self._pilot.append(scores)
+        elif stream is Stream.CERTIFICATION:
+            self._scores.append(scores)
+            self._count += len(scores)
+            if self._count >= self._look:
+                self._look = max(self._count + 1, round(self._count * LOOK_RATIO))
+                self._loop.call_soon_threadsafe(self._news.set)
+
+    async def states(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what is known, as often as there is news and somebody listens; it does not end by itself."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            yield await asyncio.to_thread(self._state, list(self._pilot), list(self._scores))
+
+    def _state(self, pilot: list[np.ndarray], parts: list[np.ndarray]) -> dict[str, Any]:
+        scores = round_scores(np.concatenate(parts))
+        thresholds = choose_thresholds(round_scores(np.concatenate(pilot)))
+        budget = Budget.of(self._plan.alpha, len(thresholds), stopped=True)
+        known = constants(scores, thresholds, None, budget, self._total_variation, "mixture")
+        curve = cosine_curve(np.array(STATED_RADII), mean=known.mean, caps=known.caps)
+        return {
+            "samples": len(scores),
+            "of": self._plan.n,
+            "radius": radius(_COSINE, sigma=self._sigma, mean=known.mean, caps=known.caps),
+            "curve": [
+                {"epsilon": factor * self._sigma, "cosine": None if np.isnan(cosine) else float(cosine)}
+                for factor, cosine in zip(STATED_RADII, curve, strict=True)
+            ],
+        }
