@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, overload
@@ -195,8 +194,9 @@ class SmoothedEncoder:
 
     def sharing(self, pipeline: Pipeline) -> SmoothedEncoder:
         """Return this encoder with another pipeline of the same function: one through which such a host runs it."""
-        other = copy(self)
-        other._function = replace(self._function, pipeline=pipeline)
+        # Not copy, which goes the way of pickle.
+        other = object.__new__(type(self))
+        other.__dict__ = vars(self) | {"_function": replace(self._function, pipeline=pipeline)}
         return other
 
     def _check_open(self) -> None:
