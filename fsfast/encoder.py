@@ -194,9 +194,10 @@ class SmoothedEncoder:
 
     def sharing(self, pipeline: Pipeline) -> SmoothedEncoder:
         """Return this encoder with another pipeline of the same function: one through which such a host runs it."""
-        # Not copy, which goes the way of pickle.
+        # `copy` would open the engine again, as unpickling does.
         other = object.__new__(type(self))
-        other.__dict__ = vars(self) | {"_function": replace(self._function, pipeline=pipeline)}
+        other.__dict__ |= self.__dict__
+        other._function = replace(self._function, pipeline=pipeline)
         return other
 
     def _check_open(self) -> None:

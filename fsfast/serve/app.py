@@ -74,7 +74,7 @@ def make_app(
     app.add_api_route("/metrics", _metrics, include_in_schema=False)
     add_pages(app)
     app.add_middleware(Passage, service=service)
-    for kind in (FsfastError, ValueError, TypeError):
+    for kind in (FsfastError, ValueError):
         app.add_exception_handler(kind, refused)
     app.add_exception_handler(HTTPException, _no_such_route)
     return app

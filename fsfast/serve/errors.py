@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fsfast.errors import CertificateError, FsfastError, ImageError
+from fsfast.errors import FsfastError
 
 
 class Refusal(FsfastError):
@@ -99,6 +99,6 @@ def status_of(error: Exception) -> int:
     """Return the status of HTTP of an error: of what clients did wrong 4xx, of everything else 500."""
     if isinstance(error, Refusal):
         return error.status
-    if isinstance(error, (ImageError, CertificateError, ValueError, TypeError)):
+    if isinstance(error, ValueError):
         return 400
     return 500

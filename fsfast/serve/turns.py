@@ -84,7 +84,8 @@ class Turns:
         """Put an image at the end of its client's line."""
         line = self._lines.get(image.client)
         if line is None:
-            ahead = self._now - self._quantum
+            # Where nobody waits there is nobody to overtake.
+            ahead = self._now - self._quantum * bool(self._lines)
             line = self._lines[image.client] = _Line(max(ahead, self._left.pop(image.client, ahead)))
         line.images.append(image)
 
