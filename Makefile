@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 gpu gpu-carry certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 load gpu gpu-carry certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -99,6 +99,10 @@ bench: .venv-dev/installed
 
 bench-avx2: .venv-dev/installed build/cpu_mask.so
 	$(MASKED) .venv-dev/bin/python -m benchmarks
+
+# `fsfast serve` under load and among hostile clients, on loopback (half an hour on two cores).
+load: .venv-dev/installed
+	.venv-dev/bin/python -m benchmarks.load
 
 # What needs a CUDA GPU, with the Python that has torch, in eight minutes; no network. Writes build/gpu/.
 gpu:

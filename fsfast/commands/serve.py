@@ -1,4 +1,4 @@
-"""Serve features and certificates over the network, by HTTP.
+"""Serve features and certificates over the network, by HTTP and gRPC.
 
 Speaks KServe v2 (the Open Inference Protocol), OpenAI's /v1/embeddings for images, and has certificates under
 /v1/certificates. Seeds derive from FSFAST_SECRET; without it from a secret that ends with the process.
@@ -14,6 +14,7 @@ import os
 import secrets
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsfast.commands.common import engine_arguments
@@ -22,6 +23,7 @@ from fsfast.installation import pip_install_extras
 
 if TYPE_CHECKING:
     from fsfast.encoder import SmoothedEncoder
+    from fsfast.serve.cache import Cache
 
 logger = logging.getLogger("fsfast.serve")
 
@@ -48,6 +50,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port of HTTP (default 8000)")
+    parser.add_argument(
+        "--grpc-port", metavar="PORT", type=int, help="serve by gRPC there, too (default: not)"
+    )
     parser.add_argument("--ssl-certfile", metavar="FILE", help="certificate of TLS")
     parser.add_argument("--ssl-keyfile", metavar="FILE", help="key of TLS")
     parser.add_argument(
@@ -88,8 +93,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="after SIGTERM, say so in /v2/health/ready for so long before the port is closed (default 0)",
     )
+    _cache_arguments(parser)
     _limit_arguments(parser)
     engine_arguments(parser, positional=False)
+
+
+def _cache_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "cache of features, where images come again; never of seeds that clients choose"
+    )
+    group.add_argument(
+        "--cache-mb", metavar="MB", type=float, default=0.0, help="in memory (default 0: no cache)"
+    )
+    group.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        type=Path,
+        help="also in a folder of this server alone, which outlives it",
+    )
+    group.add_argument(
+        "--cache-dir-mb", metavar="MB", type=float, default=1000.0, help="of the folder (default 1000)"
+    )
 
 
 def _limit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +155,8 @@ def run(args: argparse.Namespace) -> int:
         host=args.host,
         port=args.port,
         drain_seconds=args.drain_seconds,
+        grpc_port=args.grpc_port,
+        cache=_cache(args),
         tls={name: getattr(args, name) for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")},
     )
     serve(options)
@@ -148,6 +174,17 @@ def _named(engines: list[str]) -> dict[str, str]:
             raise ValueError(f"wanted engines with names of their own, got {text!r}; write NAME=ENGINE")
         named[name] = engine
     return named
+
+
+def _cache(args: argparse.Namespace) -> Cache | None:
+    """Return the cache that is asked for, or None."""
+    from fsfast.serve.cache import Cache
+
+    if args.cache_mb < 0 or not args.cache_dir_mb > 0:
+        raise ValueError(f"wanted caches of some MB, got {args.cache_mb:g} and {args.cache_dir_mb:g}")
+    if not args.cache_mb and args.cache_dir is None:
+        return None
+    return Cache(int(args.cache_mb * 1e6), args.cache_dir, int(args.cache_dir_mb * 1e6))
 
 
 def _secret() -> bytes:

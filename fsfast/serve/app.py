@@ -18,9 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fsfast._version import __version__
 from fsfast.errors import FsfastError
-from fsfast.serve import certificates, oip, openai
+from fsfast.serve import certificates, oip, openai, samples
 from fsfast.serve.exchange import facts, in_shape, refused, service_of
 from fsfast.serve.keys import Keys
+from fsfast.serve.pages import add_pages
 from fsfast.serve.remote import Remote
 from fsfast.serve.service import Service
 
@@ -68,9 +69,10 @@ def make_app(
         redoc_url=None,
     )
     app.state.service, app.state.keys, app.state.remote = service, keys or Keys(), remote
-    for protocol in (oip, openai, certificates):
+    for protocol in (oip, openai, certificates, samples):
         app.include_router(protocol.router)
     app.add_api_route("/metrics", _metrics, include_in_schema=False)
+    add_pages(app)
     app.add_middleware(Passage, service=service)
     for kind in (FsfastError, ValueError):
         app.add_exception_handler(kind, refused)

@@ -151,11 +151,17 @@ def error_content(request: Request, error: Exception) -> tuple[int, dict[str, st
     """Count an error and note it for the log; return its status, and what is said of it."""
     service_of(request).metrics.failed(error)
     facts(request)["error"] = type(error).__name__
-    status, text, request_id = status_of(error), str(error), facts(request)["request_id"]
-    if not isinstance(error, FsfastError) and status == 500:
+    request_id = facts(request)["request_id"]
+    content = {"error": text_of(error, request_id), "type": type(error).__name__, "request_id": request_id}
+    return status_of(error), content
+
+
+def text_of(error: Exception, request_id: str) -> str:
+    """Return what a client is told of an error."""
+    if not isinstance(error, FsfastError) and status_of(error) == 500:
         # What other libraries say may hold what is not for clients.
-        text = f"the server failed; its log says why under the id {request_id}"
-    return status, {"error": text, "type": type(error).__name__, "request_id": request_id}
+        return f"the server failed; its log says why under the id {request_id}"
+    return str(error)
 
 
 def in_shape(

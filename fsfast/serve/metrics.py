@@ -43,6 +43,12 @@ class Metrics:
         self.certificates = Counter(
             "fsfast_certificates", "Certificates that were issued.", _MODEL, registry=registry
         )
+        self.cache = Counter(
+            "fsfast_cache",
+            "Images that were asked for, by whether the cache had them.",
+            (*_MODEL, "found"),
+            registry=registry,
+        )
         self.policy = Counter(
             "fsfast_policy",
             "Images that a policy judged: reached, out of reach, n_max (abstained).",
@@ -59,6 +65,11 @@ class Metrics:
         for error in errors:
             self.failed(error)
         self.images.labels(*_labels(model)).inc(images - len(errors))
+
+    def looked_up(self, model: Model, found: int, missing: int) -> None:
+        """Count what the cache had, and what it had not."""
+        for word, count in (("hit", found), ("miss", missing)):
+            self.cache.labels(*_labels(model), word).inc(count)
 
     def judged(self, model: Model, certificate: Certificate) -> None:
         """Count what a policy found."""

@@ -190,6 +190,7 @@ def told(answer: Answer) -> dict[str, str | int | float]:
         "seeds": [None if each is None else int(each.seeds[0]) for each in found],
         "seed_origins": [None if each is None else each.seed_origins[0] for each in found],
         "grid_sha256": [None if each is None else each.grid_sha256[0] for each in found],
+        "sources": [None if each is None else each.sources[0] for each in found],
         "errors": [error_record(item.error) for item in items],
     }
     if answer.model.policy is not None:
@@ -229,10 +230,11 @@ def metadata(model: Model) -> dict[str, Any]:
         ],
         "parameters": {
             "function_id": encoder.function_id,
+            "engine": encoder.manifest.name,
             "engine_digest": encoder.engine_digest,
             "sigma": encoder.sigma,
             "n0": encoder.n0,
-            "grid": list(encoder.grid.size),
+            "grid": encoder.grid.to_record(),
             "classes": list(encoder.classes.names) if encoder.classes else None,
             "random_weights": encoder.manifest.random_weights,
         },
@@ -274,7 +276,7 @@ def _health(good: bool, what: str) -> Response:
 @router.get("/v2/models/{name}/versions/{version}")
 async def model(request: Request, name: str, _: Asking, version: str = VERSION) -> dict[str, Any]:
     """A model's tensors, and the function that it computes."""
-    _check_version(version)
+    check_version(version)
     async with service_of(request).models.use(name) as used:
         return metadata(used)
 
@@ -283,12 +285,13 @@ async def model(request: Request, name: str, _: Asking, version: str = VERSION) 
 @router.get("/v2/models/{name}/versions/{version}/ready")
 async def model_ready(request: Request, name: str, version: str = VERSION) -> Response:
     """200 while the model is open."""
-    _check_version(version)
+    check_version(version)
     service = service_of(request)
     return _health(service.ready and service.models.ready(name), "ready")
 
 
-def _check_version(version: str) -> None:
+def check_version(version: str) -> None:
+    """Refuse another version than the only one; raises UnknownModel."""
     if version != VERSION:
         raise UnknownModel(f"wanted version {VERSION}, the only one there is, got {version!r}")
 
@@ -297,7 +300,7 @@ def _check_version(version: str) -> None:
 @router.post("/v2/models/{name}/versions/{version}/infer", openapi_extra=described(InferRequest))
 async def infer(request: Request, name: str, caller: Asking, version: str = VERSION) -> Response:
     """Smoothed features of images: encoded files (BYTES [B]) or levels (UINT8 [B, H, W, 3]) in, FP32 or FP16 out."""
-    _check_version(version)
+    check_version(version)
     body = await read_body(request)
     asked, images = _unpacked(body, request.headers.get(HEADER_LENGTH))
     what = wanted(asked.parameters, len(images))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ import uvicorn
 
 from fsfast.encoder import SmoothedEncoder
 from fsfast.serve.app import make_app
+from fsfast.serve.cache import Cache
 from fsfast.serve.keys import Keys
 from fsfast.serve.limits import Limits
 from fsfast.serve.logs import log_as_json
@@ -43,6 +45,8 @@ class Options:
         host, port: to listen on.
         drain_seconds: from SIGTERM to the port's closing.
         tls: options of uvicorn.
+        grpc_port: to listen on with gRPC; None: with HTTP alone.
+        cache: of features; None: all are computed.
     """
 
     engines: Mapping[str, str]
@@ -56,6 +60,8 @@ class Options:
     port: int = 8000
     drain_seconds: float = 0.0
     tls: Mapping[str, Any] = field(default_factory=dict)
+    grpc_port: int | None = None
+    cache: Cache | None = None
 
 
 def serve(options: Options) -> None:
@@ -68,7 +74,7 @@ async def _serve(options: Options) -> None:
     models = Models(
         options.engines, options.opener, options.limits.max_rows, options.policies, options.memory
     )
-    service = Service(models, options.limits)
+    service = Service(models, options.limits, cache=options.cache)
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
@@ -99,9 +105,26 @@ async def _serve(options: Options) -> None:
         task.add_done_callback(reloading.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
-    await server.serve()
+    async with _grpc(service, options):
+        await server.serve()
     if failures:
         raise failures[0]
+
+
+@asynccontextmanager
+async def _grpc(service: Service, options: Options) -> AsyncIterator[None]:
+    """Serve with gRPC, too, where a port is given for it; calls under way are answered in the end."""
+    if options.grpc_port is None:
+        yield
+        return
+    from fsfast.serve.grpc import make_server
+
+    server = make_server(service, options.keys, f"{options.host}:{options.grpc_port}", options.tls)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(options.limits.deadline)
 
 
 async def _reload(service: Service, keys: Keys) -> None:

@@ -21,10 +21,12 @@ from fsfast.errors import FsfastError
 from fsfast.images.grid import GridImage, to_grid_image
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.function import Function, Served
+from fsfast.runtime.pipeline import Sample
 from fsfast.runtime.progress import Progress
 from fsfast.runtime.sampling import check_samples
-from fsfast.runtime.seeds import SeedOrigin, check_seeds
+from fsfast.runtime.seeds import SeedOrigin, check_seeds, seed_from_system
 from fsfast.runtime.serving import handed_out
+from fsfast.serve.cache import Cache, Key
 from fsfast.serve.errors import DeadlineExceeded, NotCertified, QueueFull, RequestError, Stopping
 from fsfast.serve.keys import Caller
 from fsfast.serve.limits import Limits
@@ -146,12 +148,14 @@ class Service:
         models: by name.
         limits: of requests.
         metrics: that count them.
+        cache: of features; None: all are computed.
         stopping: whether it takes no more, though it still answers what it has.
     """
 
     models: Models
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
+    cache: Cache | None = None
     stopping: bool = False
     _started: bool = False
     _certifying: int = 0
@@ -290,6 +294,25 @@ class Service:
         if not self._started:
             raise Stopping("the server is not ready yet: its engines are being opened; ask again later")
 
+    async def sample(
+        self, model: str | None, image: bytes | np.ndarray, *, caller: Caller
+    ) -> tuple[GridImage, Sample]:
+        """Return an image on the grid, and one noisy sample of it, whose noise serves nothing else.
+
+        Args:
+            model, image, caller: as in `encode`.
+
+        Raises:
+            FsfastError: the request is refused.
+        """
+        self._check_started()
+        async with self.models.use(model) as used:
+            used.scheduler.admit(1)
+            try:
+                return await _in(self._decoders, _sampled, used.encoder, image)
+            finally:
+                used.scheduler.release(1)
+
     async def _encode(
         self, model: Model, images: Sequence[Any], n0: int, seeds: Sequence[int] | None, caller: Caller
     ) -> Answer:
@@ -299,12 +322,19 @@ class Service:
         try:
             prepared = await _in(self._decoders, _prepared, encoder, images, seeds)
             good = [each for each in prepared if isinstance(each, _Prepared)]
+            # Seeds that clients chose are theirs alone.
+            known = await self._known(model, good, n0) if seeds is None else [None] * len(good)
+            new = [each for each, part in zip(good, known, strict=True) if part is None]
             futures = scheduler.serve(
-                [each.image for each in good], [each.drawn[0] for each in good], n0, caller.name
+                [each.image for each in new], [each.drawn[0] for each in new], n0, caller.name
             )
             # The scheduler takes these back itself, as each of them ends.
-            rows -= n0 * len(good)
-            parts = iter(await _all([asyncio.wrap_future(future) for future in futures]))
+            rows -= n0 * len(new)
+            computed = await _all([asyncio.wrap_future(future) for future in futures])
+            if seeds is None:
+                await self._keep(model, new, n0, computed)
+            fresh = iter(computed)
+            parts = (next(fresh) if part is None else part for part in known)
             items = [
                 Item(each.with_features(encoder.function, n0, next(parts)), image=each.image)
                 if isinstance(each, _Prepared)
@@ -320,6 +350,24 @@ class Service:
         errors = [item.error for item in items if item.error is not None]
         self.metrics.encoded(model, len(items), errors)
         return Answer(model, tuple(items), n0)
+
+    async def _known(self, model: Model, images: Sequence[_Prepared], n0: int) -> list[Served | None]:
+        """Return what the cache has of each image."""
+        if self.cache is None:
+            return [None] * len(images)
+        cache, keys = self.cache, [each.key(model, n0) for each in images]
+        found = await _in(self._decoders, lambda: list(map(cache.get, keys)))
+        hits = sum(part is not None for part in found)
+        self.metrics.looked_up(model, hits, len(found) - hits)
+        return found
+
+    async def _keep(
+        self, model: Model, images: Sequence[_Prepared], n0: int, parts: Sequence[Served]
+    ) -> None:
+        """Put new features into the cache."""
+        if self.cache is not None:
+            cache, keys = self.cache, [each.key(model, n0) for each in images]
+            await _in(self._decoders, lambda: list(map(cache.put, keys, parts)))
 
     async def _judged(self, model: Model, policy: Policy, item: Item, caller: Caller) -> Item:
         """Hold an image's features against the model's rule."""
@@ -368,6 +416,9 @@ class _Prepared:
     image: GridImage
     drawn: tuple[int, SeedOrigin]
 
+    def key(self, model: Model, n0: int) -> Key:
+        return Key(model.encoder.function_id, self.image.grid_sha256, n0, self.drawn[0])
+
     def with_features(self, function: Function, n0: int, part: Served) -> SmoothedFeatures:
         return handed_out(function, [self.image], [self.drawn], n0, part)
 
@@ -386,6 +437,11 @@ def _prepared(
             (drawn,) = encoder.seeds.serving([on_grid], None if seeds is None else [seeds[i]])
             found.append(_Prepared(on_grid, drawn))
     return found
+
+
+def _sampled(encoder: SmoothedEncoder, image: Any) -> tuple[GridImage, Sample]:
+    on_grid = to_grid_image(image, encoder.grid)
+    return on_grid, encoder.sample(on_grid, seed_from_system())
 
 
 def _certified(encoder: SmoothedEncoder, image: object, asked: Asked, progress: Progress) -> Certified:

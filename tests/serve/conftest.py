@@ -28,10 +28,12 @@ class Server:
 
     Attributes:
         address: host:port.
+        grpc: the same for gRPC.
         process: it.
     """
 
     address: str
+    grpc: str
     process: subprocess.Popen[str]
 
     @property
@@ -65,13 +67,14 @@ def status_of(url: str) -> int:
 def running(*arguments: str) -> Iterator[Server]:
     """Start a server, and end it."""
     pytest.importorskip("fastapi", reason="the server needs the extra [serve]")
-    address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "fsfast", "serve", *arguments, "--port", address.rpartition(":")[2]]
+    port, grpc_port = free_port(), free_port()
+    ports = ("--port", str(port), "--grpc-port", str(grpc_port))
+    command = [sys.executable, "-m", "fsfast", "serve", *arguments, *ports]
     environment = os.environ | {"FSFAST_SECRET": SECRET, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )
-    server = Server(address, process)
+    server = Server(f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", process)
     try:
         until = time.monotonic() + 60
         while status_of(f"{server.url}/v2/health/ready") != 200:
