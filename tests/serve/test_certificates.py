@@ -34,7 +34,9 @@ def events(answer):
             yield kind, json.loads(value)
 
 
-@pytest.mark.parametrize("asked", [{"n": 40}, {"epsilon": 0.05, "cosine": 0.5, "n_max": 40, "seed": 7, "n0": 2}])
+@pytest.mark.parametrize(
+    "asked", [{"n": 40}, {"epsilon": 0.05, "cosine": 0.5, "n_max": 40, "seed": 7, "n0": 2}]
+)
 def test_certificates_are_the_encoders_and_are_verified(client, encoder, files, tmp_path, asked):
     answer = client.post("/v1/certificates", json={"image": text(files[0]), "classes": True, **asked}).json()
     given = {key: value for key, value in asked.items() if key != "seed"}
