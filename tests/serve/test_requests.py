@@ -14,11 +14,11 @@ import pytest
 httpx = pytest.importorskip("httpx", reason="the tests of the server ask by httpx")
 
 
-def infer(client, files, **parameters):
+def infer(client, files, model="demo", **parameters):
     """Ask for features as JSON carries them."""
     data = [base64.b64encode(file).decode() for file in files]
     image = {"name": "image", "shape": [len(files)], "datatype": "BYTES", "data": data}
-    return client.post("/v2/models/demo/infer", json={"inputs": [image], "parameters": parameters})
+    return client.post(f"/v2/models/{model}/infer", json={"inputs": [image], "parameters": parameters})
 
 
 def features_of(answer):
