@@ -59,9 +59,9 @@ parity: .venv-parity/installed
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e ".[parity]"
 	touch $@
 
-# The demo's page and the site on screens of telephones and desks; Debian's chromium.
+# The demo's page, the site and the server's page on screens of telephones and desks; Debian's chromium.
 browser: .venv-dev/installed docs
-	.venv-dev/bin/python -m pytest tests/report/test_browser.py
+	.venv-dev/bin/python -m pytest tests/report/test_browser.py tests/serve/test_pages.py
 
 lint: .venv-dev/installed
 	.venv-dev/bin/ruff check .

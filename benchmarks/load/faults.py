@@ -6,11 +6,28 @@ import asyncio
 import re
 from dataclasses import dataclass
 
-from benchmarks.load.server import Server
 from benchmarks.load.traffic import GOOD, Traffic
 
 _POST = b"POST /v2/models/demo/infer HTTP/1.1\r\nHost: server\r\n"
 _PATIENCE = 20.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens on loopback: the ports of HTTP and gRPC."""
+
+    port: int
+    grpc_port: int
+
+    @property
+    def url(self) -> str:
+        """Of HTTP."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def grpc(self) -> str:
+        """host:port of gRPC."""
+        return f"127.0.0.1:{self.grpc_port}"
 
 
 @dataclass(frozen=True)
@@ -101,8 +118,8 @@ def _requests(largest: int) -> dict[str, tuple[str, tuple[bytes, ...], float]]:
     """
     length = b"Content-Length: %d"
     return {
-        "half-open: nothing is sent": ("waiting or closed or 408", (), 0),
-        "half a header": ("waiting or closed or 408", (_POST,), 0),
+        "half-open: nothing is sent": ("closed or 408", (), 0),
+        "half a header": ("closed or 408", (_POST,), 0),
         "a body that comes byte by byte": (
             "408 or closed",
             (_POST + length % 1000 + b"\r\n\r\n", *[b"x"] * 1000),
@@ -120,6 +137,11 @@ def _requests(largest: int) -> dict[str, tuple[str, tuple[bytes, ...], float]]:
         "chunks of nonsense": (
             "400",
             (_POST + b"Transfer-Encoding: chunked\r\n\r\n" + _chunked(b"x" * 5000),),
+            0,
+        ),
+        "a length and chunks": (
+            "400",
+            (_smuggled(length % 5, b"Transfer-Encoding: chunked", b"", b"0", b""),),
             0,
         ),
         "two lengths": ("400", (_smuggled(b"Content-Length: 0", length % len(_SECOND)),), 0),
@@ -143,31 +165,39 @@ def _requests(largest: int) -> dict[str, tuple[str, tuple[bytes, ...], float]]:
     }
 
 
-async def http_faults(server: Server, files: list[bytes], largest: int) -> list[Fault]:
-    """Return what became of every kind of broken request over HTTP, one after the other."""
-    found = []
-    for name, (wanted, parts, pause) in _requests(largest).items():
-        others = Traffic(server.url, "demo", files)
-        got, meanwhile = await asyncio.gather(
-            _exchange(server.port, *parts, pause=pause), others.by_clients(1, 3)
-        )
-        afterwards = await others.by_clients(1, 1)
-        served = meanwhile.outcomes[GOOD] == 3 and afterwards.outcomes[GOOD] == 1
-        found.append(Fault(name, wanted, got, served))
-    return found
+async def http_faults(address: Address, files: list[bytes], largest: int) -> list[Fault]:
+    """Return what became of every kind of broken request over HTTP, all at once, while others are served.
+
+    Args:
+        address: of a server with the model "demo".
+        files: pictures.
+        largest: bytes that a body may have there.
+    """
+    requests = _requests(largest)
+    others = Traffic(address.url, "demo", files)
+    *got, meanwhile = await asyncio.gather(
+        *(_exchange(address.port, *parts, pause=pause) for _, parts, pause in requests.values()),
+        others.by_clients(2, 20),
+    )
+    afterwards = await others.by_clients(1, 1)
+    served = meanwhile.outcomes[GOOD] == 20 and afterwards.outcomes[GOOD] == 1
+    return [
+        Fault(name, wanted, found, served)
+        for (name, (wanted, _, _)), found in zip(requests.items(), got, strict=True)
+    ]
 
 
-async def many_half_open(server: Server, files: list[bytes], connections: int = 200) -> Fault:
+async def many_half_open(address: Address, files: list[bytes], connections: int = 200) -> Fault:
     """Hold so many connections open without a word while others are served."""
-    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(connections)]
-    tally = await Traffic(server.url, "demo", files).by_clients(2, 10)
+    held = [await asyncio.open_connection("127.0.0.1", address.port) for _ in range(connections)]
+    tally = await Traffic(address.url, "demo", files).by_clients(2, 10)
     for _, writer in held:
         writer.close()
     name = f"{connections} connections without a word"
-    return Fault(name, "waiting", "waiting", tally.outcomes[GOOD] == 10)
+    return Fault(name, "held", "held", tally.outcomes[GOOD] == 10)
 
 
-async def grpc_faults(server: Server, files: list[bytes], grpc_port: int) -> list[Fault]:
+async def grpc_faults(address: Address, files: list[bytes]) -> list[Fault]:
     """Return what became of messages that are none, over gRPC."""
     import grpc
 
@@ -177,13 +207,13 @@ async def grpc_faults(server: Server, files: list[bytes], grpc_port: int) -> lis
         "a message that is cut off": b"\x0a\x7fdemo",
         "tensors that do not fit": b"\x0a\x04demo\x3a\x04\xff\xff\xff\x7f",
     }.items():
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+        async with grpc.aio.insecure_channel(address.grpc) as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             try:
                 await call(message, timeout=_PATIENCE)
                 got = "OK"
             except grpc.aio.AioRpcError as error:
                 got = error.code().name
-        tally = await Traffic(server.url, "demo", files).by_clients(1, 1)
+        tally = await Traffic(address.url, "demo", files).by_clients(1, 1)
         found.append(Fault(name, "INVALID_ARGUMENT or INTERNAL", got, tally.outcomes[GOOD] == 1))
     return found

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import fsfast
-from benchmarks.load.faults import Fault, grpc_faults, http_faults, many_half_open
+from benchmarks.load.faults import Address, Fault, grpc_faults, http_faults, many_half_open
 from benchmarks.load.server import Server, free_port
 from benchmarks.load.traffic import BAD_IMAGE, GOOD, REFUSED, UNREACHED, Tally, Traffic, pictures
 
@@ -142,11 +142,13 @@ async def restart(engine: str, requests: int, clients: int = 8) -> Endurance:
     port = free_port()
     traffic = Traffic(f"http://127.0.0.1:{port}", engine, pictures(_PICTURES, _SIZE))
     with Server(engine, port=port) as server:
-        running = asyncio.create_task(traffic.by_clients(clients, requests))
-        await asyncio.sleep(1)
+        tally = Tally()
+        running = asyncio.create_task(traffic.by_clients(clients, requests, tally))
+        while tally.outcomes.total() < requests // 4:
+            await asyncio.sleep(0.01)
         before = server.memory
         server.kill()
-        tally = await running
+        await running
     with Server(engine, port=port) as server:
         again = await traffic.by_clients(clients, requests)
         for name, count in again.outcomes.items():
@@ -166,15 +168,19 @@ def _endurance(
     )
 
 
-async def faults(engine: str = "demo", body_mb: float = 4.0, body_seconds: float = 3.0) -> list[Fault]:
-    """Meet every kind of broken client."""
+async def faults(body_mb: float = 4.0, patience: float = 5.0) -> list[Fault]:
+    """Let the built-in engine's server meet every kind of broken client; it waits for requests so many seconds."""
     files = pictures(4, _SIZE)
-    grpc_port = free_port()
-    options = {"--max-body-mb": body_mb, "--body-seconds": body_seconds, "--grpc-port": grpc_port}
-    words = [str(word) for pair in options.items() for word in pair]
-    with Server(engine, *words) as server:
+    address = Address(free_port(), free_port())
+    options = {
+        "--max-body-mb": body_mb,
+        "--head-seconds": patience,
+        "--body-seconds": patience,
+        "--grpc-port": address.grpc_port,
+    }
+    with Server("demo", *(str(word) for pair in options.items() for word in pair), port=address.port):
         return [
-            *await http_faults(server, files, int(body_mb * 1e6)),
-            await many_half_open(server, files),
-            *await grpc_faults(server, files, grpc_port),
+            *await http_faults(address, files, int(body_mb * 1e6)),
+            await many_half_open(address, files),
+            *await grpc_faults(address, files),
         ]

@@ -76,9 +76,15 @@ class Traffic:
     def __post_init__(self) -> None:
         self._features: dict[int, bytes] = {}
 
-    async def by_clients(self, clients: int, requests: int) -> Tally:
-        """Let each client send its next request when the last one is answered, `requests` in all."""
-        tally, numbers = Tally(), iter(range(requests))
+    async def by_clients(self, clients: int, requests: int, tally: Tally | None = None) -> Tally:
+        """Let each client send its next request when the last one is answered, `requests` in all.
+
+        Args:
+            clients: that ask at the same time.
+            requests: in all.
+            tally: to be filled, for one who watches; None: a new one.
+        """
+        tally, numbers = Tally() if tally is None else tally, iter(range(requests))
         start = time.perf_counter()
 
         async def one() -> None:

@@ -23,7 +23,7 @@ from fsfast.serve.exchange import (
     service_of,
     while_connected,
 )
-from fsfast.serve.growing import Growing
+from fsfast.serve.growing import Growing, curve_of
 from fsfast.serve.keys import Caller
 from fsfast.serve.models import Model
 from fsfast.serve.oip import from_base64
@@ -95,7 +95,12 @@ async def verify(request: Request, caller: Asking) -> dict[str, Any]:
 
 def _record(found: Certified) -> dict[str, Any]:
     """Return a certificate as its file has it, and what it says of the class."""
-    record = {"certificate": found.certificate.to_record(), "function_id": found.function_id}
+    certificate = found.certificate
+    record = {
+        "certificate": certificate.to_record(),
+        "curve": curve_of(certificate),
+        "function_id": found.function_id,
+    }
     if found.prediction is not None:
         record["class"] = asdict(found.prediction)
     return record

@@ -10,8 +10,7 @@ import numpy as np
 from fsfast.bounds.cosine import cosine_curve, radius
 from fsfast.certificates.certification import FIRST_LOOK, Plan
 from fsfast.certificates.evidence import Budget, choose_thresholds, constants
-from fsfast.certificates.statement import round_scores
-from fsfast.certificates.writing import STATED_RADII
+from fsfast.certificates.statement import Statement, round_scores
 from fsfast.encoder import SmoothedEncoder
 from fsfast.runtime.sampling import Stream
 
@@ -21,6 +20,20 @@ _COSINE = 0.5
 _RATIO = 1.5
 # Seconds between two pieces of news.
 _PAUSE = 0.2
+# Of the curve that is told, in units of σ.
+_RADII = np.linspace(0, 2, 25)
+
+
+def curve_of(certificate: Statement) -> list[dict[str, float | None]]:
+    """Return the bounds of a certificate at as many radii as its growing was told at."""
+    return _curve(certificate.sigma, certificate.curve(list(_RADII * certificate.sigma)))
+
+
+def _curve(sigma: float, cosines: np.ndarray) -> list[dict[str, float | None]]:
+    return [
+        {"epsilon": float(factor * sigma), "cosine": None if np.isnan(cosine) else float(cosine)}
+        for factor, cosine in zip(_RADII, cosines, strict=True)
+    ]
 
 
 class Growing:
@@ -76,11 +89,8 @@ class Growing:
         thresholds = choose_thresholds(round_scores(np.concatenate(pilot)))
         budget = Budget.of(self._plan.alpha, len(thresholds), stopped=True)
         known = constants(scores, thresholds, None, budget, self._total_variation)
-        curve = cosine_curve(np.array(STATED_RADII), mean=known.mean, caps=known.caps)
+        curve = cosine_curve(_RADII, mean=known.mean, caps=known.caps)
         return {
             "radius": radius(_COSINE, sigma=self._sigma, mean=known.mean, caps=known.caps),
-            "curve": [
-                {"epsilon": factor * self._sigma, "cosine": None if np.isnan(cosine) else float(cosine)}
-                for factor, cosine in zip(STATED_RADII, curve, strict=True)
-            ],
+            "curve": _curve(self._sigma, curve),
         }

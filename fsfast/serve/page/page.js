@@ -78,9 +78,9 @@ async function certify(request, classes, signal) {
   }
 }
 
-function finish({certificate, class: prediction}) {
+function finish({certificate, curve, class: prediction}) {
   const {n, alpha} = certificate.certification;
-  draw(certificate.bounds, `${n} samples; wrong with a probability of at most ${alpha}`);
+  draw(curve, `${n} samples; wrong with a probability of at most ${alpha}`);
   if (prediction) {
     at("name").textContent = prediction.name;
     at("kept").textContent = prediction.radius > 0
