@@ -36,6 +36,8 @@ _LIMITS = {
     "max_body_mb": "megabytes of one request",
     "deadline": "seconds until features must be ready",
     "certificate_deadline": "seconds until a certificate must be ready",
+    "max_requests": "requests under way; more are refused with 429 before their body is read",
+    "head_seconds": "seconds within which a connection must have sent a request's head",
     "body_seconds": "seconds within which a request must have come",
 }
 

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fsfast._version import __version__
 from fsfast.errors import FsfastError
 from fsfast.serve import certificates, oip, openai, samples
+from fsfast.serve.errors import QueueFull, Refusal, RequestError
 from fsfast.serve.exchange import facts, in_shape, refused, service_of
 from fsfast.serve.keys import Keys
 from fsfast.serve.pages import add_pages
@@ -27,6 +28,8 @@ from fsfast.serve.service import Service
 
 logger = logging.getLogger("fsfast.serve")
 access = logging.getLogger("fsfast.serve.access")
+# Who watches a server must see it when it is full.
+_ALWAYS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -98,6 +101,7 @@ class Passage:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -119,21 +123,37 @@ class Passage:
                 message["headers"] = [*message["headers"], (b"x-request-id", about["request_id"].encode())]
             await send(message)
 
+        self._under_way += 1
         try:
+            self._check(scope)
             await self._app(scope, receive, sending)
         except Exception as error:
-            logger.exception("request %s failed", about["request_id"])
+            if not isinstance(error, Refusal):
+                logger.exception("request %s failed", about["request_id"])
             if status:
                 # Too late for another answer: the connection is cut.
                 raise
-            await refused(Request(scope), error)(scope, receive, sending)
+            answer = refused(Request(scope), error)
+            answer.headers["connection"] = "close"
+            await answer(scope, receive, sending)
         finally:
+            self._under_way -= 1
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "none")
             metrics, protocol = self._service.metrics, "http"
             metrics.requests.labels(protocol, route, status).inc()
             metrics.seconds.labels(protocol, route).observe(seconds)
             access.info("request", extra={"facts": about | {"status": status, "seconds": round(seconds, 6)}})
+
+    def _check(self, scope: Scope) -> None:
+        """Refuse what is not even to be read; raises QueueFull, RequestError."""
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # Another reader of the same bytes may see another request's end.
+            raise RequestError("wanted one of content-length and transfer-encoding, got both")
+        most = self._service.limits.max_requests
+        if self._under_way > most and scope["path"] not in _ALWAYS:
+            raise QueueFull(f"{most} requests are under way; ask again later", 1.0)
 
 
 def _id_of(scope: Scope) -> str:

@@ -110,41 +110,30 @@ async def _events(
     request: Request, asked: CertificateRequest, image: bytes, caller: Caller
 ) -> AsyncIterator[str]:
     """Yield the progress of a certificate and then the certificate, or the error; who leaves cancels it."""
-    growing: asyncio.Future[Growing] = asyncio.get_running_loop().create_future()
+    made: asyncio.Future[Growing] = asyncio.get_running_loop().create_future()
 
     def watch(model: Model) -> Watch:
-        growing.set_result(Growing(model.encoder, asked.asked.plan))
-        return growing.result().watch
+        made.set_result(Growing(model.encoder, asked.asked.plan))
+        return made.result().watch
 
     task = asyncio.ensure_future(
         service_of(request).certify(asked.model, image, asked.asked, caller=caller, watch=watch)
     )
+    following: asyncio.Future[Any] = made
     try:
-        async for state in _until(task, growing):
-            yield _event("progress", state)
-        yield _event("certificate", await asyncio.to_thread(_record, await task))
+        while not task.done():
+            await asyncio.wait((task, following), return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                if following is not made:
+                    yield _event("progress", following.result())
+                following = asyncio.ensure_future(made.result().news())
+        yield _event("certificate", await asyncio.to_thread(_record, task.result()))
     except Exception as error:
         _, content = error_content(request, error)
         yield _event("error", content)
     finally:
-        task.cancel()
-
-
-async def _until(
-    task: asyncio.Future[Certified], growing: asyncio.Future[Growing]
-) -> AsyncIterator[dict[str, Any]]:
-    """Yield states until the task ends."""
-    await asyncio.wait((task, growing), return_when=asyncio.FIRST_COMPLETED)
-    if not growing.done():
-        return
-    states = growing.result().states()
-    while not task.done():
-        following = asyncio.ensure_future(anext(states))
-        await asyncio.wait((task, following), return_when=asyncio.FIRST_COMPLETED)
-        if following.done():
-            yield following.result()
-        else:
-            following.cancel()
+        for each in (task, following):
+            each.cancel()
 
 
 def _event(kind: str, content: dict[str, Any]) -> str:

@@ -171,6 +171,9 @@ def in_shape(
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if status in (408, 413):
+        # The rest of the body is not read.
+        headers["connection"] = "close"
     if request.url.path in ("/v1/embeddings", "/v1/models"):
         error = {"message": content["error"], "type": content["type"], "param": None, "code": status}
         return JSONResponse({"error": error}, status, headers)

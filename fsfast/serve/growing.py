@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 
 from fsfast.bounds.cosine import cosine_curve, radius
-from fsfast.certificates.certification import FIRST_LOOK, LOOK_RATIO, Plan
+from fsfast.certificates.certification import FIRST_LOOK, Plan
 from fsfast.certificates.evidence import Budget, choose_thresholds, constants
 from fsfast.certificates.statement import Statement, round_scores
 from fsfast.encoder import SmoothedEncoder
@@ -17,6 +16,10 @@ from fsfast.runtime.sampling import Stream
 
 # The cosine whose radius is told.
 _COSINE = 0.5
+# Bounds take as long as some samples: they are computed anew for half as many samples more.
+_RATIO = 1.5
+# Seconds between two pieces of news.
+_PAUSE = 0.2
 # Of the curve that is told, in units of σ.
 _RADII = np.linspace(0, 2, 25)
 
@@ -51,8 +54,9 @@ class Growing:
         self._pilot: list[np.ndarray] = []
         self._scores: list[np.ndarray] = []
         self._count, self._look = 0, FIRST_LOOK
+        self._bounds: dict[str, Any] = {"radius": 0.0, "curve": []}
         self._loop = asyncio.get_running_loop()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def watch(self, stream: Stream, scores: np.ndarray) -> None:
         """Take scores; as `fsfast.serve.sharing.Watch`."""
@@ -61,26 +65,32 @@ class Growing:
         elif stream is Stream.CERTIFICATION:
             self._scores.append(scores)
             self._count += len(scores)
-            if self._count >= self._look:
-                self._look = max(self._count + 1, round(self._count * LOOK_RATIO))
-                self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._changed.set)
 
-    async def states(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what is known, as often as there is news and somebody listens; it does not end by itself."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            yield await asyncio.to_thread(self._state, list(self._pilot), list(self._scores))
+    async def news(self) -> dict[str, Any]:
+        """Wait for more scores, and return what is known then.
 
-    def _state(self, pilot: list[np.ndarray], parts: list[np.ndarray]) -> dict[str, Any]:
+        Returns:
+            samples and `of` how many; the certified radius for a cosine of ½, and the curve, as they were at some
+            number of samples before.
+        """
+        await self._changed.wait()
+        self._changed.clear()
+        count = self._count
+        if count >= self._look:
+            self._look = round(count * _RATIO)
+            self._bounds = await asyncio.to_thread(self._computed, list(self._pilot), list(self._scores))
+        else:
+            await asyncio.sleep(_PAUSE)
+        return {"samples": count, "of": self._plan.n, **self._bounds}
+
+    def _computed(self, pilot: list[np.ndarray], parts: list[np.ndarray]) -> dict[str, Any]:
         scores = round_scores(np.concatenate(parts))
         thresholds = choose_thresholds(round_scores(np.concatenate(pilot)))
         budget = Budget.of(self._plan.alpha, len(thresholds), stopped=True)
-        known = constants(scores, thresholds, None, budget, self._total_variation, "mixture")
+        known = constants(scores, thresholds, None, budget, self._total_variation)
         curve = cosine_curve(_RADII, mean=known.mean, caps=known.caps)
         return {
-            "samples": len(scores),
-            "of": self._plan.n,
             "radius": radius(_COSINE, sigma=self._sigma, mean=known.mean, caps=known.caps),
             "curve": _curve(self._sigma, curve),
         }

@@ -20,6 +20,8 @@ class Limits:
         max_body_mb: of one request.
         deadline: seconds until an answer must be ready.
         certificate_deadline: the same for certificates and verifications.
+        max_requests: that are under way; more are refused with 429 before their body is read.
+        head_seconds: within which a connection must have sent the head of a request.
         body_seconds: within which a request's body must have come.
 
     Raises:
@@ -34,6 +36,8 @@ class Limits:
     max_body_mb: float = 64.0
     deadline: float = 30.0
     certificate_deadline: float = 600.0
+    max_requests: int = 1024
+    head_seconds: float = 10.0
     body_seconds: float = 30.0
 
     def __post_init__(self) -> None:

@@ -134,9 +134,12 @@ class Models:
     async def open_all(self) -> None:
         """Open as many engines as fit into the budget, and let each compute once; errors as `SmoothedEncoder`."""
         for entry in self._entries.values():
-            if self._room_for(entry):
-                async with self._lock:
+            async with self._lock:
+                if self._room_for(entry):
                     await self._open(entry)
+                if entry.model is not None and not self._room_for(entry) and len(self.open) > 1:
+                    # It needs more than its files said.
+                    await self._close(entry)
 
     @asynccontextmanager
     async def use(self, name: str | None) -> AsyncIterator[Model]:
@@ -157,6 +160,7 @@ class Models:
                 if entry.model is None:
                     await self._make_room(entry)
                     await self._open(entry)
+                    await self._trim(entry)
         assert entry.model is not None
         with entry.model as model:
             yield model
@@ -174,6 +178,7 @@ class Models:
             await self._make_room(entry)
             await self._open(entry)
             entry.unloaded = False
+            await self._trim(entry)
         if old is not None:
             await old.close()
 
@@ -182,9 +187,7 @@ class Models:
         entry = self._entry(name)
         async with self._lock:
             entry.unloaded = True
-            old, entry.model = entry.model, None
-        if old is not None:
-            await old.close()
+            await self._close(entry)
 
     async def reload(self) -> None:
         """Open all open models anew; one that cannot be opened stays as it is, and the log says why."""
@@ -214,7 +217,8 @@ class Models:
         """Open an engine; the lock is held."""
         before = _resident()
         entry.model = await asyncio.to_thread(self._opened, entry)
-        entry.memory = entry.model.memory = max(_resident() - before, 0)
+        # An engine that is opened again may take memory that the process has already.
+        entry.memory = entry.model.memory = max(_resident() - before, entry.memory, _size_of(entry.engine))
         logger.info(
             "model %s: %r, function %s", entry.name, entry.model.encoder, entry.model.encoder.function_id
         )
@@ -237,15 +241,32 @@ class Models:
         return sum(model.memory for model in self.open if model.name != entry.name) + needed <= self._memory
 
     async def _make_room(self, entry: _Entry) -> None:
-        """Close what was not used for longest until an engine fits; the lock is held."""
+        """Close others until an engine fits; the lock is held.
+
+        Raises:
+            Stopping: it does not fit beside those that are in use.
+        """
+        await self._trim(entry)
+        if not self._room_for(entry):
+            if any(model.name != entry.name for model in self.open):
+                raise Stopping(f"the model {entry.name!r} does not fit beside those in use; ask again later")
+            logger.warning("model %s alone is larger than the budget of memory", entry.name)
+
+    async def _trim(self, entry: _Entry) -> None:
+        """Close what nobody uses, and of it what was not used for longest first, until an engine fits."""
         while not self._room_for(entry):
             idle = [model for model in self.open if not model.users and model.name != entry.name]
             if not idle:
-                raise Stopping(f"the model {entry.name!r} does not fit beside those in use; ask again later")
+                return
             oldest = min(idle, key=lambda model: model.used)
-            self._entries[oldest.name].model = None
             logger.info("model %s is closed: memory for %s", oldest.name, entry.name)
-            await oldest.close()
+            await self._close(self._entries[oldest.name])
+
+    async def _close(self, entry: _Entry) -> None:
+        """Take a model away from new requests, and close it after those that use it."""
+        old, entry.model = entry.model, None
+        if old is not None:
+            await old.close()
 
 
 def _resident() -> int:

@@ -20,6 +20,7 @@ from fsfast.serve.keys import Keys
 from fsfast.serve.limits import Limits
 from fsfast.serve.logs import log_as_json
 from fsfast.serve.models import Models
+from fsfast.serve.patience import impatient
 from fsfast.serve.policy import Policy
 from fsfast.serve.remote import Remote
 from fsfast.serve.service import Service
@@ -86,14 +87,13 @@ async def _serve(options: Options) -> None:
         app,
         host=options.host,
         port=options.port,
-        # Strict about the shapes by which requests are smuggled.
-        http="h11",
+        http=impatient(options.limits.head_seconds),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=_MAX_HEAD,
-        timeout_graceful_shutdown=int(max(options.limits.deadline, options.limits.certificate_deadline)) + 1,
+        timeout_graceful_shutdown=int(options.limits.deadline) + 1,
         **{name: value for name, value in options.tls.items() if value is not None},
     )
     server = _Server(config, service, options.drain_seconds)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
 
+import numpy as np
 import pytest
 
 import fsfast
+from fsfast.certificates.certification import plan_behind
+from fsfast.runtime.sampling import Stream
 
 httpx = pytest.importorskip("httpx", reason="the tests of the server ask by httpx")
+
+pytest.importorskip("fastapi", reason="the server needs the extra [serve]")
+
+from fsfast.serve import growing  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +83,26 @@ def test_progress_grows_to_the_certificate(client, encoder, files, asked):
     assert last == "certificate"
     wanted = encoder.certify(files[0], **asked, progress=False)
     assert found["certificate"] == json.loads(json.dumps(wanted.to_record()))
-    # What is told on the way holds, too.
-    assert progress[-1][1]["radius"] <= wanted.radius(0.5) + 0.02
+
+
+def test_what_is_told_on_the_way_is_what_a_certificate_that_stops_there_states(encoder, files, monkeypatch):
+    certificate = encoder.certify(files[0], epsilon=0.01, cosine=0.3, n_max=60, progress=False)
+    monkeypatch.setattr(growing, "choose_thresholds", lambda _: certificate.thresholds)
+
+    async def told():
+        state = growing.Growing(encoder, plan_behind(certificate))
+        state.watch(Stream.PILOT, np.ones(64))
+        for part in np.array_split(certificate.scores, 7):
+            state.watch(Stream.CERTIFICATION, part)
+        return await state.news()
+
+    found = asyncio.run(told())
+    assert (found["samples"], found["of"]) == (certificate.n, 60)
+    assert found["radius"] == certificate.radius(0.5)
+    bounds = [np.nan if point["cosine"] is None else point["cosine"] for point in found["curve"]]
+    assert np.array_equal(
+        bounds, certificate.curve([point["epsilon"] for point in found["curve"]]), equal_nan=True
+    )
 
 
 def test_an_error_is_an_event_of_a_stream_that_has_begun_and_a_status_before(client, files):

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("prometheus_client", reason="the server needs the extra [serve]")
 
 from fsfast.kernels.types import FeatureSums
-from fsfast.runtime.function import served
+from fsfast.runtime.function import Served, served
 from fsfast.runtime.pipeline import Scores
 from fsfast.runtime.sampling import Stream, micro_batches
 from fsfast.serve.errors import EngineFailed, QueueFull, Stopping, TooLarge
@@ -242,3 +242,34 @@ def test_certificates_take_turns_and_can_be_cancelled():
         long.future.result(timeout=30)
         until(lambda: opened.waiting_certificates == 0)
         assert left.done == 0
+
+
+def test_on_a_device_whole_images_are_grouped():
+    stand_in, groups = function(), []
+
+    def serve(items, seeds, n0):
+        groups.append((len(items), n0))
+        unit = np.concatenate([wanted(seed, n0) for seed in seeds])
+        return Served(unit, unit, None)
+
+    stand_in.keeps_tensors, stand_in.serve = True, serve
+    opened = Scheduler(stand_in, 1, 1 << 20)
+    asked = [(seed, n0, *ask(opened, [seed], str(seed % 3), n0)) for seed in range(1, 41) for n0 in (4, 9)]
+    for _, _, future in asked[::7]:
+        future.cancel()
+    for seed, n0, future in asked:
+        assert future.cancelled() or np.array_equal(future.result(timeout=30).unit, wanted(seed, n0))
+    opened.close()
+    assert opened.waiting_rows == 0
+    assert sum(size for size, _ in groups) == opened.counts.images
+    assert max(size for size, _ in groups) > 1
+
+
+def test_a_device_that_fails_fails_its_images():
+    stand_in = function()
+    stand_in.keeps_tensors, stand_in.serve = True, lambda *_: 1 / 0
+    opened = Scheduler(stand_in, 1, 1 << 20)
+    (future,) = ask(opened, [1])
+    with pytest.raises(EngineFailed, match="ZeroDivisionError"):
+        future.result(timeout=30)
+    opened.close()
