@@ -33,6 +33,7 @@ from fsfast.commands.parser import Parser
 from fsfast.errors import FsfastError, printable
 
 _EPILOG = """environment:
+  FSFAST_API_KEY: the key that encode --server presents
   FSFAST_BACKEND: what --backend auto means, onnxruntime or openvino (default: the faster one by measurement)
   FSFAST_CACHE: folder of self-test results and measurements (default: $XDG_CACHE_HOME/fsfast or ~/.cache/fsfast)
   FSFAST_SECRET: derive seeds from this secret of at least 16 bytes instead of drawing them

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -30,11 +31,13 @@ class Server:
         address: host:port.
         grpc: the same for gRPC.
         process: it.
+        log: what it writes to stderr.
     """
 
     address: str
     grpc: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+    log: Path
 
     @property
     def url(self) -> str:
@@ -43,7 +46,8 @@ class Server:
     def stop(self, sig: int = signal.SIGTERM) -> str:
         """End it, and return its log."""
         self.process.send_signal(sig)
-        return self.process.communicate(timeout=60)[1]
+        self.process.wait(60)
+        return self.log.read_text(encoding="utf-8")
 
 
 def free_port() -> int:
@@ -71,21 +75,20 @@ def running(*arguments: str) -> Iterator[Server]:
     ports = ("--port", str(port), "--grpc-port", str(grpc_port))
     command = [sys.executable, "-m", "fsfast", "serve", *arguments, *ports]
     environment = os.environ | {"FSFAST_SECRET": SECRET, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-    )
-    server = Server(f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", process)
-    try:
-        until = time.monotonic() + 60
-        while status_of(f"{server.url}/v2/health/ready") != 200:
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < until, "not ready within a minute"
-            time.sleep(0.1)
-        yield server
-    finally:
-        if process.poll() is None:
+    # Not a pipe, which nobody reads meanwhile, and which would be full in the end.
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log, cwd=Path(__file__).parents[2])
+        server = Server(f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", process, Path(log.name))
+        try:
+            until = time.monotonic() + 60
+            while status_of(f"{server.url}/v2/health/ready") != 200:
+                assert process.poll() is None, server.log.read_text(encoding="utf-8")
+                assert time.monotonic() < until, "not ready within a minute"
+                time.sleep(0.1)
+            yield server
+        finally:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
 @pytest.fixture(scope="session")

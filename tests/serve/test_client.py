@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +117,15 @@ def test_encode_writes_what_a_server_gives(server, encoder, photograph, tmp_path
     for _ in range(2):
         assert main(["encode", "demo", str(photograph), "--server", server.url, "-o", "folder/"]) == 0
     assert [each.names for each in fsfast.FeatureFolder("folder")] == [(str(photograph),)]
+
+
+def test_the_documents_show_what_works(server, photograph, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.png"):
+        shutil.copy(photograph, name)
+    page = (Path(__file__).parents[2] / "docs" / "clients.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
+    exec(code.replace("http://localhost:8000", server.url).replace("n=1000", "n=60"), {})
 
 
 @pytest.mark.parametrize("option", [["--raw-mean"], ["--precision", "int8"], ["--threads", "2"]])
