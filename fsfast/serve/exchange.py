@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
+import anyio
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -64,8 +65,9 @@ async def read_body(request: Request) -> bytes:
     """
     limits = service_of(request).limits
     try:
-        body = await asyncio.wait_for(_received(request, limits.max_body), limits.body_seconds)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(limits.body_seconds):
+            body = await _received(request, limits.max_body)
+    except TimeoutError:
         raise BodyTimeout(
             f"the body did not come within {limits.body_seconds:g} seconds; send it again"
         ) from None

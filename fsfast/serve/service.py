@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import anyio
 import numpy as np
 
 from fsfast.certificates.certificate import Certificate
@@ -483,8 +484,9 @@ async def _within(work: Awaitable[T], deadline: float | None, most: float) -> T:
     """Wait until the deadline; raises DeadlineExceeded."""
     seconds = most if deadline is None else min(deadline, most)
     try:
-        return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(seconds):
+            return await work
+    except TimeoutError:
         raise DeadlineExceeded(
             f"the answer was not ready within {seconds:g} seconds; ask again later"
         ) from None
