@@ -34,7 +34,8 @@ def test_sigterm_answers_what_was_accepted_and_says_so_before(start, encoder, fi
         while status_of(f"{server.url}/v2/health/ready") != 503:
             assert time.monotonic() < end
         assert status_of(f"{server.url}/v2/health/live") == 200
-        log = server.process.communicate(timeout=60)[1]
+        server.process.wait(60)
+        log = server.log.read_text(encoding="utf-8")
         asking.join()
         (answer,) = found
         assert answer.status_code == 200

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import socket
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +150,19 @@ def _until(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_the_commands_of_the_page_on_serving_work(server, photograph, tmp_path):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    shutil.copy(photograph, tmp_path / "photo.jpg")
+    page = (Path(__file__).parents[2] / "docs" / "network.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("curl ")]
+    assert len(lines) == 2
+    for line in lines:
+        command = line.replace("localhost:8000", server.address).replace('"n": 1000', '"n": 20')
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True)
+        assert "error" not in json.loads(done.stdout), line
 
 
 def test_metrics_name_the_function_and_count(client, encoder, files):
