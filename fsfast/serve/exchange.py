@@ -36,8 +36,8 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def caller_of(request: Request) -> Caller:
-    """Return who asks; raises NotAuthorised."""
+async def caller_of(request: Request) -> Caller:
+    """Return who asks; raises NotAuthorised. Not plain, or FastAPI would call it on another thread."""
     keys: Keys = request.app.state.keys
     address = request.client.host if request.client else "local"
     caller = keys.caller(presented(dict(request.headers)), address)

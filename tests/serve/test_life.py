@@ -15,18 +15,18 @@ httpx = pytest.importorskip("httpx", reason="the tests of the server ask by http
 
 
 def test_sigterm_answers_what_was_accepted_and_says_so_before(start, encoder, files):
-    with start("demo", "--drain-seconds", "2") as server:
+    with start("demo", "--drain-seconds", "1") as server:
         found = []
 
         def ask():
             with httpx.Client(base_url=server.url, timeout=60) as client:
-                found.append(infer(client, files[:4], n0=100))
+                found.append(infer(client, files[:4], n0=25))
 
         asking = threading.Thread(target=ask)
         asking.start()
         while (
             "fsfast_waiting_rows" not in (text := httpx.get(f"{server.url}/metrics").text)
-            or " 400.0" not in text
+            or " 100.0" not in text
         ):
             time.sleep(0.01)
         server.process.terminate()
