@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 # What a page shows one after the other is one session.
 PYTHON = ["README.md", "quickstart.md", "serving.md", "data-sets.md"]
 NEEDS_A_GPU = ["gpu.md", "tensorrt.md"]
-# Run in tests/serve/test_client.py.
+# Run in tests/serve/test_own_clients.py.
 NEEDS_A_SERVER = ["clients.md"]
 # Fewer samples than shown: the machinery is the same.
 QUICK = [("n=1000", "n=60"), ("certify demo photo.jpg", "certify demo photo.jpg -n 60")]

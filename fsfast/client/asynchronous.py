@@ -127,6 +127,7 @@ class AsyncClient:
         epsilon: float | None = None,
         cosine: float | None = None,
         n_max: int | None = None,
+        n0: int | None = None,
         seeds: Sequence[int] | np.ndarray | None = None,
         progress: Progress = None,
     ) -> Certificate | list[Certificate]:
@@ -134,7 +135,7 @@ class AsyncClient:
         items, single = as_list(images)
         files = whole(outcomes_of(items, encoded_image), single)
         given = None if seeds is None else check_seeds(seeds, len(files))
-        settings = {"n": n, "alpha": alpha, "epsilon": epsilon, "cosine": cosine, "n_max": n_max}
+        settings = {"n": n, "alpha": alpha, "epsilon": epsilon, "cosine": cosine, "n_max": n_max, "n0": n0}
         calls = await self._named()
         with progress_bar(progress, len(files), "certify") as advance:
             found = [await self._answer(call) for call in calls.certify(files, given, settings, advance)]

@@ -62,7 +62,9 @@ class Call(Generic[T]):
             Exception: the event is an error of the server's.
         """
         if event == "error":
-            check_status(500, {}, data.encode())
+            with reading():
+                status = int(parse_json(data)["status"])
+            check_status(status, {}, data.encode())
         if event != "progress":
             return True
         assert self.on_progress is not None, "the answer is a stream"

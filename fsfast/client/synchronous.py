@@ -163,13 +163,14 @@ class Client:
         epsilon: float | None = None,
         cosine: float | None = None,
         n_max: int | None = None,
+        n0: int | None = None,
         seeds: Sequence[int] | np.ndarray | None = None,
         progress: Progress = None,
     ) -> Certificate | list[Certificate]:
         """Certify the direction of an image's smoothed features; whoever leaves early stops the server's sampling.
 
         Args:
-            images, n, alpha, epsilon, cosine, n_max, progress: as in `SmoothedEncoder.certify`.
+            images, n, alpha, epsilon, cosine, n_max, n0, progress: as in `SmoothedEncoder.certify`.
             seeds: as in `encode`.
 
         Returns:
@@ -183,7 +184,7 @@ class Client:
         items, single = as_list(images)
         files = whole(outcomes_of(items, encoded_image), single)
         given = None if seeds is None else check_seeds(seeds, len(files))
-        settings = {"n": n, "alpha": alpha, "epsilon": epsilon, "cosine": cosine, "n_max": n_max}
+        settings = {"n": n, "alpha": alpha, "epsilon": epsilon, "cosine": cosine, "n_max": n_max, "n0": n0}
         with progress_bar(progress, len(files), "certify") as advance:
             found = [self._answer(call) for call in self._named().certify(files, given, settings, advance)]
         return found[0] if single else found

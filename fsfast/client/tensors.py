@@ -57,7 +57,8 @@ def unpack(content: bytes, header_length: int) -> tuple[dict[str, Any], dict[str
     for output in header["outputs"]:
         size = output["parameters"]["binary_data_size"]
         values: np.ndarray = np.frombuffer(content[start : start + size], _DTYPES[output["datatype"]])
-        tensors[output["name"]] = values.reshape(output["shape"])
+        # A copy of its own: it can be written to, and keeps the rest of the answer from staying in memory.
+        tensors[output["name"]] = values.reshape(output["shape"]).copy()
         start += size
     if start != len(content):
         raise ValueError(f"wanted {start} bytes, got {len(content)}")

@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -38,6 +38,7 @@ def make_app(
     keys: Keys | None = None,
     remote: Remote | None = None,
     failed: Callable[[BaseException], object] | None = None,
+    beside: AbstractAsyncContextManager[object] | None = None,
 ) -> FastAPI:
     """Return the application of a server. It opens the engines while it answers already that it is not ready.
 
@@ -46,6 +47,7 @@ def make_app(
         keys: who may ask; None: everybody.
         remote: fetches images that are named by URL; None: they are refused.
         failed: is told why the engines cannot be opened.
+        beside: entered at the start, and left before the engines are closed: another protocol.
     """
 
     def started(task: asyncio.Task[None]) -> None:
@@ -57,7 +59,8 @@ def make_app(
         starting = asyncio.create_task(service.start())
         starting.add_done_callback(started)
         try:
-            yield
+            async with beside or nullcontext():
+                yield
         finally:
             starting.cancel()
             await asyncio.wait((starting,))

@@ -129,8 +129,8 @@ async def _events(
                 following = asyncio.ensure_future(made.result().news())
         yield _event("certificate", await asyncio.to_thread(_record, task.result()))
     except Exception as error:
-        _, content = error_content(request, error)
-        yield _event("error", content)
+        status, content = error_content(request, error)
+        yield _event("error", {**content, "status": status})
     finally:
         for each in (task, following):
             each.cancel()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -82,7 +82,7 @@ async def _serve(options: Options) -> None:
         failures.append(error)
         server.should_exit = True
 
-    app = make_app(service, options.keys, options.remote, failed)
+    app = make_app(service, options.keys, options.remote, failed, _grpc(service, options))
     config = uvicorn.Config(
         app,
         host=options.host,
@@ -105,26 +105,29 @@ async def _serve(options: Options) -> None:
         task.add_done_callback(reloading.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
-    async with _grpc(service, options):
-        await server.serve()
+    await server.serve()
     if failures:
         raise failures[0]
 
 
-@asynccontextmanager
-async def _grpc(service: Service, options: Options) -> AsyncIterator[None]:
-    """Serve with gRPC, too, where a port is given for it; calls under way are answered in the end."""
+def _grpc(service: Service, options: Options) -> AbstractAsyncContextManager[None] | None:
+    """Return a server of gRPC, started where it is entered, or None; raises OSError where its port is taken."""
     if options.grpc_port is None:
-        yield
-        return
+        return None
     from fsfast.serve.grpc import make_server
 
     server = make_server(service, options.keys, f"{options.host}:{options.grpc_port}", options.tls)
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(options.limits.deadline)
+
+    @asynccontextmanager
+    async def started() -> AsyncIterator[None]:
+        await server.start()
+        try:
+            yield
+        finally:
+            # Calls that are under way are answered.
+            await server.stop(options.limits.deadline)
+
+    return started()
 
 
 async def _reload(service: Service, keys: Keys) -> None:

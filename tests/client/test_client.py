@@ -86,6 +86,7 @@ def test_features_are_read_as_the_encoder_gives_them(photograph, picture):
     assert isinstance(out, fsfast.SmoothedFeatures)
     np.testing.assert_array_equal(out.features, [[0, 0, 0], [1, 1, 1]])
     assert (out.n0, out.names, out.seeds.tolist()) == (2, (str(photograph), None), [0, 1])
+    assert out.features.flags.writeable
     assert sent[0].url.path == "/v2/models/demo/infer"
     assert sent[0].headers["Authorization"] == "Bearer k"
     first, second = files_of(sent[0])
@@ -309,10 +310,21 @@ def test_a_forged_certificate_is_refused(photograph, certified):
 
 def test_errors_within_a_stream_are_raised(photograph):
     failing = events(
-        ("progress", {"samples": 1, "of": 2}), ("error", {"error": "why", "type": "EngineError"})
+        ("progress", {"samples": 1, "of": 2}),
+        ("error", {"error": "why", "type": "EngineError", "status": 500}),
     )
     with client_of(lambda _: failing) as client, pytest.raises(fsfast.EngineError, match="why"):
         client.certify(str(photograph))
+    full = ("error", {"error": "later", "type": "QueueFull", "status": 429})
+    asked = []
+
+    def first_full(request):
+        asked.append(request)
+        return events(full) if len(asked) == 1 else failing
+
+    with client_of(first_full) as client, pytest.raises(fsfast.EngineError):
+        client.certify(str(photograph))
+    assert len(asked) == 2
     ending = events(("progress", {"samples": 1, "of": 2}))
     with client_of(lambda _: ending) as client, pytest.raises(fsfast.ServerError, match="ended before"):
         client.certify(str(photograph))

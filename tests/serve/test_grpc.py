@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,14 @@ def test_keys_are_asked_for(start, tmp_path, files):
         assert failing(server, request, key)[0] == grpc.StatusCode.PERMISSION_DENIED
         code, _, _ = failing(server, b"\0" * 300_000, key)
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        # Who was admitted is answered, also by a server that was told to end.
+        image = BYTES | {"contents": {"bytes_contents": [files[0]]}}
+        long = infer_request(model_name="demo", inputs=[image], parameters={"n0": {"int64_param": 200}})
+        with grpc.insecure_channel(server.grpc) as channel:
+            under_way = channel.unary_unary(INFER).future(long, timeout=60, metadata=key)
+            time.sleep(0.1)
+            server.stop()
+            assert under_way.result()
 
 
 def test_the_compiled_protocol_is_the_one_that_can_be_read(tmp_path):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.serve.conftest import status_of
+from benchmarks.load.server import status_of
 from tests.serve.test_requests import infer
 
 httpx = pytest.importorskip("httpx", reason="the tests of the server ask by httpx")

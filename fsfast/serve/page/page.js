@@ -143,6 +143,7 @@ async function start(file) {
 }
 
 async function models() {
+  say("");
   const {data} = await (await ask("v1/models")).json();
   at("model").replaceChildren(...data.map(model => new Option(model.id)));
   show("models", data.length > 1);
@@ -150,9 +151,10 @@ async function models() {
 
 at("file").addEventListener("change", ({target}) => target.files[0] && start(target.files[0]));
 at("form").addEventListener("submit", event => event.preventDefault());
-for (const id of ["model", "samples", "key"]) {
-  at(id).addEventListener("change", () => at("file").files[0] && start(at("file").files[0]));
-}
+const again = () => at("file").files[0] && start(at("file").files[0]);
+at("model").addEventListener("change", again);
+at("samples").addEventListener("change", again);
+at("key").addEventListener("change", () => models().then(again, error => say(error.message)));
 at("stop").addEventListener("click", () => running?.abort());
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   at("drop").addEventListener(kind, event => {

@@ -66,8 +66,8 @@ def test_certificates_are_the_encoders(client, encoder, photograph):
     assert client.verify(found, str(photograph))
     assert not client.verify(found, np.zeros((64, 64, 3), np.uint8))
     assert encoder.verify(found, str(photograph))
-    early = client.certify(str(photograph), epsilon=0.05, cosine=0.3, n_max=64)
-    assert early.stopping.epsilon == 0.05
+    early = client.certify(str(photograph), epsilon=0.05, cosine=0.3, n_max=64, n0=2)
+    assert (early.stopping.epsilon, early.anchor.n0) == (0.05, 2)
 
 
 @pytest.mark.parametrize(
