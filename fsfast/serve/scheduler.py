@@ -319,7 +319,7 @@ class Scheduler:
         places = self._places
         if image.place is not None or image.future.done():
             return True
-        if image.n0 <= self._quantum:
+        if image.n0 <= self._quantum or not places.free:
             return bool(places.free)
         return 2 * sum(other.n0 > self._quantum for other in places.taken.values()) < places.count - 1
 
@@ -357,10 +357,14 @@ class Scheduler:
                 part = self._function.serve(
                     [image.item for image in group], [image.seed for image in group], n0
                 )
-            except Exception as error:
+            except BaseException as error:
+                ending = not isinstance(error, Exception)
+                for image in images if ending else group:
+                    if not image.future.done():
+                        image.future.set_exception(_dead() if ending else _failed(error))
+                if ending:
+                    raise
                 logger.exception("images failed")
-                for image in group:
-                    image.future.set_exception(_failed(error))
                 continue
             self.counts.micro_batches += -(-len(group) * n0 // size)
             self.counts.rows += len(group) * n0
@@ -402,9 +406,12 @@ class Scheduler:
         scores = work.scores and Scores(work.scores.anchor, work.scores.values[work.done :])
         try:
             self._pipeline.run(work.images, rows(), work.stream, work.sums, scores=scores, advance=advance)
-        except Exception as error:
+        except BaseException as error:
+            ending = not isinstance(error, Exception)
+            _fail(work.future, _dead() if ending else error)
+            if ending:
+                raise
             logger.exception("certification failed")
-            _fail(work.future, error)
             return
         if not over:
             with self._changed:
@@ -421,11 +428,11 @@ def _dead() -> Exception:
     return EngineFailed("the engine's thread has ended; restart the server")
 
 
-def _failed(error: Exception) -> EngineFailed:
+def _failed(error: BaseException) -> EngineFailed:
     return EngineFailed(f"the engine could not compute ({type(error).__name__}); the server's log says why")
 
 
-def _fail(future: Future[Served] | Future[None], error: Exception) -> None:
+def _fail(future: Future[Served] | Future[None], error: BaseException) -> None:
     """End a future by an error, unless it has ended."""
     if not future.done() and future.set_running_or_notify_cancel():
         future.set_exception(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 
@@ -65,3 +66,14 @@ def test_what_cannot_be_served_is_said_in_one_line(capsys, arguments, message):
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("fsfast serve: ")
     assert message in last
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(capsys, monkeypatch):
+    from fsfast.cli import main
+
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "fsfast.serve.server", raising=False)
+    assert main(["serve", "demo"]) == 2
+    said = capsys.readouterr().err
+    assert "a server needs more packages" in said
+    assert "serve]" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, wait
@@ -19,6 +20,7 @@ from fsfast.runtime.pipeline import Scores
 from fsfast.runtime.sampling import Stream, micro_batches
 from fsfast.serve.errors import EngineFailed, QueueFull, Stopping, TooLarge
 from fsfast.serve.scheduler import Scheduler, Work
+from fsfast.serve.turns import Image
 from tests.serve.stand_in import DIM, function, image, wanted
 
 ENDLESS = 1 << 30
@@ -174,6 +176,38 @@ def test_a_dead_thread_is_known_and_leaves_nobody_waiting():
         until(lambda: not opened.alive)
         with pytest.raises(EngineFailed, match="thread has ended"):
             opened.admit(1)
+
+
+def test_a_thread_that_dies_over_a_certificate_or_a_device_leaves_nobody_waiting():
+    with scheduler() as (opened, pipeline):
+        works = [certification(opened), certification(opened)]
+        pipeline.fault = SystemExit()
+        pipeline.step(1)
+        for work in works:
+            with pytest.raises(EngineFailed, match="thread has ended"):
+                work.future.result(timeout=30)
+    stand_in = function()
+    stand_in.keeps_tensors, stand_in.serve = True, lambda *_: sys.exit()
+    opened = Scheduler(stand_in, 1, 1 << 20)
+    for future in [*ask(opened, [1], n0=4), *_unless_dead(opened, [2], n0=9)]:
+        with pytest.raises(EngineFailed, match="thread has ended"):
+            future.result(timeout=30)
+
+
+def _unless_dead(opened, seeds, n0):
+    try:
+        return ask(opened, seeds, n0=n0)
+    except EngineFailed:
+        return []
+
+
+def test_a_long_image_is_not_begun_where_there_is_no_place():
+    with scheduler() as (opened, _), opened._changed:
+        kept, opened._places.free = opened._places.free, []
+        long = Image(image(), 1, 1000, "a")
+        assert not opened._may_be_computed(long)
+        opened._places.free = kept
+        assert opened._may_be_computed(long)
 
 
 def test_closing_leaves_nobody_waiting():
