@@ -22,6 +22,7 @@ from fsfast.serve.errors import RequestError, UnknownModel
 from fsfast.serve.exchange import (
     Asking,
     Body,
+    apart,
     described,
     facts,
     parsed,
@@ -302,7 +303,7 @@ async def infer(request: Request, name: str, caller: Asking, version: str = VERS
     """Smoothed features of images: encoded files (BYTES [B]) or levels (UINT8 [B, H, W, 3]) in, FP32 or FP16 out."""
     check_version(version)
     body = await read_body(request)
-    asked, images = _unpacked(body, request.headers.get(HEADER_LENGTH))
+    asked, images = await apart(len(body), _unpacked, body, request.headers.get(HEADER_LENGTH))
     what = wanted(asked.parameters, len(images))
     facts(request).update(model=name, images=len(images))
     answer = await while_connected(

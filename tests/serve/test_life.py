@@ -53,6 +53,7 @@ def test_sigterm_answers_what_was_accepted_and_says_so_before(start, encoder, fi
         (["demo", "demo"], "names of their own"),
         (["demo", "--max-rows", "0"], "--max-rows > 0"),
         (["demo", "--policy", "epsilon"], "wanted a number as epsilon"),
+        (["demo", "--policy", "dem:epsilon=0.1"], "wanted --policy for demo, got dem"),
         (["demo", "--keys", "/nowhere"], "/nowhere"),
     ],
 )
