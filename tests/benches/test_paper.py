@@ -32,7 +32,7 @@ from benchmarks.paper.command import _parser, _request
 from benchmarks.paper.folder import settings
 from benchmarks.paper.rehearsal import REHEARSALS, write_files
 from benchmarks.paper.request import check, recipe_for
-from benchmarks.paper.rows import Rows
+from benchmarks.measuring.rows import Rows
 from benchmarks.paper.study import Study
 from export.networks import check_networks
 from export.published import Published
