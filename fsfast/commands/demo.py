@@ -1,6 +1,6 @@
 """Show everything once: classes, certificates, attacks, timings, and a page to look at.
 
-Uses the built-in engine and test images that its training never saw, or images of yours (--image). Writes
+Uses a built-in engine and images that its training never saw, or images of yours (--image). Writes
 demo.html, features.safetensors and certificates.jsonl. The page needs matplotlib (extra [plot]).
 """
 
@@ -99,14 +99,16 @@ def _own_images(paths: list[str], encoder: SmoothedEncoder) -> list[Subject]:
 
 
 def _examples(encoder: SmoothedEncoder) -> list[Subject]:
-    """Return the test images of the built-in engine; for another engine, which they say nothing about, a photograph."""
-    from fsfast.engine.engine import engine_path
+    """Return the examples of a built-in engine; for another engine, which they say nothing about, a photograph."""
+    from fsfast.engine.engine import BUILT_IN
     from fsfast.images.grid import to_grid_image
     from fsfast.report.data import Subject
     from fsfast.report.examples import load_examples
 
-    grid = encoder.manifest.grid
-    if encoder.engine_path.resolve() != engine_path("demo").resolve():
+    grid, name = encoder.manifest.grid, encoder.manifest.name
+    built_in = encoder.engine_path.resolve() == BUILT_IN.resolve() / name
+    examples = load_examples(name) if built_in else []
+    if not examples:
         return [Subject(PHOTOGRAPH.name, to_grid_image(PHOTOGRAPH, grid, name=PHOTOGRAPH.name))]
     return [
         Subject(
@@ -116,7 +118,7 @@ def _examples(encoder: SmoothedEncoder) -> list[Subject]:
             attacked=to_grid_image(example.attacked, grid, name=example.attacked.name),
             target=example.target,
         )
-        for example in load_examples()
+        for example in examples
     ]
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.measuring import harness
+from benchmarks.measuring.rows import Rows
 from benchmarks.pages import browser
 from benchmarks.paper import (
     attacks,
@@ -32,7 +33,6 @@ from benchmarks.paper.command import _parser, _request
 from benchmarks.paper.folder import settings
 from benchmarks.paper.rehearsal import REHEARSALS, write_files
 from benchmarks.paper.request import check, recipe_for
-from benchmarks.measuring.rows import Rows
 from benchmarks.paper.study import Study
 from export.networks import check_networks
 from export.published import Published

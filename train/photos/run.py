@@ -19,7 +19,7 @@ from train.photos.crops import RandomCrops
 from train.photos.purifier import FrozenClassifier, PurifierConfig, train_purifier
 from train.place import choose_device, prepare, set_threads
 
-_RECIPE = "efficientnet-lite0"
+RECIPE = "efficientnet-lite0"
 
 
 def main(arguments: list[str]) -> int:
@@ -32,10 +32,9 @@ def main(arguments: list[str]) -> int:
         prepare(options.out, options.resume)
         place = Place(options.out, checkpoint_seconds=120.0)
         encoder = frozen_classifier(options.encoder)
-        start = load_file(options.start) if options.start else None
-        weights = [file_sha256(path) for path in (options.encoder, options.start) if path]
+        start = (file_sha256(options.start), load_file(options.start)) if options.start else None
         data = RandomCrops(options.data, options.seed, device)
-        train_purifier(config, data, encoder, place, " ".join(weights), start)
+        train_purifier(config, data, encoder, place, file_sha256(options.encoder), start)
     except (FsfastError, ValueError, OSError, FloatingPointError) as error:
         print(f"python -m train photo: {error}", file=sys.stderr)
         return 2
@@ -50,7 +49,7 @@ def frozen_classifier(path: Path) -> FrozenClassifier:
         CheckpointError: the file cannot be used.
         ValueError: it has no classifier.
     """
-    recipe, loaded = load_recipe(_RECIPE), load_efficientnet(path)
+    recipe, loaded = load_recipe(RECIPE), load_efficientnet(path)
     if loaded.classifier is None:
         raise ValueError(f"wanted the encoder's weights with their classifier, got {path} without one")
     features = loaded.module.features("tokens")
@@ -72,7 +71,7 @@ def _parser() -> Parser:
         "--data", required=True, type=Path, metavar="DIR", help="folder that python -m train photo-data made"
     )
     parser.add_argument(
-        "--encoder", required=True, type=Path, metavar="FILE", help=f"weights of the recipe {_RECIPE}"
+        "--encoder", required=True, type=Path, metavar="FILE", help=f"weights of the recipe {RECIPE}"
     )
     parser.add_argument(
         "--sigma", type=float, default=0.25, help="noise level in [0,1] pixel units (default 0.25)"
