@@ -46,7 +46,7 @@ def demo(capsys, monkeypatch, tmp_path):
 @pytest.fixture
 def few_examples(monkeypatch):
     """Two of the examples: what is tried does not depend on how many there are."""
-    monkeypatch.setattr("fsfast.report.examples.load_examples", lambda: load_examples()[:2])
+    monkeypatch.setattr("fsfast.report.examples.load_examples", lambda engine: load_examples(engine)[:2])
 
 
 @pytest.fixture
