@@ -33,7 +33,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--image", metavar="FILE", nargs="+", action="extend", help="images of yours instead of the examples"
     )
     parser.add_argument(
-        "--engine", metavar="ENGINE", default="demo", help='directory of an engine, or "demo" (default)'
+        "--engine",
+        metavar="ENGINE",
+        default="photo",
+        help='directory of an engine, or the name of a built-in one (default: "photo")',
     )
     parser.add_argument(
         "-n",
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps({**to_json(result), "kept": kept, "no_page": why_no_page}))
     else:
-        _print(result, kept, None if args.no_page else why_no_page)
+        _print(result, kept, None if args.no_page else why_no_page, args.engine)
     some_failed = len(subjects) < len(args.image or ())
     return 1 if some_failed or not result.verification or not result.bit_equal else 0
 
@@ -159,7 +162,7 @@ def _write(result: DemoResult, folder: Path, *, page: bool) -> list[Path]:
     return kept
 
 
-def _print(result: DemoResult, kept: list[str], why_no_page: str | None) -> None:
+def _print(result: DemoResult, kept: list[str], why_no_page: str | None, engine: str) -> None:
     from fsfast.report.summary import to_text
 
     print(to_text(result))
@@ -167,7 +170,7 @@ def _print(result: DemoResult, kept: list[str], why_no_page: str | None) -> None
         print(f"\nno page: {why_no_page}")
     names = ", ".join(Path(path).name for path in kept)
     print(f"\nwritten to {Path(kept[0]).parent}: {names}")
-    print(f"next: {_command()} certify demo YOUR-PHOTO.jpg")
+    print(f"next: {_command()} certify {as_text(engine)} YOUR-PHOTO.jpg")
 
 
 def _command() -> str:
