@@ -110,8 +110,8 @@ def _parser() -> Parser:
     files.add_argument(
         "--purifier",
         metavar="[PRESET=]FILE",
-        help="a U-Net's weights, recognised by their shapes or to be a preset's (adm256, unet-light), or none; the "
-        "grid becomes 256×256",
+        help="a U-Net's or DRUNet's weights, recognised by their shapes or to be a preset's (adm256, unet-light, "
+        "drunet-light); photo, the DRUNet that comes with fsfast; or none. With a U-Net the grid becomes 256×256",
     )
     files.add_argument("--mapper", metavar="FILE", help="a smoothness mapper's weights, or none")
     which_weights.add_arguments(files)

@@ -78,7 +78,7 @@ class Recipe:
         n0: default number of serving samples.
         grid: the smoothing grid.
         mean, std: channel normalisation of the encoder's input.
-        purifier: preset of the U-Net, BY_SHAPE, or None.
+        purifier: its preset, BY_SHAPE, or None.
         encoder: its preset; the recipe's name where it has a configuration of its own, or the name of an encoder
             from outside.
         output: "penultimate", "tokens", "pooled" or "merged".
