@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import get_args
 
 from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
@@ -14,6 +15,7 @@ from .class_rows import add_arguments, class_files, read_classes
 from .engine_recipe import check_known_in_torch, find_recipe
 from .options import OUTPUTS, Options, check_compare, customise, describe, needs
 from .recipe import Recipe, recipe_names
+from .recipe_values import Store
 from .results import results_of
 from .stopping import run
 
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.random_weights,
             class_files(args),
             args.weights,
+            args.store,
         )
         recipe = customise(find_recipe(args.recipe), options)
         check_known_in_torch(recipe)
@@ -128,6 +131,12 @@ def _parser() -> Parser:
         action="store_true",
         help="the right structure without training; marked everywhere. Networks are then named: --purifier "
         "adm256, --mapper 3 (blocks)",
+    )
+    files.add_argument(
+        "--store",
+        choices=get_args(Store),
+        help="type of the weights in the engine's file: float16 rounds them once and halves the file; networks compute "
+        "in float32 either way (default: the recipe's, or float32)",
     )
     files.add_argument("--dry-run", action="store_true", help="say what is missing and where to get it")
     parser.add_argument(

@@ -13,7 +13,7 @@ from fsfast.models.averages import Weights
 from . import shipped
 from .engine_recipe import is_engine
 from .recipe import BY_SHAPE, STAGES, ClassFiles, Recipe
-from .recipe_values import MAX_BLOCKS, check_name
+from .recipe_values import MAX_BLOCKS, Store, check_name
 from .results import RESULTS
 from .which_weights import by_stage
 
@@ -59,6 +59,7 @@ class Options:
         random_weights: draw all weights.
         classes: files of classes.
         weights: stage, or "" for all, and which weights of its file are meant; the last word counts.
+        store: see Recipe.
     """
 
     encoder: str | None = None
@@ -71,6 +72,7 @@ class Options:
     random_weights: bool = False
     classes: ClassFiles | None = None
     weights: Sequence[tuple[str, Weights]] = ()
+    store: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
         n0=n0,
         files=kept | files,
         licences=_licences(options),
+        store=options.store or recipe.store,
         classes=options.classes or recipe.classes,
     )
     recipe = replace(recipe, weights=by_stage(options.weights, _from_files(recipe), recipe.weights))
@@ -192,8 +195,9 @@ def describe(recipe: Recipe) -> str:
         if recipe.run
         else "weights from files"
     )
+    stored = "" if recipe.store == "float32" else f", stored as {recipe.store}"
     lines = [
-        f"{recipe.name}: sigma {recipe.sigma:g}, n0 {recipe.n0}, grid {grid}; {weights}",
+        f"{recipe.name}: sigma {recipe.sigma:g}, n0 {recipe.n0}, grid {grid}; {weights}{stored}",
         f"  purifier  {recipe.purifier or 'none'}",
         f"  encoder   {recipe.encoder}, {output}",
         f"  mapper    {_blocks(recipe)}",

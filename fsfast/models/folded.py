@@ -22,7 +22,7 @@ from fsfast.models.vit_config import ViTConfig
 def load_folded(
     engine: Engine, precision: str = "float32", stages: Sequence[str] | None = None
 ) -> dict[str, nn.Module]:
-    """Return stage → module in evaluation mode: what the engine's graphs compute, for torch.
+    """Return stage → module in evaluation mode: what the engine's graphs compute, for torch, with float32 weights.
 
     Args:
         engine: a verified engine.
@@ -41,7 +41,7 @@ def load_folded(
     modules = {}
     for stage in engine.manifest.stages if stages is None else stages:
         own = {
-            name.removeprefix(f"{stage}."): tensor
+            name.removeprefix(f"{stage}."): tensor.float() if tensor.dtype == torch.float16 else tensor
             for name, tensor in weights.items()
             if name.startswith(f"{stage}.")
         }
