@@ -29,6 +29,7 @@ from .card import model_card
 from .class_rows import CLASSES, ClassRows, read_classes, read_classifier
 from .elsewhere import Elsewhere, elsewhere
 from .graph import ExportedGraph, export_graph
+from .half import ROUNDED, round_weights, stored_as_float16
 from .networks import Drawn, Network, Source, check_networks, encoder_config, encoder_size, feature_dim, fold
 from .options import check_compare
 from .parity import Step, Steps, check_parity, measure
@@ -175,10 +176,15 @@ def _stage(
     """Load, fold, export and measure one stage; only one stage's networks are in memory at a time."""
     report(f"{stage}: loading")
     network = fold(recipe, source.load(stage))
+    half = recipe.store == "float16"
+    if half:
+        round_weights(network.module)
     steps = way.step(stage, network.module)
     report(f"{stage}: exporting")
     example = torch.from_numpy(steps[min(batch for batch in steps if batch > 1)][0][:2])
     graph = network.graph or export_graph(network.module, example, network.input, network.output, OPSET)
+    if half:
+        graph = stored_as_float16(graph, network.module.state_dict().keys())
     offsets = weights.add(stage, graph.weights)
     outside = network.graph is not None
     parameters = _parameters(graph) if outside else sum(p.numel() for p in network.module.parameters())
@@ -191,6 +197,8 @@ def _stage(
     check_parity(stage, parity, steps.values(), TOLERANCE, original)
     others = elsewhere(point_into(graph, offsets, 0, WEIGHTS), content, steps) if outside else []
     origin, licence = source.provenance(stage)
+    if half and not origin.endswith(ROUNDED):
+        origin += ROUNDED
     provenance = {"stage": stage, "source": origin, "licence": licence}
     variant = _variant(_file(stage), network, steps[1], parity)
     return _Built(graph, offsets, variant, network.architecture, provenance, parameters, steps[1], others)

@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fsfast.models import (
+    Denoiser,
     EfficientNetConfig,
     Loaded,
-    UNet,
     load_efficientnet,
     load_encoder,
     load_mapper,
@@ -21,7 +21,7 @@ from fsfast.models import (
 
 from .engine_networks import EngineNetworks
 from .networks import PURIFIERS, check_grid, encoder_config, encoder_record, feature_dim
-from .options import needs
+from .options import in_run, needs
 from .preparation import check_preparation
 from .recipe import Recipe
 from .results import RESULTS
@@ -63,7 +63,7 @@ class Published:
                 raise ValueError(
                     f"wanted the {need.stage}'s weights at {need.path}, found nothing; get them as {need.places[0]}"
                 )
-            self._paths[need.stage] = _in_run(need.path, need.stage)
+            self._paths[need.stage] = in_run(need.path, need.stage)
         self._engine = None
         if recipe.engine is not None:
             self._engine = EngineNetworks(recipe.engine)
@@ -110,7 +110,7 @@ class Published:
         """Return the sha256 of every file that a stage was loaded from, hex, in their own order."""
         return self._hashes[stage]
 
-    def _purifier(self, path: Path, *, values: bool = True) -> Loaded[UNet]:
+    def _purifier(self, path: Path, *, values: bool = True) -> Loaded[Denoiser]:
         # Not a known preset: recognised by its shapes.
         preset = PURIFIERS.get(self.recipe.purifier or "")
         loaded = load_purifier(path, preset, weights=self.recipe.weights.get("purifier"), values=values)
@@ -148,12 +148,6 @@ class Published:
                 f"one for {loaded.module.dim} in {path}; give the one that was trained behind this encoder"
             )
         return loaded
-
-
-def _in_run(path: Path, stage: str) -> Path:
-    """The file of a stage where the folder of a training run is given."""
-    file = path / f"{stage}.safetensors"
-    return file if path.is_dir() and file.is_file() else path
 
 
 def _check_sigma(path: Path, stage: str, sigma: float) -> None:
