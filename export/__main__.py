@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             class_files(args),
             args.weights,
             args.store,
+            args.name,
+            args.card,
         )
         recipe = customise(find_recipe(args.recipe), options)
         check_known_in_torch(recipe)
@@ -143,6 +145,10 @@ def _parser() -> Parser:
         "--sigma", type=float, help="noise level in [0,1] pixel units (default: the recipe's)"
     )
     parser.add_argument("--n0", type=int, help="default number of serving samples (default: the recipe's)")
+    parser.add_argument("--name", help="of the engine (default: the recipe's, and the networks added to it)")
+    parser.add_argument(
+        "--card", metavar="FILE.md", help="what the model card ends with: data, training, measurements"
+    )
     parser.add_argument("--out", metavar="DIR", help="directory to write (default: engines/<name>)")
     parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
     parser.add_argument(

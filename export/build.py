@@ -83,6 +83,7 @@ def build_engine(
         raise ValueError(f"wanted a micro-batch of at least 1, got {micro_batch}")
     check_compare(recipe, compare)
     others = [read_results(Path(run)) for run in compare]
+    said = recipe.card.read_text(encoding="utf-8") if recipe.card else ""
     study = load_study(recipe)
     source = source or study or (Drawn(recipe) if recipe.random else Published(recipe))
     check_networks(recipe)
@@ -106,7 +107,7 @@ def build_engine(
             files |= added
         parameters = {stage: result.parameters for stage, result in built.items()}
         others = built["encoder"].elsewhere
-        files["model-card.md"] = model_card(record, parameters, results, others).encode()
+        files["model-card.md"] = model_card(record, parameters, results, others, said).encode()
         digest = save_engine(path, record, files, force=force)
     size = sum(entry.stat().st_size for entry in Path(path).iterdir())
     report(f"{path}: {size / 1e6:.1f} MB, digest {digest[:16]}…")

@@ -60,6 +60,8 @@ class Options:
         classes: files of classes.
         weights: stage, or "" for all, and which weights of its file are meant; the last word counts.
         store: see Recipe.
+        name: of the engine; by default the recipe's with the networks that were added.
+        card: file of Markdown that the model card ends with.
     """
 
     encoder: str | None = None
@@ -73,6 +75,8 @@ class Options:
     classes: ClassFiles | None = None
     weights: Sequence[tuple[str, Weights]] = ()
     store: Store | None = None
+    name: str | None = None
+    card: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
         sigma=sigma,
         n0=n0,
         files=kept | files,
-        licences=_licences(options),
+        licences=_licences(options.licences),
+        card=None if options.card is None else Path(options.card),
         store=options.store or recipe.store,
         classes=options.classes or recipe.classes,
     )
@@ -295,6 +300,9 @@ def _name(recipe: Recipe, options: Options) -> str:
         added.append("purifier" if recipe.purifier == BY_SHAPE else recipe.purifier)
     if options.mapper is not None and recipe.mapper_blocks is not None:
         added.append("mapper")
+    if options.name is not None:
+        check_name(options.name, "--name")
+        return options.name
     # An engine's name has those that it came with.
     own = recipe.name.split("+")
     return "+".join([*own, *(part for part in added if part not in own)])
@@ -344,9 +352,9 @@ def _grid(own: Recipe, preset: str | None, purifier: str) -> Grid:
     return replace(own.grid, height=PURIFIED_SIDE, width=PURIFIED_SIDE)
 
 
-def _licences(options: Options) -> dict[str, str]:
-    found = {"purifier": shipped.LICENCE} if options.purifier == shipped.NAME else {}
-    for text in options.licences:
+def _licences(texts: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
         stage, equals, licence = text.partition("=")
         named = bool(equals) and stage in STAGES
         if not (licence if named else text).strip():

@@ -20,6 +20,7 @@ from fsfast.models import (
 )
 
 from .engine_networks import EngineNetworks
+from .engine_recipe import is_engine
 from .networks import PURIFIERS, check_grid, encoder_config, encoder_record, feature_dim
 from .options import in_run, needs
 from .preparation import check_preparation
@@ -46,7 +47,6 @@ class Published:
         self.recipe = recipe
         self._licences = {"encoder": recipe.licence}
         self._sources: dict[str, str] = {}
-        self._hashes: dict[str, list[str]] = {}
         self._paths = {}
         for need in needs(recipe):
             if need.path is None:
@@ -64,12 +64,13 @@ class Published:
                     f"wanted the {need.stage}'s weights at {need.path}, found nothing; get them as {need.places[0]}"
                 )
             self._paths[need.stage] = in_run(need.path, need.stage)
-        self._engine = None
-        if recipe.engine is not None:
-            self._engine = EngineNetworks(recipe.engine)
-            own = [stage for stage, path in recipe.files.items() if path == recipe.engine]
-            self._hashes = {stage: self._engine.hashes(stage) for stage in own}
-        files = {stage: path for stage, path in self._paths.items() if path != recipe.engine}
+        self._engines = {
+            stage: EngineNetworks(path, stage, recipe)
+            for stage, path in self._paths.items()
+            if path == recipe.engine or is_engine(path)
+        }
+        self._hashes = {stage: engine.hashes(stage) for stage, engine in self._engines.items()}
+        files = {stage: path for stage, path in self._paths.items() if stage not in self._engines}
         for stage in ("purifier", "mapper"):
             if stage in files:
                 _check_sigma(files[stage], stage, recipe.sigma)
@@ -85,9 +86,9 @@ class Published:
             CheckpointError: values are not finite, or the file changed.
             EngineError: an engine's networks cannot be built.
         """
-        if self._engine is not None and self._paths[stage] == self.recipe.engine:
-            self._sources[stage], self._licences[stage] = self._engine.provenance(stage)
-            return self._engine.load(stage)
+        if (engine := self._engines.get(stage)) is not None:
+            self._sources[stage], self._licences[stage] = engine.provenance(stage)
+            return engine.load(stage)
         loaded = getattr(self, f"_{stage}")(self._paths[stage])
         self._hashes[stage] = sorted(file.sha256 for file in loaded.files)
         if stage == "encoder" and self.recipe.sha256 not in (None, *self._hashes[stage]):

@@ -113,6 +113,7 @@ class Recipe:
         engine: the engine that this describes: it stands in `files` for each of its networks that is kept; or None.
         engine_random: whether the weights of that engine were drawn.
         store: type of the weights in the engine's file: "float32", or "float16", to which they are then rounded.
+        card: file of Markdown that the model card ends with, or None.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Recipe:
     engine: Path | None = None
     engine_random: bool = False
     store: Store = "float32"
+    card: Path | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -1,17 +1,16 @@
-"""The purifier for photographs that comes with fsfast, a file for each of its noise levels: `--purifier photo`."""
+"""The purifier for photographs that comes with fsfast, an engine for each noise level has it: `--purifier photo`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import fsfast
+from fsfast.engine.engine import BUILT_IN, load_engine
 
-NAME, PRESET, LICENCE = "photo", "drunet-light", "Apache-2.0"
-FOLDER = Path(fsfast.__file__).parent / "assets" / "purifiers"
+NAME, PRESET = "photo", "drunet-light"
 
 
 def shipped_purifier(sigma: float) -> Path:
-    """Return the file of its weights.
+    """Return the built-in engine that has it.
 
     Args:
         sigma: noise level in [0,1] pixel units.
@@ -19,17 +18,15 @@ def shipped_purifier(sigma: float) -> Path:
     Raises:
         ValueError: there is none for this noise level.
     """
-    path = FOLDER / f"{PRESET}-{sigma:g}.safetensors"
-    if path.is_file():
-        return path
-    there = sorted(
-        float(file.stem.removeprefix(f"{PRESET}-")) for file in FOLDER.glob(f"{PRESET}-*.safetensors")
-    )
-    if not there:
+    engines = {load_engine(path).manifest.sigma: path for path in sorted(BUILT_IN.glob(f"{NAME}*"))}
+    if sigma in engines:
+        return engines[sigma]
+    if not engines:
         raise ValueError(
             f"this fsfast comes without the purifier {NAME}; give one of your own: --purifier FILE"
         )
+    there = " or ".join(f"{each:g}" for each in sorted(engines))
     raise ValueError(
-        f"the purifier {NAME} is made for sigma = {' or '.join(f'{each:g}' for each in there)}, got {sigma:g}; choose "
-        "with --sigma, or give a purifier of your own: --purifier FILE"
+        f"the purifier {NAME} is made for sigma = {there}, got {sigma:g}; choose with --sigma, or give a purifier of "
+        "your own: --purifier FILE"
     )

@@ -129,17 +129,28 @@ def test_the_grid_stays_whatever_names_the_file(kind, folder, tmp_path):
         assert (chosen.purifier, chosen.grid.size) == ("drunet-light", (12, 12))
 
 
+@pytest.fixture(scope="module")
+def built(folder, tmp_path_factory):
+    """A folder of engines with purifiers for two noise levels, as the package has it."""
+    there = tmp_path_factory.mktemp("engines")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.ENCODERS, "narrow", CONFIG)
+        patch.setitem(PURIFIERS, "drunet-light", NARROW)
+        for name, sigma in (("photo", 0.25), ("photo-0.12", 0.12)):
+            weights = write(there / f"{sigma}.safetensors", sigma=sigma)
+            run = [*command(folder)[:-1], str(weights), "--sigma", str(sigma)]
+            assert main([*run, "--name", name, "--out", str(there / name)]) == 0
+    return there
+
+
 @pytest.fixture
-def in_package(tmp_path, monkeypatch):
-    """The package with purifiers for two noise levels, in float16."""
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
-    for sigma in (0.12, 0.25):
-        write(tmp_path / f"drunet-light-{sigma}.safetensors", sigma=sigma, dtype=torch.float16)
-    return tmp_path
+def in_package(built, monkeypatch):
+    monkeypatch.setattr(shipped, "BUILT_IN", built)
+    return built
 
 
-@pytest.mark.parametrize("sigma", [0.12, 0.25])
-def test_the_packages_purifier_is_that_of_the_sigma(sigma, folder, in_package):
+@pytest.mark.parametrize(("sigma", "engine"), [(0.12, "photo-0.12"), (0.25, "photo")])
+def test_the_packages_purifier_is_that_of_the_sigma(sigma, engine, folder, in_package):
     chosen = customise(load_recipe(command(folder)[0]), options(folder, purifier="photo", sigma=sigma))
     assert (chosen.name, chosen.purifier, chosen.grid.size) == (
         "narrow+drunet-light",
@@ -148,9 +159,27 @@ def test_the_packages_purifier_is_that_of_the_sigma(sigma, folder, in_package):
     )
     source = Published(chosen)
     assert isinstance(source.load("purifier"), DRUNet)
-    origin, licence = source.provenance("purifier")
-    assert origin.startswith(f"fsfast layout: drunet-light-{sigma}.safetensors (sha256 ")
-    assert licence == "Apache-2.0"
+    assert source.provenance("purifier")[0].startswith(f"the engine {engine} (digest ")
+
+
+def test_an_engines_purifier_for_another_sigma_or_none_is_refused(folder, built):
+    recipe, path = load_recipe(command(folder)[0]), f"drunet-light={built / 'photo-0.12'}"
+    with pytest.raises(
+        ValueError, match=r"purifier of the engine \S+ is for sigma = 0.12, the new engine is for 0.25"
+    ):
+        Published(customise(recipe, options(folder, purifier=path)))
+    with pytest.raises(ValueError, match=r"wanted a mapper in the engine \S+, got purifier, encoder"):
+        Published(customise(recipe, options(folder, mapper=str(built / "photo"))))
+
+
+def test_name_and_card_are_what_was_said(folder, tmp_path):
+    (tmp_path / "said.md").write_text("## Training\n\nAn hour.\n")
+    run = [*command(folder), "--name", "mine", "--card", str(tmp_path / "said.md")]
+    assert main([*run, "--out", str(tmp_path / "engine")]) == 0
+    assert load_engine(tmp_path / "engine").manifest.name == "mine"
+    assert (tmp_path / "engine" / "model-card.md").read_text().endswith("\n## Training\n\nAn hour.\n")
+    assert main([*command(folder), "--name", "two words", "--out", str(tmp_path / "other")]) == 2
+    assert main([*command(folder), "--card", "none.md", "--out", str(tmp_path / "other")]) == 2
 
 
 def test_at_another_sigma_there_is_none(folder, in_package, monkeypatch):
@@ -159,7 +188,7 @@ def test_at_another_sigma_there_is_none(folder, in_package, monkeypatch):
         ValueError, match=r"photo is made for sigma = 0.12 or 0.25, got 0.5; choose with --sigma"
     ):
         customise(recipe, options(folder, purifier="photo", sigma=0.5))
-    monkeypatch.setattr(shipped, "FOLDER", in_package / "empty")
+    monkeypatch.setattr(shipped, "BUILT_IN", in_package / "empty")
     with pytest.raises(ValueError, match="comes without the purifier photo"):
         customise(recipe, options(folder, purifier="photo"))
 
