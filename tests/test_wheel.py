@@ -38,6 +38,7 @@ def test_what_the_wheel_holds(wheel):
     for part in (
         "fsfast/py.typed",
         "fsfast/assets/engines/demo/engine.json",
+        "fsfast/assets/purifiers/README.md",
         "fsfast/schemas/engine.schema.json",
         "fsfast/export/__main__.py",
         "fsfast/export/recipes/llava-1.5.toml",
