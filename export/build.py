@@ -29,12 +29,13 @@ from .card import model_card
 from .class_rows import CLASSES, ClassRows, read_classes, read_classifier
 from .elsewhere import Elsewhere, elsewhere
 from .graph import ExportedGraph, export_graph
-from .half import ROUNDED, round_weights, stored_as_float16
+from .half import round_weights, stored_as_float16
 from .networks import Drawn, Network, Source, check_networks, encoder_config, encoder_size, feature_dim, fold
 from .options import check_compare
 from .parity import Step, Steps, check_parity, measure
 from .published import Published
 from .recipe import Recipe
+from .recipe_values import ROUNDED
 from .results import RESULTS, read_results
 from .study import load_study
 from .thresholds import gaussian_thresholds
@@ -91,6 +92,7 @@ def build_engine(
     if classes:
         encoder = None if recipe.outside else encoder_config(recipe)
         classes.check(recipe.output, feature_dim(recipe), encoder)
+        classes = classes.stored(recipe.store)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # Beside the engine: the weights may not fit where temporary files usually are.
     with tempfile.TemporaryDirectory(prefix=f".{Path(path).name}.", dir=Path(path).parent) as folder:

@@ -18,8 +18,6 @@ from fsfast.engine.onnx_arrays import stored_arrays
 from .graph import ExportedGraph
 from .weights import in_memory
 
-# What is added to the provenance of such weights.
-ROUNDED = "; rounded to float16"
 _STORED = "/float16"
 
 

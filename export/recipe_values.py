@@ -11,6 +11,8 @@ from fsfast.engine.classes import ClassKind
 from fsfast.models.averages import Weights
 
 Store = Literal["float32", "float16"]
+# What is added to the provenance of weights that are stored as float16.
+ROUNDED = "; rounded to float16"
 # Of an engine, as fsfast/schemas/engine.schema.json has it; it becomes a folder's name, too.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 # As many as the loader of mappers reads.

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export import networks
+from export import classes, networks
 from export.__main__ import main
+from export.class_rows import ClassRows
 from export.engine_recipe import find_recipe
 from export.half import round_weights, widened
 from export.options import Options, customise, describe
@@ -17,6 +18,7 @@ from export.recipe import load_recipe
 from export.reduce import Options as Reductions
 from fsfast import SmoothedEncoder
 from fsfast.backends.onnxruntime.cpu import open_session
+from fsfast.engine.classes import load_classes
 from fsfast.engine.engine import load_engine
 from fsfast.engine.onnx_arrays import stored_arrays
 from fsfast.engine.onnx_bytes import external_tensors
@@ -105,6 +107,29 @@ def test_an_engine_keeps_how_it_stores(folder):
     recipe = load_recipe(str(folder / "narrow.toml"))
     assert ", stored as float16" in describe(recipe)
     assert customise(recipe, Options(store="float32")).store == "float32"
+
+
+def test_rows_of_classes_are_stored_so_too(folder, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(3, CONFIG.width)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    words = ["--classes", str(tmp_path / "rows.npy"), "--names", str(tmp_path / "names.txt"), "--linear"]
+    assert classes.main([str(folder / "half"), *words, "--out", str(tmp_path / "engine")]) == 0
+    assert load_file(tmp_path / "engine/classes.safetensors")["class_features"].dtype == torch.float16
+    engine = load_engine(tmp_path / "engine")
+    head = load_classes(engine)
+    assert head.features.dtype == np.float32
+    np.testing.assert_array_equal(head.features, rows.astype(np.float16))
+    assert engine.manifest.record["provenance"][-1]["source"].endswith("); rounded to float16")
+
+
+@pytest.mark.parametrize(("value", "kind"), [(7e4, "linear"), (1e-9, "directions")])
+def test_rows_that_float16_cannot_hold_are_refused(value, kind):
+    rows = np.array([[1, 1], [value, 0]], np.float32)
+    head = ClassRows(("a", "b"), rows, kind, "a test")
+    assert head.stored("float32") is head
+    with pytest.raises(ValueError, match=r"got others in row 1 \(counted from 0\); store float32"):
+        head.stored("float16")
 
 
 def test_another_type_is_refused(folder, tmp_path):
