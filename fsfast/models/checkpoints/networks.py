@@ -27,7 +27,7 @@ PURIFIERS: Mapping[str, DenoiserConfig] = {
 }
 # Around a bare state dict: DataParallel, torch.compile, OneStepPurifier.
 _AROUND = re.compile(r"((module|_orig_mod|unet)\.)+")
-# Names that no other network has.
+# Names that tell a U-Net from a DRUNet.
 _UNET = {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"}
 _DRUNET = {"down_blocks.0.0.conv1.weight", "middle.0.conv1.weight", "up_blocks.0.0.conv1.weight"}
 
@@ -203,7 +203,8 @@ def _nearest(checkpoint: Checkpoint, prefix: str) -> tuple[str, DenoiserConfig]:
 
 
 def _remedy(checkpoint: Checkpoint, prefix: str, timed: bool) -> str:
-    general = f"choose one of {', '.join(PURIFIERS)}, or give the config that the weights have"
+    presets = [name for name, config in PURIFIERS.items() if isinstance(config, UNetConfig) == timed]
+    general = f"choose one of {', '.join(presets)}, or give the config that the weights have"
     if not timed:
         return general
     names = {name.removeprefix(prefix) for name in checkpoint.names}
