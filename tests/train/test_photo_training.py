@@ -165,7 +165,7 @@ def test_other_robustness_keeps_the_reconstruction_and_other_pictures_do_not(fol
 def test_another_sigma_begins_with_these_weights(folder, encoder, tmp_path):
     data = RandomCrops(folder, 0, CPU)
     first = train_purifier(TINY, data, encoder, Place(tmp_path / "one"), "encoder")
-    few = replace(TINY, sigma=0.12, reconstruction=replace(TINY.reconstruction, rate=0.0))
+    few = replace(TINY, sigma=0.12, reconstruction=replace(TINY.reconstruction, steps=0))
     few = replace(few, robustness=replace(TINY.robustness, rate=0.0))
     start = ("sha256", first.state_dict())
     second = train_purifier(few, data, encoder, Place(tmp_path / "two"), "encoder", start)
@@ -177,4 +177,8 @@ def test_the_command_says_what_it_wants(folder, tmp_path, capsys):
     assert main(run) == 2
     assert "no.pth" in capsys.readouterr().err
     assert main([*run, "--robustness-steps", "0"]) == 2
-    assert "wanted at least one step of each part" in capsys.readouterr().err
+    assert "wanted at least 1 step of each part" in capsys.readouterr().err
+    for loss in ("cosine=1", "pooled", "pooled=-1"):
+        with pytest.raises(SystemExit):
+            main([*run, "--loss", loss])
+        assert "wanted" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ class PurifierConfig:
         sigma: noise level in [0, 1] pixel units.
         seed: of crops, new weights and noise.
         unet: the network's shape.
-        reconstruction, robustness: of the two parts.
+        reconstruction, robustness: of the two parts; 0 steps of the first leave it out.
         patch: side of the first part's squares in pixels.
         pooled, tokens, maps, classes, pixels: weights of the second part's losses, see `Robustness`.
         bf16: compute the networks in bfloat16; weights, losses and the optimiser stay float32.
@@ -259,10 +260,10 @@ def train_purifier(
         begin.append(start[0])
         unet.load_state_dict(start[1])
     first = Reconstruction(config, data, unet, *begin)
-    # Parameters of an average have no gradients.
-    second_unet = copy.deepcopy(run_stage(first, place)).requires_grad_(True)
-    assert isinstance(second_unet, DRUNet)
-    second = Robustness(config, data, second_unet, encoder, first.digest, weights)
+    if config.reconstruction.steps:
+        # Parameters of an average have no gradients.
+        unet = cast(DRUNet, copy.deepcopy(run_stage(first, place)).requires_grad_(True))
+    second = Robustness(config, data, unet, encoder, first.digest, weights)
     trained = run_stage(second, place).requires_grad_(False)
     assert isinstance(trained, DRUNet)
     save_weights(place.folder / "purifier.safetensors", trained.state_dict(), second.digest, config.sigma)

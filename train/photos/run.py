@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from train.photos.purifier import FrozenClassifier, PurifierConfig, train_purifi
 from train.place import choose_device, prepare, set_threads
 
 RECIPE = "efficientnet-lite0"
+LOSSES = ("pooled", "tokens", "maps", "classes", "pixels")
 
 
 def main(arguments: list[str]) -> int:
@@ -57,12 +59,31 @@ def frozen_classifier(path: Path) -> FrozenClassifier:
 
 
 def _config(options: argparse.Namespace) -> PurifierConfig:
-    config = PurifierConfig(options.sigma, options.seed, bf16=options.bf16)
+    config = PurifierConfig(options.sigma, options.seed, bf16=options.bf16, **dict(options.loss))
+    least = 0 if options.start else 1
+    if options.reconstruction_steps < least or options.robustness_steps < 1:
+        raise ValueError(
+            f"wanted at least 1 step of each part (0 of the reconstruction with --start), got "
+            f"{options.reconstruction_steps} and {options.robustness_steps}"
+        )
     steps = {"reconstruction": options.reconstruction_steps, "robustness": options.robustness_steps}
-    if min(steps.values()) < 1:
-        raise ValueError(f"wanted at least one step of each part, got {steps}")
-    parts = {name: replace(getattr(config, name), steps=count) for name, count in steps.items()}
-    return replace(config, **parts)
+    return replace(
+        config, **{name: replace(getattr(config, name), steps=count) for name, count in steps.items()}
+    )
+
+
+def _loss(text: str) -> tuple[str, float]:
+    """Read NAME=WEIGHT."""
+    name, _, weight = text.partition("=")
+    if name not in LOSSES:
+        raise argparse.ArgumentTypeError(f"wanted one of {', '.join(LOSSES)} with its weight, got {text!r}")
+    try:
+        value = float(weight)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"wanted a weight from 0 to 100, got {text!r}")
+    return name, value
 
 
 def _parser() -> Parser:
@@ -85,6 +106,14 @@ def _parser() -> Parser:
     for part in ("reconstruction", "robustness"):
         steps = getattr(PurifierConfig(0.25), part).steps
         parser.add_argument(f"--{part}-steps", type=int, default=steps, help=f"default {steps}")
+    parser.add_argument(
+        "--loss",
+        type=_loss,
+        action="append",
+        default=[],
+        metavar="NAME=WEIGHT",
+        help=f"weight of one of the robustness losses: {', '.join(LOSSES)}; may be repeated",
+    )
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16; weights stay float32")
     parser.add_argument("--seed", type=int, default=0, help="of crops, new weights and noise (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
