@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 gpu gpu-carry certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 load gpu gpu-carry certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -59,9 +59,9 @@ parity: .venv-parity/installed
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e ".[parity]"
 	touch $@
 
-# The demo's page and the site on screens of telephones and desks; Debian's chromium.
+# The demo's page, the site and the server's page on screens of telephones and desks; Debian's chromium.
 browser: .venv-dev/installed docs
-	.venv-dev/bin/python -m pytest tests/report/test_browser.py
+	.venv-dev/bin/python -m pytest tests/report/test_browser.py tests/serve/test_pages.py
 
 lint: .venv-dev/installed
 	.venv-dev/bin/ruff check .
@@ -99,6 +99,10 @@ bench: .venv-dev/installed
 
 bench-avx2: .venv-dev/installed build/cpu_mask.so
 	$(MASKED) .venv-dev/bin/python -m benchmarks
+
+# `fsfast serve` under load and among hostile clients, on loopback (half an hour on two cores).
+load: .venv-dev/installed
+	.venv-dev/bin/python -m benchmarks.load
 
 # What needs a CUDA GPU, with the Python that has torch, in eight minutes; no network. Writes build/gpu/.
 gpu:

@@ -14,13 +14,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fsfast._version import __version__
-from fsfast.errors import BackendUnavailable, CertificateError, EngineError, FsfastError, ImageError
+from fsfast.errors import (
+    BackendUnavailable,
+    CertificateError,
+    EngineError,
+    FsfastError,
+    ImageError,
+    ReplicasDiffer,
+    ServerError,
+)
 
 if TYPE_CHECKING:
     from fsfast.certificates.certificate import Certificate
     from fsfast.certificates.lines import load_certificates
     from fsfast.certificates.reading import load_certificate
     from fsfast.certificates.replay import Verification
+    from fsfast.client import AsyncClient, Client
     from fsfast.encoder import SmoothedEncoder
     from fsfast.images.arrays import from_pixel_values
     from fsfast.runtime.feature_folder import FeatureFolder
@@ -28,14 +37,18 @@ if TYPE_CHECKING:
     from fsfast.runtime.many import Outcome
 
 __all__ = [
+    "AsyncClient",
     "BackendUnavailable",
     "Certificate",
     "CertificateError",
+    "Client",
     "EngineError",
     "FeatureFolder",
     "FsfastError",
     "ImageError",
     "Outcome",
+    "ReplicasDiffer",
+    "ServerError",
     "SmoothedEncoder",
     "SmoothedFeatures",
     "Verification",
@@ -51,6 +64,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Imported on first use: a server that only encodes never pays for SciPy.
 _HOME = {
+    "AsyncClient": "client",
+    "Client": "client",
     "SmoothedEncoder": "encoder",
     "SmoothedFeatures": "runtime.features",
     "load_features": "runtime.features",

@@ -1,4 +1,4 @@
-"""Command line: `fsfast demo | inspect | info | doctor | encode | certify | verify | summary | bench | export`.
+"""Command line: `fsfast demo | inspect | info | doctor | encode | certify | verify | summary | serve | bench | export`.
 
 Exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use.
 """
@@ -16,11 +16,24 @@ from contextlib import redirect_stdout
 from typing import Any, TextIO, cast
 
 from fsfast._version import __version__
-from fsfast.commands import bench, certify, demo, doctor, encode, export, info, inspect, summary, verify
+from fsfast.commands import (
+    bench,
+    certify,
+    demo,
+    doctor,
+    encode,
+    export,
+    info,
+    inspect,
+    serve,
+    summary,
+    verify,
+)
 from fsfast.commands.parser import Parser
 from fsfast.errors import FsfastError, printable
 
 _EPILOG = """environment:
+  FSFAST_API_KEY: the key that encode --server presents
   FSFAST_BACKEND: what --backend auto means, onnxruntime or openvino (default: the faster one by measurement)
   FSFAST_CACHE: folder of self-test results and measurements (default: $XDG_CACHE_HOME/fsfast or ~/.cache/fsfast)
   FSFAST_SECRET: derive seeds from this secret of at least 16 bytes instead of drawing them
@@ -138,7 +151,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"fsfast {__version__}")
     _add_verbose(parser, False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="fsfast")
-    for module in (demo, inspect, info, doctor, encode, certify, verify, summary, bench, export):
+    for module in (demo, inspect, info, doctor, encode, certify, verify, summary, serve, bench, export):
         title, _, rest = (module.__doc__ or "").strip().partition("\n")
         name = module.__name__.rpartition(".")[2]
         sub = commands.add_parser(name, help=title, description=f"{title}\n{rest}")

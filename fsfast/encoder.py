@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
@@ -16,11 +16,11 @@ from fsfast.engine.engine import built_in_name
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError
 from fsfast.images.grid import Grid, GridImage, to_grid
 from fsfast.runtime.features import SmoothedFeatures
-from fsfast.runtime.function import stack
+from fsfast.runtime.function import Function, stack
 from fsfast.runtime.many import OnError, Outcome, check_many, judged
 from fsfast.runtime.opening import open_engine
 from fsfast.runtime.options import Options, check_secret
-from fsfast.runtime.pipeline import Sample, encoder_closed
+from fsfast.runtime.pipeline import Pipeline, Sample, encoder_closed
 from fsfast.runtime.progress import Progress, count_of, counting_samples, progress_bar
 from fsfast.runtime.sampling import MAX_SAMPLES, check_samples
 from fsfast.runtime.seeds import Seeds, seed_from_system
@@ -181,6 +181,24 @@ class SmoothedEncoder:
     def closed(self) -> bool:
         """Whether `close` was called; features and certificates outlive it, calls raise FsfastError."""
         return self._function.pipeline.closed
+
+    @property
+    def function(self) -> Function:
+        """What is computed: for a host that brings the rows of many callers together itself."""
+        return self._function
+
+    @property
+    def seeds(self) -> Seeds:
+        """Where seeds come from that the caller does not give; for such a host."""
+        return self._seeds
+
+    def sharing(self, pipeline: Pipeline) -> SmoothedEncoder:
+        """Return this encoder with another pipeline of the same function: one through which such a host runs it."""
+        # `copy` would open the engine again, as unpickling does.
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__
+        other._function = replace(self._function, pipeline=pipeline)
+        return other
 
     def _check_open(self) -> None:
         if self.closed:

@@ -37,6 +37,34 @@ class CheckpointError(FsfastError, ValueError):
     """Weights cannot be loaded: missing, damaged, not weights alone, or not those of the network at hand."""
 
 
+class ServerError(FsfastError):
+    """A server did not answer, refused a request, or answered with something else; errors of images and certificates
+    keep their own classes.
+
+    Attributes:
+        status: of HTTP, or None where no answer came.
+        kind: the server's name for the error, as "QueueFull"; "" where it gave none.
+        request_id: what the server's log calls the request; "" where no answer came.
+        retry_after: seconds after which the server wants to be asked again, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        kind: str = "",
+        request_id: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.request_id, self.retry_after = status, kind, request_id, retry_after
+
+
+class ReplicasDiffer(ServerError):
+    """Two answers under one address come from different functions: replicas with other engines, options or versions."""
+
+
 def printable(text: str, keep: str = "\n\t") -> str:
     """Return text without characters that steer a terminal or turn its direction; they become \\uXXXX.
 

@@ -21,6 +21,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 # What a page shows one after the other is one session.
 PYTHON = ["README.md", "quickstart.md", "serving.md", "data-sets.md"]
 NEEDS_A_GPU = ["gpu.md", "tensorrt.md"]
+# Run in tests/serve/test_own_clients.py.
+NEEDS_A_SERVER = ["clients.md"]
 # Fewer samples than shown: the machinery is the same.
 QUICK = [("n=1000", "n=60"), ("certify photo photo.jpg", "certify photo photo.jpg -n 60")]
 # Run as they stand, with their exit codes. All others are compared with the help of their command: they need weights,
@@ -83,7 +85,7 @@ def test_python(name, folder, capsys):
 
 def test_all_python_is_python():
     seen = {page.name for page in PAGES if blocks(page, "python")}
-    assert seen == {*PYTHON, *NEEDS_A_GPU}
+    assert seen == {*PYTHON, *NEEDS_A_GPU, *NEEDS_A_SERVER}
     for page in PAGES:
         for block in blocks(page, "python"):
             compile(block, page.name, "exec")
@@ -156,4 +158,5 @@ def test_commands_exist():
             for option in (word for word in rest if word.startswith("-")):
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[key]), f"{line}: {option}"
         else:
-            assert name in ("source", "pip"), line
+            # Those of curl are run in tests/serve/test_requests.py.
+            assert name in ("source", "pip", "curl", "export"), line

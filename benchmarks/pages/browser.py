@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -20,18 +23,36 @@ def run(*arguments: str) -> str:
         FileNotFoundError: there is none.
         subprocess.CalledProcessError: it failed.
     """
+    command = [*_command(), "--virtual-time-budget=20000", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+
+
+@contextmanager
+def showing(address: str) -> Iterator[None]:
+    """Show a page in real time, for one that waits for a server's answers.
+
+    Raises:
+        FileNotFoundError: there is no Chromium.
+    """
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        subprocess.Popen(
+            [*_command(), f"--user-data-dir={profile}", "--remote-debugging-port=0", address],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process,
+    ):
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def _command() -> list[str]:
     path = find()
     if path is None:
         raise FileNotFoundError(
             f"wanted one of {', '.join(NAMES)} on the path, found none: apt-get install chromium"
         )
     # Only pages of ours are opened; without its sandbox it runs as root, too.
-    fixed = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--virtual-time-budget=20000",
-    )
-    done = subprocess.run([path, *fixed, *arguments], capture_output=True, text=True, check=True, timeout=300)
-    return done.stdout
+    return [path, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]

@@ -166,7 +166,7 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     """Yield what becomes of every image; certificates are written as they are made."""
     journal = None if args.output is None else Journal(args.output, _settings(args, encoder, served))
-    images = fitted.watch(readable(paths, encoder, "certify", args.on_error))
+    images = fitted.watch(readable(paths, encoder.grid, "certify", args.on_error))
     for path, image in zip(paths, images, strict=False):
         name = _name(path)
         if image is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsfast.errors import BackendUnavailable, FsfastError, printable
 from fsfast.file_kind import recognise_file
-from fsfast.images.grid import GridImage, to_grid_image
+from fsfast.images.grid import Grid, GridImage, to_grid_image
 from fsfast.runtime.progress import beside_bars
 
 if TYPE_CHECKING:
@@ -143,15 +143,8 @@ def _usable_on_gpu(backend: str) -> bool:
 def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> SmoothedEncoder:
     """Open the engine that the arguments name; what they leave open is taken from `profile`."""
     from fsfast.encoder import SmoothedEncoder
-    from fsfast.runtime.sampling import check_samples
-    from fsfast.runtime.seeds import check_seed
 
-    # Before the networks are loaded, and also where no image can be read.
-    for name in ("n", "n0"):
-        if isinstance(count := getattr(args, name, None), int):
-            check_samples(count, f"--{name}")
-    if (seed := getattr(args, "seed", None)) is not None:
-        check_seed(seed)
+    check_sampling(args)
     names = ("device", "backend", "precision", "micro_batch", "graph_threads", "stages")
     chosen: dict[str, Any] = {name: getattr(args, name) for name in names}
     if profile is not None:
@@ -165,6 +158,19 @@ def open_encoder(args: argparse.Namespace, profile: Profile | None = None) -> Sm
     )
 
 
+def check_sampling(args: argparse.Namespace) -> None:
+    """Refuse numbers of samples and a seed that are none, before networks are loaded, and also where no image can be
+    read; raises ValueError."""
+    from fsfast.runtime.sampling import check_samples
+    from fsfast.runtime.seeds import check_seed
+
+    for name in ("n", "n0"):
+        if isinstance(count := getattr(args, name, None), int):
+            check_samples(count, f"--{name}")
+    if (seed := getattr(args, "seed", None)) is not None:
+        check_seed(seed)
+
+
 def parse_seed(text: str) -> int:
     """Read a seed, decimal or 0x…; for argparse."""
     try:
@@ -174,15 +180,15 @@ def parse_seed(text: str) -> int:
 
 
 def readable(
-    paths: Iterable[str], encoder: SmoothedEncoder, command: str, on_error: str = "skip"
+    paths: Iterable[str], grid: Grid, command: str, on_error: str = "skip"
 ) -> Iterator[GridImage | None]:
-    """Yield every image on the engine's grid, or None for one that failed, after naming it on stderr.
+    """Yield every image on an engine's grid, or None for one that failed, after naming it on stderr.
 
     With `on_error` "stop" the first that fails is the last.
     """
     for path in paths:
         try:
-            yield to_grid_image(path, encoder.manifest.grid, name=as_text(path))
+            yield to_grid_image(path, grid, name=as_text(path))
         except FsfastError as error:
             complain(command, path, error)
             yield None

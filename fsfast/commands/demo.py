@@ -97,7 +97,7 @@ def _own_images(paths: list[str], encoder: SmoothedEncoder) -> list[Subject]:
     """Return the images that can be read; the others are named on stderr."""
     from fsfast.report.data import Subject
 
-    images = [image for image in readable(paths, encoder, "demo") if image is not None]
+    images = [image for image in readable(paths, encoder.grid, "demo") if image is not None]
     return [Subject(Path(str(image.name)).name, image) for image in images]
 
 

@@ -4,6 +4,8 @@ A name ending in .safetensors or .npz is a file for a few images: it is written 
 fsfast.load_features reads it. Any other name is a folder for many: shards of bounded size, and an index with names,
 sources and seeds. Run the same command again after an interruption, and what is done is left out.
 fsfast.FeatureFolder reads it.
+
+With --server URL the features come from `fsfast serve` there, and ENGINE is the name of its model.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fsfast.commands.common import as_text, complain, engine_arguments, open_encoder, parse_seed, readable
+from fsfast.commands.common import as_text, complain, engine_arguments, parse_seed, readable
+from fsfast.commands.encoding import Encoding, encoding, server_argument
 from fsfast.commands.fitted import Fitted
 from fsfast.commands.inputs import image_arguments, image_paths
 from fsfast.commands.journal import locked
@@ -25,7 +28,6 @@ from fsfast.report.text import RANDOM_WEIGHTS
 from fsfast.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from fsfast.encoder import SmoothedEncoder
     from fsfast.images.grid import GridImage
     from fsfast.runtime.feature_folder import FeatureWriter
     from fsfast.runtime.features import SmoothedFeatures
@@ -47,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--n0", type=int, help="samples per image (default: the engine's)")
     parser.add_argument("--seed", type=parse_seed, help="use this seed for every image, to replay a result")
+    server_argument(parser)
     parser.add_argument("--raw-mean", action="store_true", help="also store the mean of the raw features")
     parser.add_argument(
         "--shard-rows",
@@ -109,15 +112,15 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None:
         folder.mkdir(exist_ok=True)
     index = None if folder is None else str(folder / _INDEX)
-    with open_encoder(args) as encoder, locked(index, "encode"):
+    with encoding(args) as engine, locked(index, "encode"):
         if folder is not None:
-            with _writer(args, folder, encoder) as writer:
-                counts = _encode(args, paths, encoder, writer)
-            _report_folder(args, counts, encoder)
+            with _writer(args, folder, engine) as writer:
+                counts = _encode(args, paths, engine, writer)
+            _report_folder(args, counts, engine)
         else:
             file = OneFile()
             try:
-                counts = _encode(args, paths, encoder, file)
+                counts = _encode(args, paths, engine, file)
             except KeyboardInterrupt:
                 complain(
                     "encode", args.output, "nothing is written; in a folder (-o NAME/) what is done stays"
@@ -151,12 +154,12 @@ def _folder(args: argparse.Namespace) -> Path | None:
     return output
 
 
-def _writer(args: argparse.Namespace, folder: Path, encoder: SmoothedEncoder) -> FeatureWriter:
+def _writer(args: argparse.Namespace, folder: Path, engine: Encoding) -> FeatureWriter:
     from fsfast.runtime.feature_folder import FeatureWriter
 
     settings: dict[str, object] = {
-        "engine or profile": encoder.function_id,
-        "n0": args.n0 or encoder.manifest.n0,
+        "engine or profile": engine.function_id,
+        "n0": args.n0 or engine.n0,
         "raw mean": args.raw_mean,
     }
     if args.seed is not None:
@@ -165,15 +168,13 @@ def _writer(args: argparse.Namespace, folder: Path, encoder: SmoothedEncoder) ->
 
 
 def _encode(
-    args: argparse.Namespace, paths: list[str], encoder: SmoothedEncoder, writer: FeatureWriter | OneFile
+    args: argparse.Namespace, paths: list[str], engine: Encoding, writer: FeatureWriter | OneFile
 ) -> Counts:
     counts = Counts()
     seeds = None if args.seed is None else repeat(args.seed)
     with progress_bar(None, len(paths), "encode") as advance:
-        images = _Images(_new(args, paths, encoder, writer, counts, advance), len(paths))
-        for outcome in encoder.encode_iter(
-            images, args.n0, seeds=seeds, raw_mean=args.raw_mean, progress=advance
-        ):
+        images = _Images(_new(args, paths, engine, writer, counts, advance), len(paths))
+        for outcome in engine.encode_iter(images, args.n0, seeds=seeds, progress=advance):
             assert outcome.result is not None, "images that cannot be read are left out before"
             writer.add(outcome.result)
             counts.written += 1
@@ -197,7 +198,7 @@ class _Images:
 def _new(
     args: argparse.Namespace,
     paths: list[str],
-    encoder: SmoothedEncoder,
+    engine: Encoding,
     writer: FeatureWriter | OneFile,
     counts: Counts,
     advance: Callable[[float], object],
@@ -212,7 +213,7 @@ def _new(
             else:
                 yield path
 
-    for image in counts.fitted.watch(readable(others(), encoder, "encode", args.on_error)):
+    for image in counts.fitted.watch(readable(others(), engine.grid, "encode", args.on_error)):
         if image is None:
             counts.failed += 1
             advance(1)
@@ -223,8 +224,8 @@ def _new(
             advance(1)
 
 
-def _report_folder(args: argparse.Namespace, counts: Counts, encoder: SmoothedEncoder) -> None:
-    n0 = args.n0 or encoder.manifest.n0
+def _report_folder(args: argparse.Namespace, counts: Counts, engine: Encoding) -> None:
+    n0 = args.n0 or engine.n0
     if args.json:
         summary = {
             "output": as_text(args.output),
@@ -232,8 +233,8 @@ def _report_folder(args: argparse.Namespace, counts: Counts, encoder: SmoothedEn
             "done_before": counts.before,
             "failed": counts.failed,
             "n0": n0,
-            "function_id": encoder.function_id,
-            "random_weights": encoder.manifest.random_weights,
+            "function_id": engine.function_id,
+            "random_weights": engine.random_weights,
         }
         print(json.dumps(summary))
         return
@@ -242,8 +243,8 @@ def _report_folder(args: argparse.Namespace, counts: Counts, encoder: SmoothedEn
         f"{counts.before} done before",
         f"{counts.failed} failed",
     ]
-    print(f"{as_text(args.output)}: {', '.join(said)}, n0 = {n0}, σ = {encoder.sigma:g}")
-    _explain(counts, encoder.manifest.random_weights)
+    print(f"{as_text(args.output)}: {', '.join(said)}, n0 = {n0}, σ = {engine.sigma:g}")
+    _explain(counts, engine.random_weights)
 
 
 def _report_file(args: argparse.Namespace, out: SmoothedFeatures, counts: Counts) -> None:

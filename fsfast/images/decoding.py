@@ -48,7 +48,7 @@ def decode_file(path: str) -> tuple[np.ndarray, dict[str, Any]]:
     Raises:
         ImageError: missing, not a regular file, too large, of an unknown format, truncated or damaged.
     """
-    return decode_bytes(_read(path), path, "file")
+    return decode_bytes(read_file(path), path, "file")
 
 
 def decode_bytes(data: bytes, label: str, kind: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -105,8 +105,12 @@ def _too_large(what: str) -> ImageError:
     return refusal(wanted, what, f"scale it down first, or raise {PIXELS.variable} where you trust its maker")
 
 
-def _read(path: str) -> bytes:
-    """Return the bytes of a regular file of sensible size."""
+def read_file(path: str) -> bytes:
+    """Return the bytes of a regular file of sensible size.
+
+    Raises:
+        ImageError: missing, not a regular file, too large, or it cannot be read.
+    """
     try:
         status = os.stat(path)
         regular = stat.S_ISREG(status.st_mode)

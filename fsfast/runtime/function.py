@@ -83,10 +83,7 @@ class Function:
         # 2. Rows
         rows = micro_batches(seeds, n0, self.profile.micro_batch)
         self.pipeline.run(stack(items), rows, Stream.SERVING, sums, advance=advance, seconds=seconds)
-        # 9. Features
-        unit = directions(sums.unit)
-        raw = None if sums.raw is None else (sums.raw / n0).astype(np.float32)
-        return Served(served_features(sums, unit), unit, raw)
+        return served(sums, n0)
 
     def scores(
         self,
@@ -126,6 +123,14 @@ class Function:
         self.pipeline.run(stack(items), rows, stream, sums, scores=scores, advance=advance)
         # The last rows are padding.
         return scores.values[:total].reshape(len(items), n, *scores.values.shape[1:])
+
+
+def served(sums: FeatureSums, n0: int) -> Served:
+    """Return the features of B images from the sums over their n0 samples."""
+    # 9. Features
+    unit = directions(sums.unit)
+    raw = None if sums.raw is None else (sums.raw / n0).astype(np.float32)
+    return Served(served_features(sums, unit), unit, raw)
 
 
 @dataclass(frozen=True)

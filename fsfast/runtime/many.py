@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar, get_args
@@ -51,35 +51,43 @@ def check_many(images: object, on_error: str) -> None:
 
 
 def on_grid(images: Iterable[Any], grid: Grid) -> Iterator[Outcome[GridImage]]:
-    """Yield every image on the grid, or why it cannot be put there; batches [B, H, W, 3] are spliced in.
+    """Yield every image on the grid, or why it cannot be put there; arguments as `outcomes_of`."""
+    return outcomes_of(images, lambda image: to_grid_image(image, grid))
+
+
+def outcomes_of(images: Iterable[Any], convert: Callable[[Any], T]) -> Iterator[Outcome[T]]:
+    """Yield what is made of every image, or why it is none; batches [B, H, W, 3] are spliced in.
 
     Args:
         images: anything that `to_grid_image` takes, one after the other; nothing is read ahead.
-        grid: the engine's grid.
+        convert: takes one image; raises ImageError or TypeError.
     """
     position = 0
     for given in images:
-        for image, error in _each(given, grid):
-            name = image.name if image is not None else _name(given)
-            yield Outcome(position, name, image, error)
+        for image, result, error in _each(given, convert):
+            yield Outcome(position, _name(image), result, error)
             position += 1
 
 
-def _each(given: Any, grid: Grid) -> Iterator[tuple[GridImage | None, ImageError | TypeError | None]]:
+def _each(
+    given: Any, convert: Callable[[Any], T]
+) -> Iterator[tuple[Any, T | None, ImageError | TypeError | None]]:
     try:
         parts, _ = as_list([given])
     except (ImageError, TypeError) as error:
-        yield None, error
+        yield given, None, error
         return
     for part in parts:
         try:
-            yield to_grid_image(part, grid), None
+            yield part, convert(part), None
         except (ImageError, TypeError) as error:
-            yield None, error
+            yield part, None, error
 
 
-def _name(given: Any) -> str | None:
-    return os.fsdecode(given) if isinstance(given, (str, os.PathLike)) else None
+def _name(image: Any) -> str | None:
+    if isinstance(image, GridImage):
+        return image.name
+    return os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else None
 
 
 def groups(outcomes: Iterator[Outcome[T]], size: int) -> Iterator[list[Outcome[T]]]:
@@ -112,3 +120,19 @@ def judged(outcomes: Iterator[Outcome[T]], on_error: OnError) -> Iterator[Outcom
         elif on_error == "raise":
             error = outcome.error
             raise type(error)(f"image {outcome.position} (counted from 0): {error}") from error
+
+
+def whole(outcomes: Iterable[Outcome[T]], single: bool) -> list[T]:
+    """Return the results of all images.
+
+    Args:
+        outcomes: of every image.
+        single: whether an image came alone, so that its error names no position.
+
+    Raises:
+        FsfastError, TypeError: that of the first image that failed.
+    """
+    found = list(outcomes) if single else list(judged(iter(outcomes), "raise"))
+    if found and found[0].error is not None:
+        raise found[0].error
+    return [outcome.result for outcome in found if outcome.result is not None]

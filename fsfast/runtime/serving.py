@@ -9,7 +9,7 @@ import numpy as np
 
 from fsfast.images.grid import GridImage
 from fsfast.runtime.features import SmoothedFeatures, joined
-from fsfast.runtime.function import Function
+from fsfast.runtime.function import Function, Served
 from fsfast.runtime.many import Outcome, groups, on_grid, seeds_of
 from fsfast.runtime.progress import Progress, count_of, counting_samples, progress_bar
 from fsfast.runtime.seeds import SeedOrigin, Seeds
@@ -73,16 +73,28 @@ def _group(
     advance: Callable[[float], Any],
     seconds: dict[str, float] | None = None,
 ) -> SmoothedFeatures:
-    manifest, seeds = function.manifest, [seed for seed, _ in drawn]
+    seeds = [seed for seed, _ in drawn]
     with counting_samples(advance, len(items), n0) as done:
         part = function.serve(list(items), seeds, n0, raw_mean=raw_mean, advance=done, seconds=seconds)
+    return handed_out(function, items, drawn, n0, part)
+
+
+def handed_out(
+    function: Function,
+    items: Sequence[GridImage],
+    drawn: Sequence[tuple[int, SeedOrigin]],
+    n0: int,
+    part: Served,
+) -> SmoothedFeatures:
+    """Return features with all that belongs to them; arguments as `encode`."""
+    manifest = function.manifest
     # Pooled features have no axis of tokens.
     tokens = (slice(None), 0) if manifest.pooled else (slice(None),)
     return SmoothedFeatures(
         features=part.features[tokens],
         unit=part.unit[tokens],
         raw_mean=None if part.raw is None else part.raw[tokens],
-        seeds=np.array(seeds, np.uint64),
+        seeds=np.array([seed for seed, _ in drawn], np.uint64),
         seed_origins=tuple(origin for _, origin in drawn),
         grid_sha256=tuple(item.grid_sha256 for item in items),
         n0=n0,

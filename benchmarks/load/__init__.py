@@ -1,0 +1,1 @@
+"""`fsfast serve` under load and among hostile clients."""

@@ -1,0 +1,1 @@
+"""`fsfast serve`: smoothed features and certificates over the network, whatever speaks HTTP or gRPC."""
