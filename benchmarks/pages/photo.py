@@ -24,10 +24,12 @@ _NETWORKS = {
 
 
 def updated(text: str) -> str:
-    """Return a document with the tables that it names made anew."""
-    for name, render in _RENDERED.items():
+    """Return a document with the tables that it names made anew; those of missing results files stay empty."""
+    folder = RESULTS / "photo"
+    for name, (table, render) in _RENDERED.items():
         place = re.compile(rf"(<!-- photo {name} -->\n).*?(<!-- end of photo {name} -->)", re.DOTALL)
-        text = place.sub(lambda m, render=render: m[1] + render(RESULTS / "photo") + m[2], text)
+        shown = render(folder) if (folder / f"{table}.csv").exists() else ""
+        text = place.sub(lambda m, shown=shown: m[1] + shown + m[2], text)
     return text
 
 
@@ -147,10 +149,11 @@ def _percent(text: str) -> str:
     return f"{float(text):.0%}"
 
 
-_RENDERED: dict[str, Callable[[Path], str]] = {
-    "data": render_data,
-    "accuracy": render_accuracy,
-    "study": render_study,
-    "certificates": render_certificates,
-    "attacks": render_attacks,
+# Name in documents → results file and what shows it.
+_RENDERED: dict[str, tuple[str, Callable[[Path], str]]] = {
+    "data": ("data", render_data),
+    "accuracy": ("accuracy", render_accuracy),
+    "study": ("summary", render_study),
+    "certificates": ("certificates", render_certificates),
+    "attacks": ("attacked", render_attacks),
 }

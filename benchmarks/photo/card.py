@@ -34,7 +34,9 @@ The purifier was trained on these pictures, fetched by `python -m train photo-da
 was trained on ImageNet by others.
 """
 # A repetition on another machine rounds differently, and trains differently.
-_TOLERANCE = "Another processor rounds differently; training amplifies that: expect S within .005 and R within .01.\n"
+_TOLERANCE = (
+    "Another processor rounds differently; training amplifies that: expect S within .005 and R within .01.\n"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

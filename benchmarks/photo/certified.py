@@ -24,7 +24,6 @@ COLUMNS = (
         "networks",
         "anchor",
         "image",
-        "function_id",
         "n",
         "mean_score",
         "score_lower_bound",
@@ -75,7 +74,6 @@ def measure(photographs: Photographs, engines: Sequence[Engine], path: Path, ima
 
 def _bounds(certificate: Certificate) -> dict[str, object]:
     return {
-        "function_id": certificate.function_id,
         "n": certificate.n,
         "mean_score": certificate.mean_score,
         "score_lower_bound": certificate.score_lower_bound,
