@@ -129,8 +129,8 @@ certificates: .venv-dev/installed
 engine: .venv-dev/installed
 	.venv-dev/bin/python -m train demo --resume
 	.venv-dev/bin/python -m export demo --out fsfast/assets/engines/demo --force
-	mkdir -p fsfast/assets/examples
-	cp runs/demo/examples/* fsfast/assets/examples/
+	mkdir -p fsfast/assets/examples/demo
+	cp runs/demo/examples/* fsfast/assets/examples/demo/
 
 clean:
 	rm -rf .venv .venv-dev .venv-docs .venv-parity build dist *.egg-info fsfast/kernels/_cpu*.so fsfast/_processor*.so

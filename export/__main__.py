@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import get_args
 
 from fsfast.commands.parser import Parser, Several
 from fsfast.errors import FsfastError
@@ -14,6 +15,7 @@ from .class_rows import add_arguments, class_files, read_classes
 from .engine_recipe import check_known_in_torch, find_recipe
 from .options import OUTPUTS, Options, check_compare, customise, describe, needs
 from .recipe import Recipe, recipe_names
+from .recipe_values import Store
 from .results import results_of
 from .stopping import run
 
@@ -49,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.random_weights,
             class_files(args),
             args.weights,
+            args.store,
+            args.name,
+            args.card,
         )
         recipe = customise(find_recipe(args.recipe), options)
         check_known_in_torch(recipe)
@@ -110,8 +115,8 @@ def _parser() -> Parser:
     files.add_argument(
         "--purifier",
         metavar="[PRESET=]FILE",
-        help="a U-Net's weights, recognised by their shapes or to be a preset's (adm256, unet-light), or none; the "
-        "grid becomes 256×256",
+        help="a U-Net's or DRUNet's weights, recognised by their shapes or to be a preset's (adm256, unet-light, "
+        "drunet-light); photo, the DRUNet that comes with fsfast; or none. With a U-Net the grid becomes 256×256",
     )
     files.add_argument("--mapper", metavar="FILE", help="a smoothness mapper's weights, or none")
     which_weights.add_arguments(files)
@@ -129,11 +134,21 @@ def _parser() -> Parser:
         help="the right structure without training; marked everywhere. Networks are then named: --purifier "
         "adm256, --mapper 3 (blocks)",
     )
+    files.add_argument(
+        "--store",
+        choices=get_args(Store),
+        help="type of the weights in the engine's file: float16 rounds them once and halves the file; networks compute "
+        "in float32 either way (default: the recipe's, or float32)",
+    )
     files.add_argument("--dry-run", action="store_true", help="say what is missing and where to get it")
     parser.add_argument(
         "--sigma", type=float, help="noise level in [0,1] pixel units (default: the recipe's)"
     )
     parser.add_argument("--n0", type=int, help="default number of serving samples (default: the recipe's)")
+    parser.add_argument("--name", help="of the engine (default: the recipe's, and the networks added to it)")
+    parser.add_argument(
+        "--card", metavar="FILE.md", help="what the model card ends with: data, training, measurements"
+    )
     parser.add_argument("--out", metavar="DIR", help="directory to write (default: engines/<name>)")
     parser.add_argument("--force", action="store_true", help="replace an engine that stands there")
     parser.add_argument(

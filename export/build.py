@@ -29,11 +29,13 @@ from .card import model_card
 from .class_rows import CLASSES, ClassRows, read_classes, read_classifier
 from .elsewhere import Elsewhere, elsewhere
 from .graph import ExportedGraph, export_graph
+from .half import round_weights, stored_as_float16
 from .networks import Drawn, Network, Source, check_networks, encoder_config, encoder_size, feature_dim, fold
 from .options import check_compare
 from .parity import Step, Steps, check_parity, measure
 from .published import Published
 from .recipe import Recipe
+from .recipe_values import ROUNDED
 from .results import RESULTS, read_results
 from .study import load_study
 from .thresholds import gaussian_thresholds
@@ -82,6 +84,7 @@ def build_engine(
         raise ValueError(f"wanted a micro-batch of at least 1, got {micro_batch}")
     check_compare(recipe, compare)
     others = [read_results(Path(run)) for run in compare]
+    said = recipe.card.read_text(encoding="utf-8") if recipe.card else ""
     study = load_study(recipe)
     source = source or study or (Drawn(recipe) if recipe.random else Published(recipe))
     check_networks(recipe)
@@ -89,6 +92,7 @@ def build_engine(
     if classes:
         encoder = None if recipe.outside else encoder_config(recipe)
         classes.check(recipe.output, feature_dim(recipe), encoder)
+        classes = classes.stored(recipe.store)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # Beside the engine: the weights may not fit where temporary files usually are.
     with tempfile.TemporaryDirectory(prefix=f".{Path(path).name}.", dir=Path(path).parent) as folder:
@@ -105,7 +109,7 @@ def build_engine(
             files |= added
         parameters = {stage: result.parameters for stage, result in built.items()}
         others = built["encoder"].elsewhere
-        files["model-card.md"] = model_card(record, parameters, results, others).encode()
+        files["model-card.md"] = model_card(record, parameters, results, others, said).encode()
         digest = save_engine(path, record, files, force=force)
     size = sum(entry.stat().st_size for entry in Path(path).iterdir())
     report(f"{path}: {size / 1e6:.1f} MB, digest {digest[:16]}…")
@@ -175,10 +179,15 @@ def _stage(
     """Load, fold, export and measure one stage; only one stage's networks are in memory at a time."""
     report(f"{stage}: loading")
     network = fold(recipe, source.load(stage))
+    half = recipe.store == "float16"
+    if half:
+        round_weights(network.module)
     steps = way.step(stage, network.module)
     report(f"{stage}: exporting")
     example = torch.from_numpy(steps[min(batch for batch in steps if batch > 1)][0][:2])
     graph = network.graph or export_graph(network.module, example, network.input, network.output, OPSET)
+    if half:
+        graph = stored_as_float16(graph, network.module.state_dict().keys())
     offsets = weights.add(stage, graph.weights)
     outside = network.graph is not None
     parameters = _parameters(graph) if outside else sum(p.numel() for p in network.module.parameters())
@@ -191,6 +200,8 @@ def _stage(
     check_parity(stage, parity, steps.values(), TOLERANCE, original)
     others = elsewhere(point_into(graph, offsets, 0, WEIGHTS), content, steps) if outside else []
     origin, licence = source.provenance(stage)
+    if half and not origin.endswith(ROUNDED):
+        origin += ROUNDED
     provenance = {"stage": stage, "source": origin, "licence": licence}
     variant = _variant(_file(stage), network, steps[1], parity)
     return _Built(graph, offsets, variant, network.architecture, provenance, parameters, steps[1], others)

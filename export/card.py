@@ -19,6 +19,7 @@ def model_card(
     parameters: dict[str, int],
     results: dict[str, Any] | None,
     others: Sequence[Elsewhere] = (),
+    said: str = "",
 ) -> str:
     """Return the engine's model card in Markdown.
 
@@ -27,6 +28,7 @@ def model_card(
         parameters: stage → number of them.
         results: what the training measured, with `other_seeds`; None without a training run.
         others: what came of an encoder from outside on other back ends; empty for networks of ours.
+        said: Markdown that it ends with.
     """
     warning = (
         "**The weights are random: these networks were never trained.** The engine shows that the machinery "
@@ -67,6 +69,7 @@ def model_card(
         ),
         "",
         *_results(results),
+        *([said.rstrip(), ""] if said else []),
     ]
     return "\n".join(lines)
 

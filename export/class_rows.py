@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from fsfast.errors import brief, printable
 from fsfast.files import file_sha256, write_whole
 
 from .recipe import ClassFiles
+from .recipe_values import ROUNDED, Store
 
 if TYPE_CHECKING:
     # With torch, which answers that it is missing only once it is needed.
@@ -40,7 +41,7 @@ class ClassRows:
 
     Attributes:
         names: of the K classes.
-        rows: [K, D] float32.
+        rows: [K, D] float32, or float16 where an engine stores them so.
         kind: whether their norms count.
         source: where they come from, for the manifest.
         of_texts: whether a text tower made them, so that they lie in the space that it shares with an image tower.
@@ -75,6 +76,24 @@ class ClassRows:
                 f"wanted rows of classes of {dim} numbers, as the engine's {features} features have, got "
                 f"{self.rows.shape[1]}; {remedy}"
             )
+
+    def stored(self, store: Store) -> ClassRows:
+        """Return the classes as an engine stores them, whose networks' weights are stored so.
+
+        Raises:
+            ValueError: float16 cannot hold a row.
+        """
+        if store == "float32":
+            return self
+        with np.errstate(over="ignore"):
+            rows = self.rows.astype(np.float16)
+        lost = ~np.isfinite(rows).all(1) | ((self.kind == "directions") & ~rows.any(1))
+        if lost.any():
+            raise ValueError(
+                f"wanted rows of classes that float16 can hold, got others in row {int(lost.argmax())} (counted from "
+                "0); store float32"
+            )
+        return replace(self, rows=rows, source=self.source + ROUNDED)
 
     def into(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return a manifest with these classes, and the file that it names."""

@@ -46,7 +46,7 @@ def add_classes(source: str | Path, classes: ClassRows, path: str | Path, *, for
         )
     recipe = recipe_of_engine(engine)
     classes.check(manifest.output, manifest.dim, None if recipe.outside else encoder_config(recipe))
-    changed, files = classes.into(record)
+    changed, files = classes.stored(recipe.store).into(record)
     if _CARD in manifest.files:
         files[_CARD] = with_classes(engine.read(_CARD).decode("utf-8"), changed).encode()
     replaced = {*files, record["classes"]["file"]} if "classes" in record else files

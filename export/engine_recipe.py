@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from fsfast.engine.engine import MANIFEST, Engine, load_engine
+from fsfast.engine.onnx_bytes import external_tensors
 
 from .recipe import BY_SHAPE, ClassFiles, Outside, Recipe, load_recipe, recipe_names
+from .recipe_values import Store
 
 
 def find_recipe(name_or_path: str) -> Recipe:
@@ -57,7 +59,14 @@ def recipe_of_engine(engine: Engine) -> Recipe:
         classes=_classes(engine),
         engine=engine.path,
         engine_random=manifest.random_weights,
+        store=_store(engine),
     )
+
+
+def _store(engine: Engine) -> Store:
+    precision, *_ = engine.manifest.stages["encoder"]
+    stored = external_tensors(engine.graph("encoder", precision))
+    return "float16" if any(tensor.dtype == "float16" for tensor in stored) else "float32"
 
 
 def _classes(engine: Engine) -> ClassFiles | None:

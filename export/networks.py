@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from fsfast.models import (
-    ADM256,
     EFFICIENTNET_LITE0,
-    UNET_LIGHT,
-    UNET_TINY,
     VIT_B_16,
     VIT_B_32,
     VIT_L_14,
     VIT_L_14_336,
     VIT_TINY,
+    DenoiserConfig,
+    DRUNet,
     EfficientNet,
     EfficientNetConfig,
     EfficientNetFeatures,
@@ -25,11 +24,12 @@ from fsfast.models import (
     FoldedUNet,
     SmoothnessMapper,
     UNet,
-    UNetConfig,
     VisionTransformer,
     ViTConfig,
     ViTFeatures,
+    new_denoiser,
 )
+from fsfast.models.checkpoints.networks import PURIFIERS
 from fsfast.models.mapper import HEAD_DIM
 
 from .outside_network import ENDS, OutsideEncoder
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     # Training knows networks, and needs no onnx.
     from .graph import ExportedGraph
 
-PURIFIERS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
 ENCODERS = {
     "vit-b32": VIT_B_32,
     "vit-b16": VIT_B_16,
@@ -49,6 +48,8 @@ ENCODERS = {
     "efficientnet-lite0": EFFICIENTNET_LITE0,
 }
 EncoderConfig: TypeAlias = ViTConfig | EfficientNetConfig
+# Input and output of a purifier's graph.
+_NOISE = ("x_t", "eps_hat")
 # By the type of an engine's architecture.
 _CONFIGS: dict[str, type[EncoderConfig]] = {"vit": ViTConfig, "efficientnet": EfficientNetConfig}
 
@@ -57,7 +58,7 @@ class Source(Protocol):
     """Where the weights of an engine come from."""
 
     def load(self, stage: str) -> nn.Module:
-        """Return a stage's UNet, VisionTransformer, EfficientNet or SmoothnessMapper with its weights."""
+        """Return a stage's UNet, DRUNet, VisionTransformer, EfficientNet or SmoothnessMapper with its weights."""
         ...
 
     def provenance(self, stage: str) -> tuple[str, str]:
@@ -114,7 +115,7 @@ def empty(recipe: Recipe, stage: str) -> nn.Module:
     """
     if stage == "purifier":
         assert recipe.purifier is not None
-        return UNet(_preset(PURIFIERS, recipe.purifier, "purifier"))
+        return new_denoiser(_preset(PURIFIERS, recipe.purifier, "purifier"))
     if stage == "encoder":
         config = encoder_config(recipe)
         return VisionTransformer(config) if isinstance(config, ViTConfig) else EfficientNet(config)
@@ -166,8 +167,8 @@ def _check_mapper(recipe: Recipe) -> None:
         SmoothnessMapper(dim, recipe.mapper_blocks or 1)
 
 
-def check_grid(recipe: Recipe, config: UNetConfig, what: str) -> None:
-    """Refuse a grid that a U-Net cannot halve as often as it wants to.
+def check_grid(recipe: Recipe, config: DenoiserConfig, what: str) -> None:
+    """Refuse a grid that a purifier cannot halve as often as it wants to.
 
     Raises:
         ValueError: height or width is not a multiple of the network's.
@@ -185,7 +186,7 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
 
     Args:
         recipe: σ and the encoder's output.
-        module: UNet, VisionTransformer, EfficientNet, SmoothnessMapper, what an engine runs of one of them, or
+        module: UNet, DRUNet, VisionTransformer, EfficientNet, SmoothnessMapper, what an engine runs of one of them, or
             OutsideEncoder.
     """
     if isinstance(module, OutsideEncoder):
@@ -193,7 +194,9 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
     if isinstance(module, UNet | FoldedUNet):
         folded = module.at_sigma(recipe.sigma) if isinstance(module, UNet) else module
         architecture = {"type": "unet", "config": asdict(module.config)}
-        return Network(folded, "x_t", "eps_hat", architecture)
+        return Network(folded, *_NOISE, architecture)
+    if isinstance(module, DRUNet):
+        return Network(module, *_NOISE, {"type": "drunet", "config": module.config.to_record()})
     if isinstance(module, VisionTransformer | ViTFeatures):
         whole = isinstance(module, VisionTransformer)
         own = module.features(recipe.output, recipe.ln_post) if whole else module

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fsfast.errors import CheckpointError
 from fsfast.images.grid import Grid
 from fsfast.models.averages import Weights
 
+from . import shipped
 from .engine_recipe import is_engine
 from .recipe import BY_SHAPE, STAGES, ClassFiles, Recipe
-from .recipe_values import MAX_BLOCKS, check_name
+from .recipe_values import MAX_BLOCKS, Store, check_name
 from .results import RESULTS
 from .which_weights import by_stage
 
-# Both were, or are to be, trained on images of this size.
+# U-Nets were, or are to be, trained on images of this size; DRUNets on those of the encoder's.
 PURIFIED_SIDE = 256
 # Where users get a purifier, by preset; the first is the one of the paper's main results.
 PURIFIERS_FROM = {
@@ -25,6 +27,10 @@ PURIFIERS_FROM = {
     ),
     "unet-light": ("weights of your own training, in guided-diffusion's names; none are published",),
     "unet-tiny": ("purifier.safetensors of a run of `python -m train demo`",),
+    "drunet-light": (
+        f"purifier.safetensors of a run of `python -m train psm` for this sigma; --purifier {shipped.NAME} is the one "
+        "that comes with fsfast",
+    ),
 }
 MAPPER_FROM = (
     "mapper.safetensors of a training run, for this encoder and this sigma; the paper's are not published",
@@ -45,7 +51,7 @@ class Options:
 
     Attributes:
         encoder: weights file or directory.
-        purifier: a file, "PRESET=FILE", "PRESET" (without weights), or "none".
+        purifier: a file, "PRESET=FILE", "PRESET" (without weights), "none", or "photo", the one that comes with fsfast.
         mapper: a file, a number of blocks (without weights), or "none".
         output: one of OUTPUTS.
         sigma, n0: see Recipe.
@@ -53,6 +59,9 @@ class Options:
         random_weights: draw all weights.
         classes: files of classes.
         weights: stage, or "" for all, and which weights of its file are meant; the last word counts.
+        store: see Recipe.
+        name: of the engine; by default the recipe's with the networks that were added.
+        card: file of Markdown that the model card ends with.
     """
 
     encoder: str | None = None
@@ -65,6 +74,9 @@ class Options:
     random_weights: bool = False
     classes: ClassFiles | None = None
     weights: Sequence[tuple[str, Weights]] = ()
+    store: Store | None = None
+    name: str | None = None
+    card: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +109,14 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
     """
     _check_use(recipe, options)
     _check_engine(recipe, options)
+    own = recipe
+    sigma = recipe.sigma if options.sigma is None else options.sigma
     files: dict[str, Path] = {}
     if options.encoder is not None:
         files["encoder"] = Path(options.encoder)
     if options.purifier is not None:
-        preset, file = _purifier(options.purifier)
-        recipe = replace(recipe, purifier=preset, grid=_grid(recipe, preset))
+        preset, file = _purifier(options.purifier, sigma)
+        recipe = replace(recipe, purifier=preset)
         files |= {"purifier": file} if file else {}
     if options.mapper is not None:
         blocks, file = _mapper(options.mapper)
@@ -120,7 +134,6 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
                 "--random-weights name networks: --purifier adm256, --mapper 3"
             )
         recipe = replace(recipe, run=None, encoder_from=(), files={})
-    sigma = recipe.sigma if options.sigma is None else options.sigma
     n0 = recipe.n0 if options.n0 is None else options.n0
     if not 0 < sigma <= 4 or not 1 <= n0 <= 4096:
         raise ValueError(f"wanted sigma in (0, 4] and n0 in 1…4096, got sigma = {sigma:g}, n0 = {n0}")
@@ -131,9 +144,12 @@ def customise(recipe: Recipe, options: Options) -> Recipe:
         n0=n0,
         files=kept | files,
         licences=_licences(options.licences),
+        card=None if options.card is None else Path(options.card),
+        store=options.store or recipe.store,
         classes=options.classes or recipe.classes,
     )
-    return replace(recipe, weights=by_stage(options.weights, _from_files(recipe), recipe.weights))
+    recipe = replace(recipe, weights=by_stage(options.weights, _from_files(recipe), recipe.weights))
+    return recipe if options.purifier is None else _fitted(recipe, own, options.purifier)
 
 
 def check_compare(recipe: Recipe, compare: Sequence[str]) -> None:
@@ -184,8 +200,9 @@ def describe(recipe: Recipe) -> str:
         if recipe.run
         else "weights from files"
     )
+    stored = "" if recipe.store == "float32" else f", stored as {recipe.store}"
     lines = [
-        f"{recipe.name}: sigma {recipe.sigma:g}, n0 {recipe.n0}, grid {grid}; {weights}",
+        f"{recipe.name}: sigma {recipe.sigma:g}, n0 {recipe.n0}, grid {grid}; {weights}{stored}",
         f"  purifier  {recipe.purifier or 'none'}",
         f"  encoder   {recipe.encoder}, {output}",
         f"  mapper    {_blocks(recipe)}",
@@ -252,9 +269,11 @@ def _check_engine(recipe: Recipe, options: Options) -> None:
             )
 
 
-def _purifier(text: str) -> tuple[str | None, Path | None]:
+def _purifier(text: str, sigma: float) -> tuple[str | None, Path | None]:
     if text == "none":
         return None, None
+    if text == shipped.NAME:
+        return shipped.PRESET, shipped.shipped_purifier(sigma)
     if text in PURIFIERS_FROM:
         return text, None
     preset, equals, file = text.partition("=")
@@ -281,16 +300,56 @@ def _name(recipe: Recipe, options: Options) -> str:
         added.append("purifier" if recipe.purifier == BY_SHAPE else recipe.purifier)
     if options.mapper is not None and recipe.mapper_blocks is not None:
         added.append("mapper")
+    if options.name is not None:
+        check_name(options.name, "--name")
+        return options.name
     # An engine's name has those that it came with.
     own = recipe.name.split("+")
     return "+".join([*own, *(part for part in added if part not in own)])
 
 
-def _grid(recipe: Recipe, preset: str | None) -> Grid:
+def _fitted(recipe: Recipe, own: Recipe, purifier: str) -> Recipe:
+    """Return the recipe with a preset that its file shows, and the grid of its purifier.
+
+    Args:
+        recipe: with the purifier.
+        own: without it.
+        purifier: as the command line names it.
+    """
+    if recipe.purifier == BY_SHAPE and _is_drunet(recipe):
+        recipe = replace(recipe, purifier=shipped.PRESET)
+    return replace(recipe, grid=_grid(own, recipe.purifier, purifier))
+
+
+def _is_drunet(recipe: Recipe) -> bool:
+    # Imported only now: torch is.
+    from fsfast.models.checkpoints.networks import kind_of
+    from fsfast.models.checkpoints.shards import Checkpoint
+
+    path = in_run(recipe.files["purifier"], "purifier")
+    try:
+        return kind_of(Checkpoint(path, recipe.weights.get("purifier"))) == "DRUNet"
+    except CheckpointError:
+        # What is wrong with a file, or that there is none, is said where it is loaded.
+        return False
+
+
+def in_run(path: Path, stage: str) -> Path:
+    """Return the file of a stage where the folder of a training run is given."""
+    file = path / f"{stage}.safetensors"
+    return file if path.is_dir() and file.is_file() else path
+
+
+def _grid(own: Recipe, preset: str | None, purifier: str) -> Grid:
+    if own.purifier is not None and purifier == shipped.NAME:
+        from .networks import encoder_size
+
+        height, width = encoder_size(own)
+        return replace(own.grid, height=height, width=width)
     # A recipe that has a purifier already knows its grid.
-    if preset is None or recipe.purifier is not None:
-        return recipe.grid
-    return replace(recipe.grid, height=PURIFIED_SIDE, width=PURIFIED_SIDE)
+    if preset in (None, shipped.PRESET) or own.purifier is not None:
+        return own.grid
+    return replace(own.grid, height=PURIFIED_SIDE, width=PURIFIED_SIDE)
 
 
 def _licences(texts: Sequence[str]) -> dict[str, str]:

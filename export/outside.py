@@ -68,7 +68,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--purifier",
         metavar="[PRESET=]FILE",
-        help="a U-Net's weights, as with recipes; the grid becomes 256×256",
+        help="a U-Net's or DRUNet's weights, or photo, as with recipes; with a U-Net the grid becomes 256×256",
     )
     parser.add_argument("--mapper", metavar="FILE", help="a smoothness mapper's weights for this output")
     which_weights.add_arguments(parser)

@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fsfast.models import (
+    Denoiser,
     EfficientNetConfig,
     Loaded,
-    UNet,
     load_efficientnet,
     load_encoder,
     load_mapper,
@@ -20,8 +20,9 @@ from fsfast.models import (
 )
 
 from .engine_networks import EngineNetworks
+from .engine_recipe import is_engine
 from .networks import PURIFIERS, check_grid, encoder_config, encoder_record, feature_dim
-from .options import needs
+from .options import in_run, needs
 from .preparation import check_preparation
 from .recipe import Recipe
 from .results import RESULTS
@@ -46,7 +47,6 @@ class Published:
         self.recipe = recipe
         self._licences = {"encoder": recipe.licence}
         self._sources: dict[str, str] = {}
-        self._hashes: dict[str, list[str]] = {}
         self._paths = {}
         for need in needs(recipe):
             if need.path is None:
@@ -63,13 +63,14 @@ class Published:
                 raise ValueError(
                     f"wanted the {need.stage}'s weights at {need.path}, found nothing; get them as {need.places[0]}"
                 )
-            self._paths[need.stage] = _in_run(need.path, need.stage)
-        self._engine = None
-        if recipe.engine is not None:
-            self._engine = EngineNetworks(recipe.engine)
-            own = [stage for stage, path in recipe.files.items() if path == recipe.engine]
-            self._hashes = {stage: self._engine.hashes(stage) for stage in own}
-        files = {stage: path for stage, path in self._paths.items() if path != recipe.engine}
+            self._paths[need.stage] = in_run(need.path, need.stage)
+        self._engines = {
+            stage: EngineNetworks(path, stage, recipe)
+            for stage, path in self._paths.items()
+            if path == recipe.engine or is_engine(path)
+        }
+        self._hashes = {stage: engine.hashes(stage) for stage, engine in self._engines.items()}
+        files = {stage: path for stage, path in self._paths.items() if stage not in self._engines}
         for stage in ("purifier", "mapper"):
             if stage in files:
                 _check_sigma(files[stage], stage, recipe.sigma)
@@ -85,9 +86,9 @@ class Published:
             CheckpointError: values are not finite, or the file changed.
             EngineError: an engine's networks cannot be built.
         """
-        if self._engine is not None and self._paths[stage] == self.recipe.engine:
-            self._sources[stage], self._licences[stage] = self._engine.provenance(stage)
-            return self._engine.load(stage)
+        if (engine := self._engines.get(stage)) is not None:
+            self._sources[stage], self._licences[stage] = engine.provenance(stage)
+            return engine.load(stage)
         loaded = getattr(self, f"_{stage}")(self._paths[stage])
         self._hashes[stage] = sorted(file.sha256 for file in loaded.files)
         if stage == "encoder" and self.recipe.sha256 not in (None, *self._hashes[stage]):
@@ -110,7 +111,7 @@ class Published:
         """Return the sha256 of every file that a stage was loaded from, hex, in their own order."""
         return self._hashes[stage]
 
-    def _purifier(self, path: Path, *, values: bool = True) -> Loaded[UNet]:
+    def _purifier(self, path: Path, *, values: bool = True) -> Loaded[Denoiser]:
         # Not a known preset: recognised by its shapes.
         preset = PURIFIERS.get(self.recipe.purifier or "")
         loaded = load_purifier(path, preset, weights=self.recipe.weights.get("purifier"), values=values)
@@ -148,12 +149,6 @@ class Published:
                 f"one for {loaded.module.dim} in {path}; give the one that was trained behind this encoder"
             )
         return loaded
-
-
-def _in_run(path: Path, stage: str) -> Path:
-    """The file of a stage where the folder of a training run is given."""
-    file = path / f"{stage}.safetensors"
-    return file if path.is_dir() and file.is_file() else path
 
 
 def _check_sigma(path: Path, stage: str, sigma: float) -> None:

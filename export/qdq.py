@@ -22,6 +22,8 @@ from .graph import ExportedGraph
 # that processors without VNNI can add them fast: see fsfast.engine.onnx_unsigned.
 WEIGHT_LIMITS = {7: SAFE_WEIGHT, 8: 127}
 _LEVELS = 255
+# What moves pixels, and computes nothing: squares of pixels as channels, a border.
+_MOVES = ("Reshape", "Transpose", "Pad")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,11 @@ def products(model: onnx.ModelProto) -> list[Product]:
     A network's first layer sees pixels and costs little: it stays as it is.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name for value in model.graph.input}
-    return [p for p in _products(model, stored) if p.activation not in inputs]
+    pixels = {value.name for value in model.graph.input}
+    for node in model.graph.node:
+        if node.op_type in _MOVES and node.input[0] in pixels:
+            pixels.update(node.output)
+    return [p for p in _products(model, stored) if p.activation not in pixels]
 
 
 def _products(model: onnx.ModelProto, stored: set[str]) -> Iterator[Product]:

@@ -12,12 +12,24 @@ from fsfast.engine.classes import ClassKind
 from fsfast.images.grid import Grid
 from fsfast.models.averages import Weights
 
-from .recipe_values import check_values
+from .recipe_values import Store, check_values
 
 FOLDER = Path(__file__).parent / "recipes"
 CLASS_NAMES = Path(__file__).parent / "class_names"
 _KEYS = {
-    "": {"name", "sigma", "n0", "grid", "normalise", "purifier", "encoder", "mapper", "classes", "weights"},
+    "": {
+        "name",
+        "sigma",
+        "n0",
+        "grid",
+        "normalise",
+        "purifier",
+        "encoder",
+        "mapper",
+        "classes",
+        "weights",
+        "store",
+    },
     "grid": {"height", "width", "fit", "filter", "colour"},
     "normalise": {"mean", "std"},
     "purifier": {"preset"},
@@ -28,7 +40,7 @@ _KEYS = {
 }
 _SOURCES = ("run", "random_seed", "encoder")
 _OPTIONAL = {
-    "": {"purifier", "mapper", "classes"},
+    "": {"purifier", "mapper", "classes", "store"},
     "grid": {"colour"},
     "encoder": {"preset", "config", "checkpoint", "weights", "resize_positions"},
     "classes": {"rows", "names", "kind", "classifier"},
@@ -78,7 +90,7 @@ class Recipe:
         n0: default number of serving samples.
         grid: the smoothing grid.
         mean, std: channel normalisation of the encoder's input.
-        purifier: preset of the U-Net, BY_SHAPE, or None.
+        purifier: its preset, BY_SHAPE, or None.
         encoder: its preset; the recipe's name where it has a configuration of its own, or the name of an encoder
             from outside.
         output: "penultimate", "tokens", "pooled" or "merged".
@@ -100,6 +112,8 @@ class Recipe:
         classes: files of its classes, or None.
         engine: the engine that this describes: it stands in `files` for each of its networks that is kept; or None.
         engine_random: whether the weights of that engine were drawn.
+        store: type of the weights in the engine's file: "float32", or "float16", to which they are then rounded.
+        card: file of Markdown that the model card ends with, or None.
     """
 
     name: str
@@ -129,6 +143,8 @@ class Recipe:
     classifier: Path | None = None
     engine: Path | None = None
     engine_random: bool = False
+    store: Store = "float32"
+    card: Path | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -222,6 +238,7 @@ def _parse(record: dict[str, Any], path: Path) -> Recipe:
         licence=weights["licence"],
         encoder_from=tuple(weights.get("encoder", ())),
         sha256=weights.get("sha256"),
+        store=record.get("store", "float32"),
         classes=_classes(record.get("classes"), path),
         classifier=_classifier(record.get("classes")),
         files={"encoder": path.parent / encoder["checkpoint"]} if "checkpoint" in encoder else {},

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from fsfast.engine.classes import ClassKind
 from fsfast.models.averages import Weights
 
+Store = Literal["float32", "float16"]
+# What is added to the provenance of weights that are stored as float16.
+ROUNDED = "; rounded to float16"
 # Of an engine, as fsfast/schemas/engine.schema.json has it; it becomes a folder's name, too.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 # As many as the loader of mappers reads.
@@ -92,6 +95,7 @@ def _texts(value: Any) -> bool:
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sigma": (lambda value: _number(value) and 0 < value <= 4, "a number in (0, 4]"),
     "n0": (_whole(1, 4096), "a whole number in 1…4096"),
+    "store": (lambda value: value in get_args(Store), f"one of {', '.join(get_args(Store))}"),
     "grid.height": (_whole(1, 4096), "a whole number in 1…4096"),
     "grid.width": (_whole(1, 4096), "a whole number in 1…4096"),
     "grid.fit": (_text, "a text"),

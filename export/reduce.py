@@ -16,6 +16,7 @@ from fsfast.machine import sums_8_bit_products_exactly
 from .calibration import Samples, activation_ranges, run_all
 from .equalise import equalise, normalisations, watch_channels
 from .graph import ExportedGraph
+from .half import widened
 from .qdq import products, quantise
 from .variants import Measured, backends_for, measure_variant
 from .weights import in_memory
@@ -134,8 +135,11 @@ def reduce_stage(
         check: samples that the variants are measured on.
         report: receives one line per precision.
     """
-    graph = engine.graph(stage, "float32")
-    weights = engine.buffer(engine.manifest.stages[stage]["float32"].weights)
+    stored = (
+        engine.graph(stage, "float32"),
+        engine.buffer(engine.manifest.stages[stage]["float32"].weights),
+    )
+    graph, weights = widened(*stored)
     model = onnx.load_from_string(graph)
     _, outputs = activation_ranges(model, weights, [], calibration.inputs)
     _, wanted = activation_ranges(model, weights, [], check.inputs)
@@ -145,7 +149,7 @@ def reduce_stage(
     reduced = _taken(_best_int8(model, weights, calibration, options, yardstick), options, yardstick)
     for precision in options.precisions:
         if precision not in reduced.measured:
-            found = yardstick.measured((graph, weights), precision, "float32 graph")
+            found = yardstick.measured(stored, precision, "float32 graph")
             reduced.measured[precision] = found
     calibration.passed_on(stage, outputs)
     check.passed_on(stage, wanted)

@@ -88,7 +88,7 @@ def suggest(found: Inspection) -> Suggestion:
     if found.kind == CONVOLUTIONAL:
         name = "efficientnet-lite0"
         return Suggestion(_command(name, ["--encoder", path, *_weights(found)], name), recipes=(name,))
-    if found.kind == "U-Net":
+    if found.kind in ("U-Net", "DRUNet"):
         purifier = f"{found.family}={path}"
         words = ["--encoder", "FILE_OR_DIR", "--purifier", purifier, *_weights(found, "purifier=")]
         return Suggestion(_command("RECIPE", words, "DIR"))

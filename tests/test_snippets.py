@@ -24,14 +24,14 @@ NEEDS_A_GPU = ["gpu.md", "tensorrt.md"]
 # Run in tests/serve/test_own_clients.py.
 NEEDS_A_SERVER = ["clients.md"]
 # Fewer samples than shown: the machinery is the same.
-QUICK = [("n=1000", "n=60"), ("certify demo photo.jpg", "certify demo photo.jpg -n 60")]
+QUICK = [("n=1000", "n=60"), ("certify photo photo.jpg", "certify photo photo.jpg -n 60")]
 # Run as they stand, with their exit codes. All others are compared with the help of their command: they need weights,
 # hours, or pip.
 RUN = {
     "fsfast doctor": 0,
-    "fsfast certify demo photo.jpg -o certificates.jsonl": 0,
+    "fsfast certify photo photo.jpg -o certificates.jsonl": 0,
     "fsfast verify certificates.jsonl photo.jpg": 0,
-    "fsfast encode demo photo.jpg -o features.safetensors": 0,
+    "fsfast encode photo photo.jpg -o features.safetensors": 0,
     # It names the files that are wanted, and where they are to be had.
     "fsfast export llava-1.5 --purifier adm256 --dry-run": 1,
 }

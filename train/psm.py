@@ -12,7 +12,7 @@ from export.networks import PURIFIERS, check_networks, feature_dim, fold
 from export.published import Published
 from export.recipe import Recipe
 from fsfast.engine.schedule import Denoise
-from fsfast.models import FoldedUNet, OneStepPurifier, SmoothnessMapper, UNet
+from fsfast.models import Denoiser, FoldedUNet, OneStepPurifier, SmoothnessMapper, new_denoiser
 from train.checkpoint import save_weights
 from train.images import ImageFolder
 from train.loop import Place, log, run_stage
@@ -36,7 +36,7 @@ class PsmPurifier:
 
     name = "purifier"
 
-    def __init__(self, common: Setting, unet: UNet) -> None:
+    def __init__(self, common: Setting, unet: Denoiser) -> None:
         self.common = common
         self.schedule = common.config.purifier
         self.digest, self.parts = common.digest(self.name), common.parts(self.name)
@@ -179,25 +179,25 @@ def train_psm(
         log(place.folder, {"stage": "held out", "images": len(data.held_out), **stage.on_held_out(finished)})
 
 
-def _unet(recipe: Recipe, start: Published) -> UNet | FoldedUNet | None:
+def _unet(recipe: Recipe, start: Published) -> Denoiser | FoldedUNet | None:
     if recipe.purifier is None:
         return None
     if "purifier" not in recipe.files:
-        return UNet(PURIFIERS[recipe.purifier])
+        return new_denoiser(PURIFIERS[recipe.purifier])
     unet = start.load("purifier")
     # An engine's cannot be trained: σ is folded into it.
     if isinstance(unet, FoldedUNet):
         return unet
-    assert isinstance(unet, UNet)
+    assert isinstance(unet, Denoiser)
     return unet.requires_grad_(True)
 
 
-def _purifier(common: Setting, unet: UNet | FoldedUNet, place: Place) -> UNet | FoldedUNet:
+def _purifier(common: Setting, unet: Denoiser | FoldedUNet, place: Place) -> Denoiser | FoldedUNet:
     """The purifier behind which the mapper is trained."""
     if isinstance(unet, FoldedUNet) or not common.config.purifier.steps:
         return unet.requires_grad_(False)
     trained = _finished(PsmPurifier(common, unet), place)
-    assert isinstance(trained, UNet)
+    assert isinstance(trained, Denoiser)
     return trained
 
 

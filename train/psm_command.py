@@ -140,8 +140,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--purifier",
         metavar="PRESET[=FILE]",
-        help=f"{', '.join(PURIFIERS_FROM)}: from new weights, or from a file; none (default, but for an engine that "
-        "has one) trains the mapper alone",
+        help=f"{', '.join(PURIFIERS_FROM)}: from new weights, or from a file; photo: from the one that comes with "
+        "fsfast; none (default, but for an engine that has one) trains the mapper alone",
     )
     which_weights.add_arguments(parser)
     parser.add_argument("--output", choices=list(OUTPUTS), help="of the encoder (default: the recipe's)")
@@ -167,7 +167,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--checkpointing",
         action="store_true",
-        help="recompute the U-Net's activations: less memory, more time",
+        help="recompute the purifier's activations: less memory, more time",
     )
     parser.add_argument(
         "--checkpoint-minutes",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from export.networks import encoder_record, encoder_size
 from export.recipe import Recipe
-from fsfast.models import UNetConfig
+from fsfast.models import DenoiserConfig
 from fsfast.models.resize import Resize
 from train.config import Schedule
 from train.images import ImageFolder
@@ -45,7 +45,7 @@ class PsmConfig:
         cosine_weight, pixel_weight: of the purifier's loss.
         stats_weight, identity_weight: of the mapper's loss.
         bf16: compute the networks in bfloat16 (weights, losses and optimiser stay float32).
-        checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
+        checkpointing: recompute the purifier's activations in the backward pass instead of keeping them.
     """
 
     seed: int = 0
@@ -97,7 +97,7 @@ class Setting:
     recipe: Recipe
     data: ImageFolder
     encoder: FrozenEncoder
-    unet: UNetConfig | None
+    unet: DenoiserConfig | None
     weights: Mapping[str, list[str]]
 
     def parts(self, stage: str) -> dict[str, str]:

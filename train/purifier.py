@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fsfast.engine.schedule import Denoise
-from fsfast.models import UNet
+from fsfast.models import UNet, predict_noise
 from train.config import StudyConfig
 from train.data import StudyData
 from train.encoder import VanillaEncoder
@@ -73,7 +73,7 @@ def purifying(
     clean, noise, noisy = images
     x_t = denoise.noisy(noisy)
     with precision or nullcontext():
-        noise_hat = unet(x_t, denoise.t)[:, :3].float()
+        noise_hat = predict_noise(unet, x_t, denoise.t).float()
         purified = denoise.purified(x_t, noise_hat)
         with torch.no_grad():
             anchor = encode(clean / 255.0)

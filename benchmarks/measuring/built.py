@@ -40,7 +40,7 @@ def _run(*arguments: str) -> None:
 def demo() -> str:
     """The built-in engine with all precisions, calibrated on its own kind of pictures."""
     out = str(folder() / "demo")
-    _run("export.quantise", "demo", "--images", str(IMAGES / "examples"), "--out", out)
+    _run("export.quantise", "demo", "--images", str(IMAGES / "examples" / "demo"), "--out", out)
     return out
 
 

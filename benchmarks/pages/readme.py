@@ -10,13 +10,12 @@ import argparse
 import json
 import re
 import sys
-from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
 from benchmarks.measuring.harness import RESULTS, machine
 from benchmarks.measuring.tables import markdown, number, read, share
-from benchmarks.pages import performance
+from benchmarks.pages import performance, photo
 from export.measured import ablation_table, attack_lines
 from fsfast.certificates.wording import round_down
 from fsfast.engine.engine import engine_path
@@ -27,7 +26,16 @@ PAGES = (
     README,
     *(
         README.parent / "docs" / f"{name}.md"
-        for name in ("performance", "certificates", "training", "images", "gpu", "engines", "SECURITY")
+        for name in (
+            "performance",
+            "certificates",
+            "training",
+            "images",
+            "gpu",
+            "engines",
+            "photo",
+            "SECURITY",
+        )
     ),
 )
 TITLES = {
@@ -49,8 +57,6 @@ _CERTIFICATES = re.compile(r"(<!-- certificates -->\n).*?(<!-- end of certificat
 _FUZZ = re.compile(r"(<!-- fuzz -->\n).*?(<!-- end of fuzz -->)", re.DOTALL)
 _HOSTS = re.compile(r"(<!-- hosts -->\n).*?(<!-- end of hosts -->)", re.DOTALL)
 _COUNTS = re.compile(r"(<!-- counts -->\n).*?(<!-- end of counts -->)", re.DOTALL)
-_PHOTO_DATA = re.compile(r"(<!-- photo data -->\n).*?(<!-- end of photo data -->)", re.DOTALL)
-_PHOTO_ACCURACY = re.compile(r"(<!-- photo accuracy -->\n).*?(<!-- end of photo accuracy -->)", re.DOTALL)
 _STUDY = re.compile(r"(<!-- study: (?P<engine>\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
@@ -98,10 +104,8 @@ def updated(text: str) -> str:
     text = _FUZZ.sub(lambda m: m[1] + render_fuzz(RESULTS / "fuzz" / "outcomes.csv") + m[2], text)
     text = _HOSTS.sub(lambda m: m[1] + render_hosts(RESULTS / "images" / "hosts.csv") + m[2], text)
     text = _COUNTS.sub(lambda m: m[1] + render_counts(RESULTS / "counts" / "gpu.csv") + m[2], text)
-    text = _PHOTO_DATA.sub(lambda m: m[1] + render_photo_data(RESULTS / "photo" / "data.csv") + m[2], text)
-    text = _PHOTO_ACCURACY.sub(lambda m: m[1] + render_photo_accuracy(RESULTS / "photo") + m[2], text)
     text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
-    return performance.updated(text)
+    return photo.updated(performance.updated(text))
 
 
 def render_certificates(folder: Path) -> str:
@@ -176,35 +180,6 @@ def render_counts(path: Path) -> str:
         [r["network"], r["how"], r["m"], r["launches"], r["gb"], r["tflop"], r["ms"]] for r in read(path)
     ]
     return markdown(("network", "as", "M", "launches", "GB", "TFLOP", "ms per row, at least"), cells)
-
-
-def render_photo_data(path: Path) -> str:
-    """Return what the pictures of packages are."""
-    columns = ("kind", "package", "version", "pictures", "held_out", "crops", "licences")
-    rows = read(path)
-    counted = ("pictures", "held_out", "crops")
-    total = ["all", "", "", *(str(sum(int(r[name]) for r in rows)) for name in counted), ""]
-    return markdown(
-        [name.replace("_", " ") for name in columns], [*([r[name] for name in columns] for r in rows), total]
-    )
-
-
-def render_photo_accuracy(folder: Path) -> str:
-    """Return how many of the labelled photographs are classified rightly, and their licences."""
-    pictures, rows = read(folder / "labelled.csv"), read(folder / "accuracy.csv")
-    cells = [
-        [
-            r["preprocessing"],
-            r["head"],
-            f"{r['right']} of {r['pictures']} ({int(r['right']) / int(r['pictures']):.0%})",
-            r["as_with_biases"],
-        ]
-        for r in rows
-    ]
-    licences = Counter(r["licence"] for r in pictures)
-    said = "; ".join(f"{licence} ({count})" for licence, count in sorted(licences.items()))
-    table = markdown(("preprocessing", "classifier", "right (top-1)", "same answer as with biases"), cells)
-    return f"{table}\nLicences of the photographs: {said}.\n"
 
 
 def _none(share: str) -> str:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from benchmarks.measuring.rows import Rows
 from benchmarks.paper import quoted
 from benchmarks.paper.engines import Spec
-from benchmarks.paper.rows import Rows
 from benchmarks.paper.study import Study
 from benchmarks.paper.work import Advance, Part
 from fsfast.certificates.certificate import Certificate

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import harness
+from benchmarks.measuring.rows import Rows
 from benchmarks.paper.engines import Spec
-from benchmarks.paper.rows import Rows
 from benchmarks.paper.study import Study
 from benchmarks.paper.work import Advance, Part
 from fsfast.encoder import SmoothedEncoder

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.measuring.rows import Rows
 from benchmarks.paper.request import Inputs, Request, recipe_for
-from benchmarks.paper.rows import Rows
 from export.build import build_engine
 from fsfast.engine.engine import Engine, load_engine
 from fsfast.errors import EngineError

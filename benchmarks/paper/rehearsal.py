@@ -16,7 +16,7 @@ from export.recipe import Recipe, load_recipe
 from train.checkpoint import write_atomically
 
 _ASSETS = Path(fsfast.__file__).parent / "assets"
-_PICTURES = (_ASSETS / "cat.jpg", _ASSETS / "examples" / "digit-0.png")
+_PICTURES = (_ASSETS / "cat.jpg", _ASSETS / "examples" / "demo" / "digit-0.png")
 # As open_clip's copies on the Hugging Face hub have it, the tower under this prefix.
 _ENCODER, _PREFIX = "open_clip_model.safetensors", "visual."
 _MAPPER, _BLOCKS = "mapper.safetensors", 3

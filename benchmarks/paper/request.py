@@ -20,7 +20,7 @@ from fsfast.commands.inputs import image_paths
 from fsfast.errors import FsfastError
 from fsfast.files import file_sha256
 from fsfast.images.grid import to_grid_image
-from fsfast.models import load_encoder, load_mapper, load_purifier
+from fsfast.models import UNet, load_encoder, load_mapper, load_purifier
 from fsfast.models.averages import Weights
 from fsfast.models.checkpoints import ReadFile
 
@@ -190,6 +190,10 @@ class _Faults(list[str]):
 
 def _unet(path: Path, weights: Weights | None) -> tuple[str, tuple[ReadFile, ...]]:
     loaded = load_purifier(path, weights=weights)
+    if not isinstance(loaded.module, UNet):
+        raise ValueError(
+            f"{path}: wanted a U-Net, which serves at every sigma, got a DRUNet, which is for one"
+        )
     return next(name for name, config in PURIFIERS.items() if config == loaded.module.config), loaded.files
 
 

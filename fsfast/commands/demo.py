@@ -1,6 +1,6 @@
 """Show everything once: classes, certificates, attacks, timings, and a page to look at.
 
-Uses the built-in engine and test images that its training never saw, or images of yours (--image). Writes
+Uses a built-in engine and images that its training never saw, or images of yours (--image). Writes
 demo.html, features.safetensors and certificates.jsonl. The page needs matplotlib (extra [plot]).
 """
 
@@ -33,7 +33,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--image", metavar="FILE", nargs="+", action="extend", help="images of yours instead of the examples"
     )
     parser.add_argument(
-        "--engine", metavar="ENGINE", default="demo", help='directory of an engine, or "demo" (default)'
+        "--engine",
+        metavar="ENGINE",
+        default="photo",
+        help='directory of an engine, or the name of a built-in one (default: "photo")',
     )
     parser.add_argument(
         "-n",
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps({**to_json(result), "kept": kept, "no_page": why_no_page}))
     else:
-        _print(result, kept, None if args.no_page else why_no_page)
+        _print(result, kept, None if args.no_page else why_no_page, args.engine)
     some_failed = len(subjects) < len(args.image or ())
     return 1 if some_failed or not result.verification or not result.bit_equal else 0
 
@@ -99,14 +102,16 @@ def _own_images(paths: list[str], encoder: SmoothedEncoder) -> list[Subject]:
 
 
 def _examples(encoder: SmoothedEncoder) -> list[Subject]:
-    """Return the test images of the built-in engine; for another engine, which they say nothing about, a photograph."""
-    from fsfast.engine.engine import engine_path
+    """Return the examples of a built-in engine; for another engine, which they say nothing about, a photograph."""
+    from fsfast.engine.engine import BUILT_IN
     from fsfast.images.grid import to_grid_image
     from fsfast.report.data import Subject
     from fsfast.report.examples import load_examples
 
-    grid = encoder.manifest.grid
-    if encoder.engine_path.resolve() != engine_path("demo").resolve():
+    grid, name = encoder.manifest.grid, encoder.manifest.name
+    built_in = encoder.engine_path.resolve() == BUILT_IN.resolve() / name
+    examples = load_examples(name) if built_in else []
+    if not examples:
         return [Subject(PHOTOGRAPH.name, to_grid_image(PHOTOGRAPH, grid, name=PHOTOGRAPH.name))]
     return [
         Subject(
@@ -116,7 +121,7 @@ def _examples(encoder: SmoothedEncoder) -> list[Subject]:
             attacked=to_grid_image(example.attacked, grid, name=example.attacked.name),
             target=example.target,
         )
-        for example in load_examples()
+        for example in examples
     ]
 
 
@@ -157,7 +162,7 @@ def _write(result: DemoResult, folder: Path, *, page: bool) -> list[Path]:
     return kept
 
 
-def _print(result: DemoResult, kept: list[str], why_no_page: str | None) -> None:
+def _print(result: DemoResult, kept: list[str], why_no_page: str | None, engine: str) -> None:
     from fsfast.report.summary import to_text
 
     print(to_text(result))
@@ -165,7 +170,7 @@ def _print(result: DemoResult, kept: list[str], why_no_page: str | None) -> None
         print(f"\nno page: {why_no_page}")
     names = ", ".join(Path(path).name for path in kept)
     print(f"\nwritten to {Path(kept[0]).parent}: {names}")
-    print(f"next: {_command()} certify demo YOUR-PHOTO.jpg")
+    print(f"next: {_command()} certify {as_text(engine)} YOUR-PHOTO.jpg")
 
 
 def _command() -> str:

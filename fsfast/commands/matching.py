@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsfast.commands.common import as_text, complain
+from fsfast.engine.engine import built_in_name
 from fsfast.errors import CertificateError, ImageError
 from fsfast.images.grid import RESIZE, Grid, GridImage, to_grid_image
 
@@ -40,6 +41,18 @@ class Line:
     def profile(self) -> str:
         """What tells the execution profiles of certificates apart."""
         return json.dumps(_part(self.record, "profile"), sort_keys=True)
+
+    @property
+    def engine(self) -> str:
+        """The engine that it names."""
+        return str(_part(self.record, "engine").get("name"))
+
+
+def engine_of(given: str | None, lines: list[Line]) -> str:
+    """Return the engine that is meant: the given one, or the built-in one that the first certificate names."""
+    if given is not None:
+        return given
+    return next((name for line in lines[:1] if (name := built_in_name(line.engine))), "demo")
 
 
 def _part(record: Any, key: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fsfast.commands.common import MAX_EPSILON, as_text
-from fsfast.commands.matching import Line, read_lines
+from fsfast.commands.matching import Line, engine_of, read_lines
 from fsfast.commands.parser import Several, number
 from fsfast.commands.plotting import check_plot
 from fsfast.commands.served import load_served
@@ -43,7 +43,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--served", metavar="NAME", help="the directions that were certified, for the shares of kept classes"
     )
-    parser.add_argument("--engine", metavar="ENGINE", default="demo", help='whose classes (default: "demo")')
+    parser.add_argument(
+        "--engine",
+        metavar="ENGINE",
+        help="whose classes (default: those of the built-in one that the certificates name)",
+    )
     parser.add_argument("--csv", metavar="FILE.csv", help="also write the table to this file")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the shares against the radius")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     lines = read_lines(args.certificates, "summary")
-    classes = None if args.served is None else _classes(args.engine)
+    classes = None if args.served is None else _classes(engine_of(args.engine, lines))
     found = data_set(_sources(args, lines), args.cosine, classes)
     epsilons = args.epsilon or usual_radii(found)
     print(json.dumps(to_json(found, epsilons)) if args.json else to_text(found, epsilons))

@@ -30,7 +30,7 @@ from fsfast.commands.common import (
     shown_radii,
 )
 from fsfast.commands.inputs import image_arguments, image_paths
-from fsfast.commands.matching import Line, Matches, image_of, match_many, match_one, read_lines
+from fsfast.commands.matching import Line, Matches, engine_of, image_of, match_many, match_one, read_lines
 from fsfast.errors import CertificateAltered, CertificateError, ImageError
 from fsfast.report.text import table
 from fsfast.runtime.progress import beside_bars, progress_bar
@@ -52,7 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="certificate file, or a file of one JSON line per image",
     )
     image_arguments(parser)
-    parser.add_argument("--engine", default="demo", help='the engine that made it (default: "demo")')
+    parser.add_argument(
+        "--engine", help="the engine that made it (default: the built-in one that the certificate names)"
+    )
     engine_arguments(parser, positional=False)
     parser.add_argument(
         "--fresh", action="store_true", help="certify anew with new noise, and say whether that refutes it"
@@ -81,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
     """Replay and compare; exit code 0 only if every certificate about the images is the "same"."""
     from fsfast.engine.engine import load_engine
 
-    engine = load_engine(args.engine)
     paths, lines = image_paths(args), read_lines(args.certificate, "verify")
+    args.engine = engine_of(args.engine, lines)
+    engine = load_engine(args.engine)
     grid = engine.manifest.grid
     if len(paths) == 1:
         matches = match_one(lines, paths[0], grid)

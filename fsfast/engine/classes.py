@@ -76,10 +76,11 @@ def load_classes(engine: Engine) -> ClassHead | None:
     kind: ClassKind = record.get("kind", "directions")
     try:
         features = load(engine.read(record["file"]))[TENSOR]
-        if features.shape != (len(names), dim) or features.dtype != np.float32:
+        if features.shape != (len(names), dim) or features.dtype not in (np.float32, np.float16):
             raise ValueError(
-                f"wanted float32 [{len(names)}, {dim}], got {features.dtype} {list(features.shape)}"
+                f"wanted float32 or float16 [{len(names)}, {dim}], got {features.dtype} {list(features.shape)}"
             )
+        features = features.astype(np.float32)
         if not np.isfinite(features).all():
             raise ValueError("wanted finite rows")
         if kind == "directions" and not features.any(1).all():

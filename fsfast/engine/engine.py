@@ -24,7 +24,8 @@ MANIFEST = "engine.json"
 SEAL = "engine.sha256"
 MAX_MANIFEST_BYTES = 4 << 20
 _Content = TypeVar("_Content", bytes, bytearray)
-_BUILT_IN = Path(__file__).parents[1] / "assets" / "engines"
+# A folder for each built-in engine.
+BUILT_IN = Path(__file__).parents[1] / "assets" / "engines"
 # NumPy pads a header to a multiple of 64 bytes; far more is not a noise table.
 _MAX_NPY_HEADER = 4096
 
@@ -122,7 +123,7 @@ def engine_path(name_or_path: str | os.PathLike[str]) -> Path:
             f'got {type(name_or_path).__name__}; write "demo" or "./my-engine"'
         )
     if name in (built_in := _built_in()):
-        return _BUILT_IN / name
+        return BUILT_IN / name
     # An empty path would mean the current folder.
     if not name or not os.path.exists(name):
         raise EngineError(
@@ -139,7 +140,7 @@ def built_in_name(name_or_path: str | os.PathLike[str]) -> str | None:
 
 
 def _built_in() -> list[str]:
-    return [entry for entry in sorted(os.listdir(_BUILT_IN)) if not entry.startswith(".")]
+    return [entry for entry in sorted(os.listdir(BUILT_IN)) if not entry.startswith(".")]
 
 
 def load_engine(name_or_path: str | os.PathLike[str]) -> Engine:

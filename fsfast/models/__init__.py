@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         EfficientNetFeatures,
     )
     from fsfast.models.mapper import FoldedMapper, SmoothnessMapper
-    from fsfast.models.purifier import OneStepPurifier
+    from fsfast.models.purifier import Denoiser, DenoiserConfig, OneStepPurifier, new_denoiser, predict_noise
     from fsfast.models.text import TextConfig, TextTower
     from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, FoldedUNet, UNet, UNetConfig
     from fsfast.models.vit import VisionTransformer, ViTFeatures
@@ -50,6 +50,8 @@ __all__ = [
     "VIT_TINY",
     "DRUNet",
     "DRUNetConfig",
+    "Denoiser",
+    "DenoiserConfig",
     "EfficientNet",
     "EfficientNetConfig",
     "EfficientNetFeatures",
@@ -74,6 +76,8 @@ __all__ = [
     "load_mapper",
     "load_purifier",
     "load_text_tower",
+    "new_denoiser",
+    "predict_noise",
 ]
 
 _HOME = {
@@ -85,7 +89,7 @@ _HOME = {
     "drunet": ("DRUNET_LIGHT", "DRUNet", "DRUNetConfig"),
     "efficientnet": ("EFFICIENTNET_LITE0", "EfficientNet", "EfficientNetConfig", "EfficientNetFeatures"),
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
-    "purifier": ("OneStepPurifier",),
+    "purifier": ("Denoiser", "DenoiserConfig", "OneStepPurifier", "new_denoiser", "predict_noise"),
     "text": ("TextConfig", "TextTower"),
     "unet": ("ADM256", "UNET_LIGHT", "UNET_TINY", "FoldedUNet", "UNet", "UNetConfig"),
     "vit": ("VisionTransformer", "ViTFeatures"),

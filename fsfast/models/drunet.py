@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fsfast.models.unet_layers import zeroed
 
@@ -82,6 +84,8 @@ class DRUNet(nn.Module):
     def __init__(self, config: DRUNetConfig) -> None:
         super().__init__()
         self.config = config
+        # For training: recompute the activations of every level in the backward pass instead of keeping them.
+        self.checkpointing = False
         squares, widths = config.unshuffle**2, config.widths
         self.stem = nn.Conv2d(IMAGE_CHANNELS * squares, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(map(_blocks, widths[:-1], config.blocks[:-1]))
@@ -115,10 +119,15 @@ class DRUNet(nn.Module):
         stem = h = self.stem(x_t if unshuffle == 1 else F.pixel_unshuffle(x_t, unshuffle))
         skips: list[Tensor] = []
         for blocks, down in zip(self.down_blocks, self.down, strict=True):
-            skips.append(blocks(h))
+            skips.append(self._through(blocks, h))
             h = down(skips[-1])
-        h = self.middle(h)
+        h = self._through(self.middle, h)
         for blocks, up in zip(reversed(self.up_blocks), reversed(self.up), strict=True):
-            h = blocks(F.pixel_shuffle(up(h), 2) + skips.pop())
+            h = self._through(blocks, F.pixel_shuffle(up(h), 2) + skips.pop())
         noise = self.out(h + stem)
         return noise if unshuffle == 1 else F.pixel_shuffle(noise, unshuffle)
+
+    def _through(self, blocks: nn.Module, h: Tensor) -> Tensor:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return cast(Tensor, blocks(h))
+        return cast(Tensor, checkpoint(blocks, h, use_reentrant=False))

@@ -11,6 +11,7 @@ from torch import nn
 
 from fsfast.engine.engine import Engine
 from fsfast.errors import EngineError, brief
+from fsfast.models.drunet import DRUNet, DRUNetConfig
 from fsfast.models.efficientnet import EfficientNetConfig, EfficientNetFeatures
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import FoldedUNet, UNetConfig
@@ -21,7 +22,7 @@ from fsfast.models.vit_config import ViTConfig
 def load_folded(
     engine: Engine, precision: str = "float32", stages: Sequence[str] | None = None
 ) -> dict[str, nn.Module]:
-    """Return stage → module in evaluation mode: what the engine's graphs compute, for torch.
+    """Return stage → module in evaluation mode: what the engine's graphs compute, for torch, with float32 weights.
 
     Args:
         engine: a verified engine.
@@ -40,7 +41,7 @@ def load_folded(
     modules = {}
     for stage in engine.manifest.stages if stages is None else stages:
         own = {
-            name.removeprefix(f"{stage}."): tensor
+            name.removeprefix(f"{stage}."): tensor.float() if tensor.dtype == torch.float16 else tensor
             for name, tensor in weights.items()
             if name.startswith(f"{stage}.")
         }
@@ -65,14 +66,16 @@ def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
         )
     config: dict[str, Any] = architecture["config"]
     # Each block has weights; a number without them would only cost time.
-    blocks = max(int(config.get(name, 1)) for name in ("layers", "blocks", "res_blocks"))
+    blocks = max(_count(config.get(name, 1)) for name in ("layers", "blocks", "res_blocks"))
     if blocks * len(config.get("multipliers", [0])) > tensors:
         raise ValueError(f"it has {blocks} blocks, its weights are {tensors} tensors")
     kind = architecture["type"]
+    # JSON has lists where the configuration has tuples.
+    listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     if kind == "unet":
-        # JSON has lists where the configuration has tuples.
-        listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         return FoldedUNet(UNetConfig(**listed))
+    if kind == "drunet":
+        return DRUNet(DRUNetConfig(**listed))
     if kind == "vit":
         return ViTFeatures(ViTConfig.from_record(config), architecture["output"], architecture["ln_post"])
     if kind == "efficientnet":
@@ -82,4 +85,9 @@ def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
         return EfficientNetFeatures(efficient, architecture["output"])
     if kind == "mapper":
         return FoldedMapper(**config)
-    raise ValueError(f"wanted a type among unet, vit, efficientnet and mapper, got {kind!r}")
+    raise ValueError(f"wanted a type among unet, drunet, vit, efficientnet and mapper, got {kind!r}")
+
+
+def _count(blocks: Any) -> int:
+    """Return a number of blocks, of all levels together where each has its own."""
+    return sum(map(int, blocks)) if isinstance(blocks, list) else int(blocks)

@@ -1,10 +1,41 @@
 """One-step denoising as a torch module: for training and as the reference of the engine's kernels."""
 
+from typing import TypeAlias
+
 from torch import Tensor, nn
 
 from fsfast.engine.schedule import Denoise
-from fsfast.models.drunet import DRUNet
-from fsfast.models.unet import IMAGE_CHANNELS, FoldedUNet, UNet
+from fsfast.models.drunet import DRUNet, DRUNetConfig
+from fsfast.models.unet import IMAGE_CHANNELS, FoldedUNet, UNet, UNetConfig
+
+# What is trained to predict noise, and its sizes.
+Denoiser: TypeAlias = UNet | DRUNet
+DenoiserConfig: TypeAlias = UNetConfig | DRUNetConfig
+
+
+def new_denoiser(config: DenoiserConfig) -> Denoiser:
+    """Return the network of a configuration, as torch initialises it."""
+    return UNet(config) if isinstance(config, UNetConfig) else DRUNet(config)
+
+
+def predict_noise(denoiser: nn.Module, x_t: Tensor, t: int) -> Tensor:
+    """Return ε̂(x_t, t).
+
+    Args:
+        denoiser: a UNet; or, for this t alone, a FoldedUNet or a DRUNet.
+        x_t: [M, 3, H, W] float, see `UNet.forward`.
+        t: the timestep.
+
+    Returns:
+        [M, 3, H, W].
+
+    Raises:
+        ValueError: x_t has another shape.
+    """
+    if isinstance(denoiser, FoldedUNet | DRUNet):
+        return denoiser(x_t)
+    noise: Tensor = denoiser(x_t, t)[:, :IMAGE_CHANNELS]
+    return noise
 
 
 class OneStepPurifier(nn.Module):
@@ -21,7 +52,7 @@ class OneStepPurifier(nn.Module):
         ValueError: sigma is outside the schedule.
     """
 
-    def __init__(self, unet: UNet | FoldedUNet | DRUNet, sigma: float) -> None:
+    def __init__(self, unet: Denoiser | FoldedUNet, sigma: float) -> None:
         super().__init__()
         self.unet = unet
         self.denoise = Denoise.at_sigma(sigma)
@@ -40,6 +71,4 @@ class OneStepPurifier(nn.Module):
         """
         constants = self.denoise
         x_t = constants.noisy(v)
-        timed = isinstance(self.unet, UNet)
-        noise = self.unet(x_t, constants.t)[:, :IMAGE_CHANNELS] if timed else self.unet(x_t)
-        return constants.purified(x_t, noise)
+        return constants.purified(x_t, predict_noise(self.unet, x_t, constants.t))

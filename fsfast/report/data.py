@@ -29,7 +29,7 @@ class Subject:
     Attributes:
         name: for tables.
         image: on the engine's grid.
-        label: the class that is drawn, where it is known.
+        label: the class that is shown, where it is known.
         attacked: the image after an attack on the plain encoder, where there is one.
         target: the class that the attack aims at.
     """

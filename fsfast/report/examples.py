@@ -1,4 +1,4 @@
-"""Pictures that come with the package: held-out test images of the built-in engine, plain and attacked."""
+"""Pictures that come with the package: held-out images of the built-in engines, plain and attacked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Example:
         name: for tables.
         image: a PNG on the engine's grid.
         attacked: the same after a targeted attack on the plain encoder, ℓ∞ 16/255.
-        label: the class that is drawn.
+        label: the class that is shown.
         target: the class that the attack aims at.
     """
 
@@ -28,10 +28,13 @@ class Example:
     target: str
 
 
-def load_examples() -> list[Example]:
-    """Return the examples; neither training nor the choice of any setting ever saw them."""
-    listed = json.loads((FOLDER / "examples.json").read_text(encoding="utf-8"))
+def load_examples(engine: str = "demo") -> list[Example]:
+    """Return the examples of a built-in engine, none for another; no training ever saw them."""
+    folder = FOLDER / engine
+    if not (folder / "examples.json").is_file():
+        return []
+    listed = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
     return [
-        Example(row["name"], FOLDER / row["image"], FOLDER / row["attacked"], row["label"], row["target"])
+        Example(row["name"], folder / row["image"], folder / row["attacked"], row["label"], row["target"])
         for row in listed
     ]

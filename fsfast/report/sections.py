@@ -44,10 +44,10 @@ def _card(case: Case) -> str:
     if case.sample.purified is not None:
         purified = np.rint(case.sample.purified * 255)
         pictures.append(picture(purified, f"{case.name}, purified", "purified"))
-    drawn = "" if case.label is None else f" <small>drawn: {escape(case.label)}</small>"
+    shown = "" if case.label is None else f" <small>shown: {escape(case.label)}</small>"
     cosine = f"cosine, smoothed to plain: {case.cosine_to_clean:.3f}"
     return (
-        f'<article class="card"><h3>{escape(case.name)}{drawn}</h3>\n'
+        f'<article class="card"><h3>{escape(case.name)}{shown}</h3>\n'
         f'<div class="pictures">{"".join(pictures)}</div>\n'
         f'<p class="verdicts">{_verdicts(case.seen, case.label)}{cosine}</p></article>'
     )
@@ -75,7 +75,7 @@ def under_attack(result: DemoResult) -> str:
     text = (
         f"{_outcome(result)}The attacks were made on the plain encoder, with full knowledge of it: change no channel "
         f"of a pixel by more than {largest_change(result)} of 255 levels so that it sees the target. Blue is the class "
-        "that is drawn, orange the attack's target."
+        "that is shown, orange the attack's target."
     )
     shown = "\n".join(_attack(case, i, result) for i, case in enumerate(result.attacked[:_SHOWN_ATTACKS]))
     return section("Under attack", f"<p>{text}</p>\n{shown}\n{_attack_table(result)}")
@@ -94,7 +94,7 @@ def _outcome(result: DemoResult) -> str:
     held = sum(seen.smoothed_class == label for label, _, seen in cases)
     return (
         f"Of {len(cases)} attacked images, the plain encoder sees the attack's target in <b>{turned}</b>, and the "
-        f"smoothed encoder still sees what is drawn in <b>{held}</b>. "
+        f"smoothed encoder still sees what is shown in <b>{held}</b>. "
     )
 
 
@@ -178,7 +178,7 @@ def _attack_table(result: DemoResult) -> str:
         )
     header = [
         "attacked image",
-        "drawn,<br />target",
+        "shown,<br />target",
         "plain<br />sees",
         "smoothed<br />sees",
         "ℓ₂ size",

@@ -33,7 +33,7 @@ def to_text(result: DemoResult) -> str:
 def _images(result: DemoResult) -> str:
     labels = any(case.label for case in result.cases)
     header = ["image"]
-    header += ["drawn"] if labels else []
+    header += ["shown"] if labels else []
     header += ["plain", "smoothed"] if result.classes else []
     bounds = [
         f"{'cos ≥ at ε=' if i == 0 else 'ε='}{show_epsilon(radius)}" for i, radius in enumerate(result.radii)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.measuring import harness
+from benchmarks.measuring.rows import Rows
 from benchmarks.pages import browser
 from benchmarks.paper import (
     attacks,
@@ -32,7 +33,6 @@ from benchmarks.paper.command import _parser, _request
 from benchmarks.paper.folder import settings
 from benchmarks.paper.rehearsal import REHEARSALS, write_files
 from benchmarks.paper.request import check, recipe_for
-from benchmarks.paper.rows import Rows
 from benchmarks.paper.study import Study
 from export.networks import check_networks
 from export.published import Published
@@ -41,6 +41,7 @@ from fsfast.encoder import SmoothedEncoder
 from fsfast.engine.engine import load_engine
 from fsfast.errors import FsfastError
 from fsfast.images.grid import to_grid_image
+from fsfast.models import DRUNET_LIGHT, DRUNet
 from fsfast.runtime.gpu import opening
 from tests.report.test_browser import WIDTHS, looked_at
 from train.psm_setting import PsmConfig
@@ -210,13 +211,16 @@ def test_a_changed_argument_is_refused_by_name(
 def test_files_that_cannot_be_used_are_a_line_each(tmp_path, capsys):
     (tmp_path / "page.pt").write_text("<!DOCTYPE html><html>not found</html>")
     (tmp_path / "images").mkdir()
-    arguments = ["--purifier", str(tmp_path / "page.pt"), "--encoder", str(tmp_path / "nowhere")]
+    torch.save(DRUNet(DRUNET_LIGHT).state_dict(), tmp_path / "drunet.pt")
+    purifiers = [str(tmp_path / name) for name in ("page.pt", "drunet.pt")]
+    arguments = [word for path in purifiers for word in ("--purifier", path)]
+    arguments += ["--encoder", str(tmp_path / "nowhere")]
     arguments += ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main(["paper", *arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert all(line.startswith("python -m benchmarks paper: ") for line in lines)
-    for word, line in zip(("web page", "nowhere", "images"), lines, strict=True):
+    for word, line in zip(("web page", "got a DRUNet", "nowhere", "images"), lines, strict=True):
         assert word in line
     assert not (tmp_path / "out").exists()
 

@@ -20,7 +20,7 @@ from export.networks import ENCODERS, encoder_config
 from export.options import OUTPUTS
 from export.recipe import load_recipe
 from fsfast.engine.engine import load_engine
-from fsfast.models import UNET_TINY, SmoothnessMapper, UNet
+from fsfast.models import DRUNET_LIGHT, UNET_TINY, DRUNet, SmoothnessMapper, UNet
 from fsfast.models.checkpoints import files
 from fsfast.models.checkpoints.families import FAMILIES as KNOWN
 from fsfast.models.checkpoints.names import LAYOUTS as NAMES
@@ -341,6 +341,11 @@ def test_purifiers_and_mappers_are_named(inspect, tmp_path):
         key: {"value": n, "by": "the weights"} for key, n in (("dim", 64), ("blocks", 2))
     }
     assert f"--mapper {tmp_path / 'mapper.safetensors'}" in said["command"]
+    save_file(DRUNet(DRUNET_LIGHT).state_dict(), tmp_path / "drunet.safetensors")
+    said, makes = inspect(tmp_path / "drunet.safetensors")
+    assert makes
+    assert said["what"] == "drunet-light DRUNet, in fsfast's names"
+    assert f"--purifier drunet-light={tmp_path / 'drunet.safetensors'}" in said["command"]
     for name, stage in (("unet", "purifier"), ("mapper", "mapper")):
         network = UNet(UNET_TINY) if name == "unet" else SmoothnessMapper(64, 2)
         torch.save(dict.fromkeys(("model", "ema"), network.state_dict()), tmp_path / "both.pt")

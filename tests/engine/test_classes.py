@@ -70,7 +70,7 @@ def test_an_engine_without_classes(pooled_path):
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({"class_features": np.ones((10, 128), np.float32)}, r"wanted float32 \[11, 128\]"),
+        ({"class_features": np.ones((10, 128), np.float32)}, r"wanted float32 or float16 \[11, 128\]"),
         ({"class_features": np.ones((11, 128))}, "got float64"),
         ({"class_features": np.full((11, 128), np.nan, np.float32)}, "finite"),
         ({"class_features": np.eye(11, 128, -1, np.float32)}, "not zero"),

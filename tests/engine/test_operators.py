@@ -327,6 +327,22 @@ def test_constants_that_are_made_are_kept():
     refused(content, "FSFAST_MAX_ROW_MB")
 
 
+def test_weights_that_are_stored_in_half_count_in_full():
+    """What a cast makes of them is held as long as the network is, once for all rows."""
+    cast = node("Cast", "w", "wide", to=TensorProto.FLOAT)
+    half = external("w", (3, 3), TensorProto.FLOAT16, length="18")
+    plain = graph_of([node("MatMul", "x w")], [external("w", (3, 3), length="36")])
+    stored = graph_of([cast, node("MatMul", "x wide")], [half])
+    check_graph(stored, WEIGHTS, rows=5)
+    for rows in (1, 5):
+        wide, narrow = (demand_of(parse_graph(content), rows) for content in (plain, stored))
+        assert narrow.peak_bytes == wide.peak_bytes + 36
+    with pytest.raises(ValueError, match=r"wanted 'y' float32 \[1, 3\] of the rows"):
+        check_graph(graph_of([node("Cast", "w", to=TensorProto.FLOAT)], [half]), WEIGHTS)
+    integers = external("w", (3, 3), TensorProto.INT8, length="9")
+    refused(graph_of([cast, node("MatMul", "x wide")], [integers]), "wanted floating-point tensors, got int8")
+
+
 def test_initialisers_that_share_a_place():
     tensors = [external(name, (3, 3), length="36") for name in ("w", "v")]
     content = graph_of([node("MatMul", "x w", "t"), node("MatMul", "t v")], tensors)

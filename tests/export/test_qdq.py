@@ -113,6 +113,23 @@ def test_what_stays_in_floating_point():
     assert [product.index for product in products(model)] == [4]
 
 
+@pytest.mark.parametrize("moved", ["Reshape", "Transpose", "Pad"])
+def test_the_first_layer_sees_pixels_that_were_only_moved(moved):
+    """As squares of pixels that became channels, or with a border."""
+    sizes = {"Reshape": ["square"], "Pad": ["border"]}.get(moved, [])
+    nodes = [
+        helper.make_node(moved, ["x", *sizes], ["moved"]),
+        helper.make_node("MatMul", ["moved", "w"], ["first"]),
+        helper.make_node("Transpose", ["first"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    values = {"w": normal(4, 4), "square": np.array([4, 4]), "border": np.zeros(4, np.int64)}
+    initialisers = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 4]) for name in "xy")
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], initialisers))
+    assert [product.index for product in products(model)] == [3]
+
+
 def test_ranges_are_the_extremes_over_all_samples():
     model, values = graph_of("MatMul", normal(5, 4), (["M", 5], ["M", 4]))
     content = in_memory(quantise(model, values, {}))

@@ -11,8 +11,11 @@ from safetensors.torch import save_file
 from fsfast.errors import CheckpointError
 from fsfast.models import (
     ADM256,
+    DRUNET_LIGHT,
     UNET_LIGHT,
     UNET_TINY,
+    DRUNet,
+    DRUNetConfig,
     SmoothnessMapper,
     UNet,
     UNetConfig,
@@ -153,6 +156,46 @@ def test_another_network_wants_its_configuration(prefix, dtype, randomised, tmp_
         CheckpointError, match=r"of another shape: .*out.2.weight \(wanted 3×32×3×3, got 6×32×3×3\)"
     ):
         load_purifier(tmp_path / "a.pt", replace(NARROW, out_channels=3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_drunet_is_recognised(dtype, randomised, tmp_path):
+    drunet = randomised(DRUNet(DRUNET_LIGHT)).to(dtype)
+    save_weights(tmp_path / "purifier.safetensors", drunet.state_dict(), "digest of the run", 0.25)
+    loaded = load_purifier(tmp_path / "purifier.safetensors")
+    assert isinstance(loaded.module, DRUNet)
+    assert (loaded.module.config, loaded.layout) == (DRUNET_LIGHT, "fsfast")
+    assert loaded.notes == (("cast to float32 from float16",) if dtype == torch.float16 else ())
+    assert_holds(loaded, drunet.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda w: w.pop("stem.bias"), r"the DRUNet of drunet-light; 1 missing: stem.bias\. "),
+        (lambda w: w.update(extra=torch.zeros(1)), "1 unexpected: extra"),
+        (lambda w: w.update({"out.bias": torch.zeros(3)}), r"out.bias \(wanted 12, got 3\)"),
+        (lambda w: w.update(DRUNet(DRUNetConfig((4, 8), (1, 1))).state_dict()), "or give the config that"),
+    ],
+    ids=["missing", "unexpected", "shape", "another network"],
+)
+def test_a_damaged_drunet_is_refused(change, complaint, tmp_path):
+    weights = DRUNet(DRUNET_LIGHT).state_dict()
+    change(weights)
+    torch.save(weights, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=complaint):
+        load_purifier(tmp_path / "a.pt")
+
+
+def test_a_drunet_is_no_unet(tmp_path):
+    save_file(DRUNet(DRUNET_LIGHT).state_dict(), tmp_path / "drunet.safetensors")
+    save_file(UNet(UNET_TINY).state_dict(), tmp_path / "unet.safetensors")
+    with pytest.raises(CheckpointError, match=r"wanted a U-Net, got a DRUNet; .* or a DRUNet's preset"):
+        load_purifier(tmp_path / "drunet.safetensors", UNET_TINY)
+    with pytest.raises(CheckpointError, match="wanted a DRUNet, got a U-Net"):
+        load_purifier(tmp_path / "unet.safetensors", DRUNET_LIGHT)
+    with pytest.raises(CheckpointError, match="wanted an image tower, got a DRUNet; use load_purifier"):
+        load_encoder(tmp_path / "drunet.safetensors")
 
 
 def test_a_folded_network_is_refused(randomised, tmp_path):

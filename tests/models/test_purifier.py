@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fsfast.engine.schedule import alpha_bars
-from fsfast.models import UNET_TINY, OneStepPurifier, UNet
+from fsfast.models import UNET_TINY, DRUNet, DRUNetConfig, OneStepPurifier, UNet
 
 
 class Oracle(nn.Module):
@@ -52,6 +52,14 @@ def test_folded_and_unfolded_networks_give_the_same_image(randomised):
     v = torch.randint(-80, 340, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
     want = OneStepPurifier(unet, 0.25)(v)
     torch.testing.assert_close(OneStepPurifier(unet.at_sigma(0.25), 0.25)(v), want, rtol=0, atol=2e-6)
+
+
+def test_a_network_for_one_noise_level_knows_its_timestep(randomised):
+    drunet = randomised(DRUNet(DRUNetConfig((4, 8), (1, 1))))
+    v = torch.randint(-80, 340, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float()
+    purifier = OneStepPurifier(drunet, 0.25)
+    x_t = purifier.denoise.noisy(v)
+    assert torch.equal(purifier(v), purifier.denoise.purified(x_t, drunet(x_t)))
 
 
 def test_gradients_reach_the_network_and_the_image():

@@ -27,14 +27,14 @@ SEED = 0x123456789ABCDEF0
 
 @pytest.fixture
 def demo(capsys, monkeypatch, tmp_path):
-    """Run `fsfast demo` in an empty folder; return (exit code, stdout, stderr)."""
+    """Run `fsfast demo` with the small engine in an empty folder; return (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fsfast.report.gather.LATENCY_N0", (1, 2))
     monkeypatch.setattr("fsfast.report.gather.LATENCY_RUNS", 1)
 
     def call(*args):
         try:
-            code = main(["demo", *map(str, args)])
+            code = main(["demo", "--engine", "demo", *map(str, args)])
         except SystemExit as stop:
             code = stop.code
         out = capsys.readouterr()
@@ -46,7 +46,7 @@ def demo(capsys, monkeypatch, tmp_path):
 @pytest.fixture
 def few_examples(monkeypatch):
     """Two of the examples: what is tried does not depend on how many there are."""
-    monkeypatch.setattr("fsfast.report.examples.load_examples", lambda: load_examples()[:2])
+    monkeypatch.setattr("fsfast.report.examples.load_examples", lambda engine: load_examples(engine)[:2])
 
 
 @pytest.fixture
@@ -88,6 +88,29 @@ def test_the_examples(demo, tmp_path, capsys):
     # What was kept can be replayed.
     assert main(["verify", str(kept / "certificates.jsonl"), str(examples[0].image)]) == 0
     assert capsys.readouterr().out == "same\n"
+
+
+def test_it_shows_photographs_where_nothing_else_is_said(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("fsfast.report.examples.load_examples", lambda engine: load_examples(engine)[:1])
+    assert main(["demo", "-n", "5", "--no-page", "-o", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "photo: purifier → encoder on a 224×224 grid" in out
+    assert out.count("goldfish") >= 4
+    assert "next: " in out
+    assert "certify photo YOUR-PHOTO.jpg" in out
+    (certificate,) = certificates_in(tmp_path)
+    assert certificate.engine == "photo"
+
+
+@pytest.mark.parametrize("engine", ["demo", "photo"])
+def test_examples_are_on_the_engines_grid_and_attacked_by_16_levels(engine):
+    grid = load_engine(engine).manifest.grid
+    for example in load_examples(engine):
+        clean, attacked = (to_grid_image(path, grid) for path in (example.image, example.attacked))
+        assert np.array_equal(np.asarray(Image.open(example.image)), clean.pixels)
+        change = np.abs(clean.pixels.astype(int) - attacked.pixels)
+        assert change.max() == 16
+        assert example.label != example.target
 
 
 def test_json(demo, few_examples, tmp_path):

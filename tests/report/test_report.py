@@ -226,7 +226,7 @@ def test_what_the_attack_does(page, result):
 def test_how_many_attacks_succeed(result, page):
     outcome = (
         "the plain encoder sees the attack's target in <b>{}</b>, "
-        "and the smoothed encoder still sees what is drawn in <b>{}</b>"
+        "and the smoothed encoder still sees what is shown in <b>{}</b>"
     )
     assert outcome.format(2, 2) in page
     first, second = result.cases

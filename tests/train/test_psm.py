@@ -16,7 +16,17 @@ from export import networks
 from export.__main__ import main as export
 from fsfast.engine.engine import load_engine
 from fsfast.images.grid import Grid
-from fsfast.models import UNET_TINY, OneStepPurifier, SmoothnessMapper, UNet
+from fsfast.models import (
+    UNET_TINY,
+    DRUNet,
+    DRUNetConfig,
+    OneStepPurifier,
+    SmoothnessMapper,
+    UNet,
+    new_denoiser,
+    predict_noise,
+)
+from fsfast.models.checkpoints.networks import PURIFIERS
 from tests.export.test_recipes import CONFIG, RECIPE
 from tests.models.published import tower
 from train.__main__ import main
@@ -27,12 +37,15 @@ from train.loop import Place, run_stage
 from train.psm import PsmMapper
 from train.psm_setting import FrozenEncoder, PsmConfig, Setting
 
+DRUNET = DRUNetConfig((4, 8), (1, 1))
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A recipe, the weights of its encoder, and images of several sizes."""
     monkeypatch.setitem(networks.ENCODERS, "narrow", CONFIG)
     monkeypatch.setattr("export.options.PURIFIED_SIDE", 16)
+    monkeypatch.setitem(PURIFIERS, "drunet-light", DRUNET)
     (tmp_path / "narrow.toml").write_text(RECIPE)
     save_file(
         {name: 0.3 * tensor for name, tensor in tower(CONFIG).items()}, tmp_path / "encoder.safetensors"
@@ -74,9 +87,13 @@ def test_of_raw_and_averaged_weights_those_that_are_meant_are_frozen(folder, cap
     assert "come from files (encoder), got purifier=ema" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [(), ("--bf16", "--checkpointing")], ids=["float32", "bf16"])
-def test_a_run_becomes_an_engine(folder, more):
-    assert main(command(folder, "run", "--purifier", "unet-tiny", *more)) == 0
+@pytest.mark.parametrize(
+    ("purifier", "more"),
+    [("unet-tiny", ()), ("unet-tiny", ("--bf16", "--checkpointing")), ("drunet-light", ())],
+    ids=["float32", "bf16", "drunet"],
+)
+def test_a_run_becomes_an_engine(folder, purifier, more):
+    assert main(command(folder, "run", "--purifier", purifier, *more)) == 0
     run = folder / "run"
     for stage in ("purifier", "mapper"):
         with safe_open(run / f"{stage}.safetensors", framework="numpy") as file:
@@ -92,7 +109,10 @@ def test_a_run_becomes_an_engine(folder, more):
     files = ["--encoder", str(folder / "encoder.safetensors"), "--purifier", str(run), "--mapper", str(run)]
     recipe = str(folder / "narrow.toml")
     assert export([recipe, *files, "--out", str(folder / "engine")]) == 0
-    assert list(load_engine(folder / "engine").manifest.stages) == ["purifier", "encoder", "mapper"]
+    manifest = load_engine(folder / "engine").manifest
+    assert list(manifest.stages) == ["purifier", "encoder", "mapper"]
+    # Both on the grid that they were trained on.
+    assert manifest.grid.size == ((12, 12) if purifier == "drunet-light" else (16, 16))
     assert export([recipe, *files, "--sigma", "0.5", "--out", str(folder / "other")]) == 2
     assert export([recipe, *files, "--output", "tokens+ln_post", "--out", str(folder / "other")]) == 2
 
@@ -116,17 +136,25 @@ def test_a_killed_run_repeats_every_bit(folder, monkeypatch):
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_checkpointing_changes_no_gradient():
+@pytest.mark.parametrize(
+    ("config", "middle"), [(UNET_TINY, "middle_block"), (DRUNET, "middle")], ids=["unet", "drunet"]
+)
+def test_checkpointing_changes_no_gradient(config, middle):
+    """What is inside runs once more."""
     torch.manual_seed(0)
-    unet = UNet(UNET_TINY)
+    network = new_denoiser(config)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
     x_t = torch.randn(2, 3, 16, 16)
-    gradients = []
-    for unet.checkpointing in (False, True):
-        unet.zero_grad()
-        unet(x_t, 145).square().sum().backward()
-        gradients.append([p.grad.clone() for p in unet.parameters() if p.grad is not None])
+    gradients, runs = [], []
+    network.get_submodule(middle).register_forward_pre_hook(lambda *_: runs.append(network.checkpointing))
+    for network.checkpointing in (False, True):
+        network.zero_grad()
+        predict_noise(network, x_t, 145).square().sum().backward()
+        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 10
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert runs == [False, True, True]
 
 
 def test_every_image_comes_once_per_pass(folder):
@@ -375,17 +403,33 @@ def test_frozen_networks_see_a_few_images_at_once(folder, rows, monkeypatch):
     assert max(seen[1:]) == rows
 
 
-def test_a_mapper_behind_a_purifier_that_stays(folder):
+@pytest.mark.parametrize("name", ["unet-tiny", "drunet-light"])
+def test_a_mapper_behind_a_purifier_that_stays(folder, name):
     """No first stage, and nothing written for it; the weights are part of what the mapper depends on."""
     torch.manual_seed(0)
-    save_weights(folder / "tiny.safetensors", UNet(UNET_TINY).state_dict(), "digest", 0.25)
-    chosen = ("--purifier", f"unet-tiny={folder / 'tiny.safetensors'}", "--purifier-steps", "0")
+    path = folder / "weights.safetensors"
+    save_weights(path, new_denoiser(PURIFIERS[name]).state_dict(), "digest", 0.25)
+    chosen = ("--purifier", f"{name}={path}", "--purifier-steps", "0")
     assert main(command(folder, "run", *chosen)) == 0
     names = {path.name for path in (folder / "run").iterdir()}
     assert names == {"mapper.safetensors", "mapper.checkpoint.pt", "log.jsonl"}
     assert main(command(folder, "run", *chosen, "--resume")) == 0
-    save_weights(folder / "tiny.safetensors", UNet(UNET_TINY).state_dict(), "digest", 0.25)
+    save_weights(path, new_denoiser(PURIFIERS[name]).state_dict(), "digest", 0.25)
     assert main(command(folder, "run", *chosen, "--resume")) == 2
+
+
+def test_a_drunet_is_fine_tuned_from_its_file(folder):
+    torch.manual_seed(0)
+    network = DRUNet(DRUNET)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    save_weights(folder / "begin.safetensors", network.state_dict(), "digest", 0.25)
+    begin = ("--purifier", f"drunet-light={folder / 'begin.safetensors'}", "--mapper-steps", "1")
+    assert main(command(folder, "run", *begin)) == 0
+    before, after = (load_file(folder / path) for path in ("begin.safetensors", "run/purifier.safetensors"))
+    changes = [(after[name] - tensor).abs().max().item() for name, tensor in before.items()]
+    # Three steps of warm-up change every tensor, and none of them much.
+    assert 0 < min(changes) <= max(changes) < 1e-3
 
 
 def test_a_full_disk_is_one_line(folder, capsys, monkeypatch):

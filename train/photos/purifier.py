@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ _CHARBONNIER = 1e-3
 # Of the encoder's maps those at strides 8, 16 and 32.
 _MAPS = 3
 _RECONSTRUCTION = Schedule(steps=2500, batch=16, rate=1.5e-3, weight_decay=0.0, ema=0.998)
-_ROBUSTNESS = Schedule(steps=3800, batch=8, rate=3e-4, weight_decay=0.0, ema=0.998)
+_ROBUSTNESS = Schedule(steps=2400, batch=8, rate=3e-4, weight_decay=0.0, ema=0.998)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class PurifierConfig:
         sigma: noise level in [0, 1] pixel units.
         seed: of crops, new weights and noise.
         unet: the network's shape.
-        reconstruction, robustness: of the two parts.
+        reconstruction, robustness: of the two parts; 0 steps of the first leave it out.
         patch: side of the first part's squares in pixels.
         pooled, tokens, maps, classes, pixels: weights of the second part's losses, see `Robustness`.
         bf16: compute the networks in bfloat16; weights, losses and the optimiser stay float32.
@@ -58,9 +59,13 @@ class PurifierConfig:
     pixels: float = 1.0
     bf16: bool = False
 
-    def digest(self, *others: str) -> str:
-        """Return a sha256 that changes with every field and with `others`: what else a part depends on."""
-        return hashlib.sha256(json.dumps([asdict(self), *others], sort_keys=True).encode()).hexdigest()
+    def digest(self, part: str) -> str:
+        """Return a sha256 that changes with every field that a part's weights depend on."""
+        record = asdict(self)
+        if part == "reconstruction":
+            for name in ("robustness", "pooled", "tokens", "maps", "classes", "pixels"):
+                del record[name]
+        return hashlib.sha256(json.dumps([part, record], sort_keys=True).encode()).hexdigest()
 
 
 class FrozenClassifier(nn.Module):
@@ -109,7 +114,7 @@ class _Part:
         config: of the run.
         data: crops.
         unet: to be trained, as it is at the beginning.
-        begin: what the part depends on beside these: digests of weights.
+        begin: digests of the weights that it begins with, and learns from.
     """
 
     name: str
@@ -120,10 +125,10 @@ class _Part:
         self.denoise = Denoise.at_sigma(config.sigma)
         self.parts = {
             "pictures": data.digest,
-            "configuration": config.digest(),
-            "weights": config.digest(*begin),
+            "configuration": config.digest(self.name),
+            "weights": " ".join(begin),
         }
-        self.digest = config.digest(self.name, *self.parts.values())
+        self.digest = hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
 
     def _purified(self, step: int, clean: Tensor) -> Tensor:
         """The purifier's answer to the clean images of a step under fresh noise."""
@@ -232,7 +237,7 @@ def train_purifier(
     encoder: FrozenClassifier,
     place: Place,
     weights: str,
-    start: dict[str, Tensor] | None = None,
+    start: tuple[str, dict[str, Tensor]] | None = None,
 ) -> DRUNet:
     """Train both parts, write purifier.safetensors, and return the network, frozen.
 
@@ -241,8 +246,8 @@ def train_purifier(
         data: crops.
         encoder: frozen.
         place: where the run lives; finished parts are taken from their last checkpoint.
-        weights: digest of the encoder's file and of what the network starts from.
-        start: weights of a purifier to begin with, for another σ; None: new ones.
+        weights: sha256 of the encoder's file.
+        start: a purifier to begin with, such as another σ's: sha256 of its file, and weights; None: new ones.
 
     Raises:
         ValueError: checkpoints of another run are in the way.
@@ -250,14 +255,15 @@ def train_purifier(
         OSError: the disk is full.
     """
     torch.manual_seed(config.seed + 1)
-    unet = DRUNet(config.unet)
+    unet, begin = DRUNet(config.unet), []
     if start is not None:
-        unet.load_state_dict(start)
-    first = Reconstruction(config, data, unet, weights)
-    # Parameters of an average have no gradients.
-    second_unet = copy.deepcopy(run_stage(first, place)).requires_grad_(True)
-    assert isinstance(second_unet, DRUNet)
-    second = Robustness(config, data, second_unet, encoder, weights)
+        begin.append(start[0])
+        unet.load_state_dict(start[1])
+    first = Reconstruction(config, data, unet, *begin)
+    if config.reconstruction.steps:
+        # Parameters of an average have no gradients.
+        unet = cast(DRUNet, copy.deepcopy(run_stage(first, place)).requires_grad_(True))
+    second = Robustness(config, data, unet, encoder, first.digest, weights)
     trained = run_stage(second, place).requires_grad_(False)
     assert isinstance(trained, DRUNet)
     save_weights(place.folder / "purifier.safetensors", trained.state_dict(), second.digest, config.sigma)

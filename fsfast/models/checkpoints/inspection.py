@@ -28,7 +28,7 @@ from fsfast.models.checkpoints.layouts import Tower, find_towers
 from fsfast.models.checkpoints.matching import Differences, differences, stored_shapes
 from fsfast.models.checkpoints.names import TIMM
 from fsfast.models.checkpoints.nearest import Nearest, nearest
-from fsfast.models.checkpoints.networks import UNETS, kind_of, mapper_of, purifier_of
+from fsfast.models.checkpoints.networks import PURIFIERS, kind_of, mapper_of, purifier_of
 from fsfast.models.checkpoints.preparation import preparation_said
 from fsfast.models.checkpoints.settings import Settings, settings_said
 from fsfast.models.checkpoints.shards import Checkpoint
@@ -59,10 +59,10 @@ class Inspection:
 
     Attributes:
         path: of the weights.
-        kind: "image tower", "convolutional encoder", "U-Net", "smoothness mapper", what a network of another kind is,
-            as "a ResNet", or "weights of an unknown layout".
-        family: of a tower, as "CLIP"; of a convolutional encoder, as "EfficientNet-Lite0"; of a U-Net the preset that
-            it is; else "".
+        kind: "image tower", "convolutional encoder", "U-Net", "DRUNet", "smoothness mapper", what a network of
+            another kind is, as "a ResNet", or "weights of an unknown layout".
+        family: of a tower, as "CLIP"; of a convolutional encoder, as "EfficientNet-Lite0"; of a U-Net or a DRUNet the
+            preset that it is; else "".
         layout: whose names it has, "" where nobody's.
         prefix: what stands before a tower's names.
         model: what the config.json beside the weights calls it, "" without.
@@ -200,10 +200,8 @@ def _inspected(checkpoint: Checkpoint, given: dict[str, Any]) -> Inspection:
 
 
 def _network(checkpoint: Checkpoint, kind: str) -> Inspection:
-    """A U-Net or a smoothness mapper."""
-    found = Inspection(
-        checkpoint.path, kind, layout="fsfast" if kind == "smoothness mapper" else "guided-diffusion"
-    )
+    """A U-Net, a DRUNet or a smoothness mapper."""
+    found = Inspection(checkpoint.path, kind, layout="guided-diffusion" if kind == "U-Net" else "fsfast")
     try:
         if kind == "smoothness mapper":
             mapper = mapper_of(checkpoint, values=False).module
@@ -211,7 +209,7 @@ def _network(checkpoint: Checkpoint, kind: str) -> Inspection:
             found = replace(found, fields={name: Said(value, WEIGHTS) for name, value in sizes.items()})
         else:
             config = purifier_of(checkpoint, values=False).module.config
-            found = replace(found, family=next(name for name, own in UNETS.items() if own == config))
+            found = replace(found, family=next(name for name, own in PURIFIERS.items() if own == config))
     except CheckpointError as error:
         found = replace(found, problem=str(error))
     return _counted(found, checkpoint, checkpoint.names)

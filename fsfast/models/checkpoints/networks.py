@@ -1,9 +1,10 @@
-"""U-Nets and smoothness mappers from their checkpoints."""
+"""Purifiers (U-Nets and DRUNets) and smoothness mappers from their checkpoints."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -13,35 +14,46 @@ from fsfast.models.averages import Weights
 from fsfast.models.checkpoints.layouts import Source
 from fsfast.models.checkpoints.matching import Loaded, check_fit, fill, shapes_of, storage_note
 from fsfast.models.checkpoints.shards import Checkpoint
+from fsfast.models.drunet import DRUNET_LIGHT, DRUNetConfig
 from fsfast.models.mapper import HEAD_DIM, SmoothnessMapper
-from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, UNet, UNetConfig
+from fsfast.models.purifier import Denoiser, DenoiserConfig, new_denoiser
+from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, UNetConfig
 
-UNETS = {"adm256": ADM256, "unet-light": UNET_LIGHT, "unet-tiny": UNET_TINY}
+PURIFIERS: Mapping[str, DenoiserConfig] = {
+    "adm256": ADM256,
+    "unet-light": UNET_LIGHT,
+    "unet-tiny": UNET_TINY,
+    "drunet-light": DRUNET_LIGHT,
+}
 # Around a bare state dict: DataParallel, torch.compile, OneStepPurifier.
 _AROUND = re.compile(r"((module|_orig_mod|unet)\.)+")
+# Names that tell a U-Net from a DRUNet.
+_UNET = {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"}
+_DRUNET = {"down_blocks.0.0.conv1.weight", "middle.0.conv1.weight", "up_blocks.0.0.conv1.weight"}
 
 
 def load_purifier(
     path: str | os.PathLike[str],
-    config: UNetConfig | None = None,
+    config: DenoiserConfig | None = None,
     *,
     weights: Weights | None = None,
     values: bool = True,
-) -> Loaded[UNet]:
-    """Load a U-Net: guided-diffusion's unconditional 256×256 one, or one of ours.
+) -> Loaded[Denoiser]:
+    """Load a purifier: guided-diffusion's unconditional 256×256 U-Net, or a U-Net or DRUNet of ours.
 
     Args:
         path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either.
-        config: of the network. By default the one of ADM256, UNET_LIGHT and UNET_TINY whose names and shapes the
-            checkpoint has; groups and channels per head do not show in weights and are taken from there.
+        config: of the network. By default the one of ADM256, UNET_LIGHT, UNET_TINY and DRUNET_LIGHT whose names and
+            shapes the checkpoint has; a U-Net's groups and channels per head do not show in weights and are taken
+            from there.
         weights: "raw" or "ema", where the file holds raw weights and their average.
         values: False compares names and shapes alone: the module has no memory, and no file is hashed.
 
     Returns:
-        the U-Net, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
+        the network, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
 
     Raises:
-        CheckpointError: the tensors are not exactly those of config, or of one of the three; values are not finite;
+        CheckpointError: the tensors are not exactly those of config, or of one of the four; values are not finite;
             a file is missing, damaged, of another kind, has more in it than tensors, or not the weights that are meant.
         ValueError: weights are none of the two.
     """
@@ -49,23 +61,25 @@ def load_purifier(
 
 
 def purifier_of(
-    checkpoint: Checkpoint, config: UNetConfig | None = None, *, values: bool = True
-) -> Loaded[UNet]:
-    """Load the U-Net of a checkpoint; see `load_purifier`."""
+    checkpoint: Checkpoint, config: DenoiserConfig | None = None, *, values: bool = True
+) -> Loaded[Denoiser]:
+    """Load the purifier of a checkpoint; see `load_purifier`."""
     prefix = _prefix(checkpoint)
     name, chosen = ("the given config", config) if config is not None else _nearest(checkpoint, prefix)
-    module = _unet(chosen)
+    _check_kind(checkpoint, prefix, chosen)
+    module = _without_memory(chosen)
     shapes = shapes_of(module)
     sources = _prefixed(shapes, prefix)
-    check_fit(checkpoint, shapes, sources, _all, f"the U-Net of {name}", _unet_remedy(checkpoint, prefix))
-    notes = (
-        f"groups={chosen.groups} and head_channels={chosen.head_channels}: {name}",
-        *checkpoint.choice.note(),
-    )
+    timed = isinstance(chosen, UNetConfig)
+    what, layout = ("U-Net", "guided-diffusion") if timed else ("DRUNet", "fsfast")
+    check_fit(checkpoint, shapes, sources, _all, f"the {what} of {name}", _remedy(checkpoint, prefix, timed))
+    notes = checkpoint.choice.note()
+    if isinstance(chosen, UNetConfig):
+        notes = (f"groups={chosen.groups} and head_channels={chosen.head_channels}: {name}", *notes)
     if not values:
-        return Loaded(module, "guided-diffusion", (), notes)
+        return Loaded(module, layout, (), notes)
     fill(module, checkpoint, sources)
-    return Loaded(module, "guided-diffusion", checkpoint.files(), notes + storage_note(checkpoint))
+    return Loaded(module, layout, checkpoint.files(), notes + storage_note(checkpoint))
 
 
 def load_mapper(
@@ -121,12 +135,14 @@ def mapper_of(checkpoint: Checkpoint, *, values: bool = True) -> Loaded[Smoothne
     return Loaded(module, "fsfast", checkpoint.files(), notes + storage_note(checkpoint))
 
 
-def kind_of(checkpoint: Checkpoint) -> Literal["U-Net", "smoothness mapper"] | None:
-    """Return which of the two a checkpoint is by its names, whole or not; None for neither."""
+def kind_of(checkpoint: Checkpoint) -> Literal["U-Net", "DRUNet", "smoothness mapper"] | None:
+    """Return which of these a checkpoint is by its names, whole or not; None for none of them."""
     prefix = _prefix(checkpoint)
     names = {name.removeprefix(prefix) for name in checkpoint.names}
     if {"blocks.0.gain", "blocks.0.film.0.weight"} & names:
         return "smoothness mapper"
+    if _DRUNET & names:
+        return "DRUNet"
     unet = {"time_embed.0.weight", "input_blocks.0.0.weight", "down_blocks.0.resnets.0.conv1.weight"}
     return "U-Net" if unet & names else None
 
@@ -145,12 +161,23 @@ def _prefixed(shapes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Sour
     return {weight: Source((prefix + weight,)) for weight in shapes}
 
 
-def _unet(config: UNetConfig) -> UNet:
+def _without_memory(config: DenoiserConfig) -> Denoiser:
     with torch.device("meta"):
-        return UNet(config)
+        return new_denoiser(config)
 
 
-def _nearest(checkpoint: Checkpoint, prefix: str) -> tuple[str, UNetConfig]:
+def _check_kind(checkpoint: Checkpoint, prefix: str, config: DenoiserConfig) -> None:
+    """Refuse a U-Net's weights for a DRUNet, and the other way round: no name would fit."""
+    names = {name.removeprefix(prefix) for name in checkpoint.names}
+    kinds = ("U-Net", _UNET), ("DRUNet", _DRUNET)
+    (wanted, _), (other, others) = kinds if isinstance(config, UNetConfig) else kinds[::-1]
+    if others & names:
+        raise CheckpointError(
+            f"{checkpoint.path}: wanted a {wanted}, got a {other}; choose another checkpoint, or a {other}'s preset"
+        )
+
+
+def _nearest(checkpoint: Checkpoint, prefix: str) -> tuple[str, DenoiserConfig]:
     """The known configuration that has most names and shapes in common with a checkpoint."""
     names = {name.removeprefix(prefix) for name in checkpoint.names}
     if {"conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"} <= names:
@@ -158,22 +185,28 @@ def _nearest(checkpoint: Checkpoint, prefix: str) -> tuple[str, UNetConfig]:
             f"{checkpoint.path}: wanted a U-Net in guided-diffusion's names, got one in diffusers'; take the file that "
             "it was made from, 256x256_diffusion_uncond.pt for adm256"
         )
-    if not {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} & names:
+    if not (_UNET | _DRUNET) & names:
         raise CheckpointError(
-            f"{checkpoint.path}: wanted a U-Net in guided-diffusion's names (input_blocks.0.0.weight, …), got "
-            f"{', '.join(sorted(names)[:3])}, …; choose another checkpoint"
+            f"{checkpoint.path}: wanted a U-Net in guided-diffusion's names (input_blocks.0.0.weight, …), or a DRUNet "
+            f"(middle.0.conv1.weight, …), got {', '.join(sorted(names)[:3])}, …; choose another checkpoint"
         )
-    fits = {}
-    for preset, config in UNETS.items():
-        shapes = shapes_of(_unet(config))
+    fits, drunet = {}, bool(_DRUNET & names)
+    for preset, config in PURIFIERS.items():
+        if isinstance(config, DRUNetConfig) != drunet:
+            continue
+        shapes = shapes_of(_without_memory(config))
         same = sum(checkpoint.shape(prefix + name) == shapes[name] for name in shapes.keys() & names)
         # Both ways: a small network must not win by being part of a large one.
         fits[preset] = same / len(shapes.keys() | names)
     best = max(fits, key=lambda preset: fits[preset])
-    return best, UNETS[best]
+    return best, PURIFIERS[best]
 
 
-def _unet_remedy(checkpoint: Checkpoint, prefix: str) -> str:
+def _remedy(checkpoint: Checkpoint, prefix: str, timed: bool) -> str:
+    presets = [name for name, config in PURIFIERS.items() if isinstance(config, UNetConfig) == timed]
+    general = f"choose one of {', '.join(presets)}, or give the config that the weights have"
+    if not timed:
+        return general
     names = {name.removeprefix(prefix) for name in checkpoint.names}
     if "label_emb.weight" in names:
         return "this network wants a class; the unconditional one is 256x256_diffusion_uncond.pt"
@@ -185,4 +218,4 @@ def _unet_remedy(checkpoint: Checkpoint, prefix: str) -> str:
         )
     if "time_embed.0.weight" not in names:
         return "it has no time embedding: folded at one sigma, which cannot be undone; give the weights of training"
-    return f"choose one of {', '.join(UNETS)}, or give the config that the weights have"
+    return general

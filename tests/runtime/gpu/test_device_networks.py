@@ -13,6 +13,7 @@ from fsfast.backends.torch.attention import with_token_attention
 from fsfast.backends.torch.mapper import DeviceBlock
 from fsfast.backends.torch.networks import for_device
 from fsfast.backends.torch.unet import Convolution, DeviceUNet
+from fsfast.models.drunet import DRUNet, DRUNetConfig
 from fsfast.models.mapper import SmoothnessMapper
 from fsfast.models.unet import ADM256, UNET_TINY, FoldedUNet, UNet, UNetConfig
 from fsfast.models.vit import ViTFeatures
@@ -52,6 +53,11 @@ def unet(config: UNetConfig):
     return randomised(UNet(config)).at_sigma(0.25), x.contiguous(memory_format=torch.channels_last)
 
 
+def drunet():
+    _, x = unet(UNET_TINY)
+    return randomised(DRUNet(DRUNetConfig((8, 16), (1, 2)))).eval().requires_grad_(False), x
+
+
 def mapper(dim: int, tokens: int):
     x = torch.randn(3, tokens, dim, generator=torch.Generator().manual_seed(1))
     folded = randomised(SmoothnessMapper(dim)).at_sigma(0.25)
@@ -73,6 +79,7 @@ NETWORKS = {
     "unet with attention": lambda: unet(ATTENDED),
     "unet that resamples inside of blocks": lambda: unet(RESAMPLED),
     "unet that narrows": lambda: unet(NARROWING),
+    "drunet": drunet,
     "mapper of tokens": lambda: mapper(128, 7),
     "mapper of pooled features": lambda: mapper(64, 1),
     "tower with QuickGELU": lambda: tower(activation="quick_gelu"),
