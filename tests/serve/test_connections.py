@@ -16,7 +16,7 @@ PATH = "/v2/models/demo/infer"
 @pytest.fixture(scope="module")
 def strict(start):
     """A server with little patience that takes one request at a time."""
-    limits = {"head-seconds": "0.3", "body-seconds": "1.5", "max-body-mb": "0.01", "max-requests": "1"}
+    limits = {"head-seconds": "1", "body-seconds": "1.5", "max-body-mb": "0.01", "max-requests": "1"}
     with start("demo", *(word for name, value in limits.items() for word in (f"--{name}", value))) as server:
         yield server
 
