@@ -6,28 +6,11 @@ import asyncio
 import re
 from dataclasses import dataclass
 
+from benchmarks.load.server import Server
 from benchmarks.load.traffic import GOOD, Traffic
 
 _POST = b"POST /v2/models/demo/infer HTTP/1.1\r\nHost: server\r\n"
 _PATIENCE = 20.0
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a server listens on loopback: the ports of HTTP and gRPC."""
-
-    port: int
-    grpc_port: int
-
-    @property
-    def url(self) -> str:
-        """Of HTTP."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def grpc(self) -> str:
-        """host:port of gRPC."""
-        return f"127.0.0.1:{self.grpc_port}"
 
 
 @dataclass(frozen=True)
@@ -165,18 +148,18 @@ def _requests(largest: int) -> dict[str, tuple[str, tuple[bytes, ...], float]]:
     }
 
 
-async def http_faults(address: Address, files: list[bytes], largest: int) -> list[Fault]:
+async def http_faults(server: Server, files: list[bytes], largest: int) -> list[Fault]:
     """Return what became of every kind of broken request over HTTP, all at once, while others are served.
 
     Args:
-        address: of a server with the model "demo".
+        server: with the model "demo".
         files: pictures.
         largest: bytes that a body may have there.
     """
     requests = _requests(largest)
-    others = Traffic(address.url, "demo", files)
+    others = Traffic(server.url, "demo", files)
     *got, meanwhile = await asyncio.gather(
-        *(_exchange(address.port, *parts, pause=pause) for _, parts, pause in requests.values()),
+        *(_exchange(server.port, *parts, pause=pause) for _, parts, pause in requests.values()),
         others.by_clients(2, 20),
     )
     afterwards = await others.by_clients(1, 1)
@@ -187,17 +170,17 @@ async def http_faults(address: Address, files: list[bytes], largest: int) -> lis
     ]
 
 
-async def many_half_open(address: Address, files: list[bytes], connections: int = 200) -> Fault:
+async def many_half_open(server: Server, files: list[bytes], connections: int = 200) -> Fault:
     """Hold so many connections open without a word while others are served."""
-    held = [await asyncio.open_connection("127.0.0.1", address.port) for _ in range(connections)]
-    tally = await Traffic(address.url, "demo", files).by_clients(2, 10)
+    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(connections)]
+    tally = await Traffic(server.url, "demo", files).by_clients(2, 10)
     for _, writer in held:
         writer.close()
     name = f"{connections} connections without a word"
     return Fault(name, "held", "held", tally.outcomes[GOOD] == 10)
 
 
-async def grpc_faults(address: Address, files: list[bytes]) -> list[Fault]:
+async def grpc_faults(server: Server, files: list[bytes]) -> list[Fault]:
     """Return what became of messages that are none, over gRPC."""
     import grpc
 
@@ -207,13 +190,13 @@ async def grpc_faults(address: Address, files: list[bytes]) -> list[Fault]:
         "a message that is cut off": b"\x0a\x7fdemo",
         "tensors that do not fit": b"\x0a\x04demo\x3a\x04\xff\xff\xff\x7f",
     }.items():
-        async with grpc.aio.insecure_channel(address.grpc) as channel:
+        async with grpc.aio.insecure_channel(server.grpc) as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             try:
                 await call(message, timeout=_PATIENCE)
                 got = "OK"
             except grpc.aio.AioRpcError as error:
                 got = error.code().name
-        tally = await Traffic(address.url, "demo", files).by_clients(1, 1)
+        tally = await Traffic(server.url, "demo", files).by_clients(1, 1)
         found.append(Fault(name, "INVALID_ARGUMENT or INTERNAL", got, tally.outcomes[GOOD] == 1))
     return found

@@ -7,12 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-import httpx
-
+# Under a secret the same picture has the same features, whoever asks.
+SECRET = "a secret that only tests know"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _START_SECONDS = 120.0
 
@@ -24,74 +27,97 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def status_of(url: str) -> int:
+    """Return the status of a GET, 0 where nobody listens."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
 class Server:
-    """`fsfast serve` on loopback, as a context manager that waits until it is ready, and stops it.
+    """`fsfast serve` on loopback, as a context manager that waits until it is ready, and ends it.
 
     Args:
-        engine: directory or name.
-        *options: more of the command's.
-        port: None: a free one.
+        *arguments: of the command, without ports.
+        port: of HTTP; None: a free one.
 
     Attributes:
-        port: of HTTP.
-        url: of HTTP.
+        address: host:port of HTTP.
+        grpc: host:port of gRPC.
+        process: it.
     """
 
-    def __init__(self, engine: str, *options: str, port: int | None = None) -> None:
-        self.port = free_port() if port is None else port
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-m", "fsfast", "serve", engine, "--port", str(self.port), *options]
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, *arguments: str, port: int | None = None) -> None:
+        self.port, grpc_port = port or free_port(), free_port()
+        self.address, self.grpc = f"127.0.0.1:{self.port}", f"127.0.0.1:{grpc_port}"
+        ports = ("--port", str(self.port), "--grpc-port", str(grpc_port))
+        self._command = [sys.executable, "-m", "fsfast", "serve", *arguments, *ports]
+
+    @property
+    def url(self) -> str:
+        """Of HTTP."""
+        return f"http://{self.address}"
 
     def __enter__(self) -> Server:
-        # Under a secret the same picture has the same features, whoever asks.
-        environment = {**os.environ, "FSFAST_SECRET": "known to the load tests"}
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-        )
-        end = time.monotonic() + _START_SECONDS
-        while not self.ready:
-            if self._process.poll() is not None or time.monotonic() > end:
-                self._process.kill()
-                raise RuntimeError(f"{' '.join(self._command)} did not become ready")
-            time.sleep(0.1)
+        # Not a pipe, which nobody reads meanwhile, and which would be full in the end.
+        self._log = tempfile.NamedTemporaryFile(suffix=".log")
+        environment = {**os.environ, "FSFAST_SECRET": SECRET}
+        root = Path(__file__).parents[2]
+        self.process = subprocess.Popen(self._command, stderr=self._log, env=environment, cwd=root)
+        try:
+            self._wait()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.stop() is None:
-            self.kill()
+        self._end()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + _START_SECONDS
+        while status_of(f"{self.url}/v2/health/ready") != 200:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{' '.join(self._command)} did not become ready: {self.log.read_text()}")
+            time.sleep(0.1)
+
+    def _end(self) -> None:
+        self.kill()
+        self._log.close()
 
     @property
-    def ready(self) -> bool:
-        """Whether it says that it is ready."""
-        try:
-            return httpx.get(f"{self.url}/v2/health/ready", timeout=5).is_success
-        except httpx.TransportError:
-            return False
+    def log(self) -> Path:
+        """The file of what it writes to stderr; it is gone with the server."""
+        return Path(self._log.name)
 
     @property
     def processor_seconds(self) -> float:
         """Seconds of all processors, in user's code and the kernel's."""
         # Behind the name, which may have spaces; fields 14 and 15 of proc(5).
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     @property
     def memory(self) -> int:
         """Bytes of memory that it holds."""
-        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def kill(self) -> None:
         """Kill it as the kernel does where memory is short: without a word."""
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
 
-    def stop(self) -> int | None:
-        """Ask it to stop, and return its exit code, or None where it does not."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            return None
+    def stop(self, sig: int = signal.SIGTERM) -> str:
+        """Ask it to end, wait until it has, and return its log."""
+        self.process.send_signal(sig)
+        self.process.wait(60)
+        return self.log.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import fsfast
-from benchmarks.load.faults import Address, Fault, grpc_faults, http_faults, many_half_open
+from benchmarks.load.faults import Fault, grpc_faults, http_faults, many_half_open
 from benchmarks.load.server import Server, free_port
 from benchmarks.load.traffic import BAD_IMAGE, GOOD, REFUSED, UNREACHED, Tally, Traffic, pictures
 
@@ -171,16 +171,10 @@ def _endurance(
 async def faults(body_mb: float = 4.0, patience: float = 5.0) -> list[Fault]:
     """Let the built-in engine's server meet every kind of broken client; it waits for requests so many seconds."""
     files = pictures(4, _SIZE)
-    address = Address(free_port(), free_port())
-    options = {
-        "--max-body-mb": body_mb,
-        "--head-seconds": patience,
-        "--body-seconds": patience,
-        "--grpc-port": address.grpc_port,
-    }
-    with Server("demo", *(str(word) for pair in options.items() for word in pair), port=address.port):
+    options = {"--max-body-mb": body_mb, "--head-seconds": patience, "--body-seconds": patience}
+    with Server("demo", *(str(word) for pair in options.items() for word in pair)) as server:
         return [
-            *await http_faults(address, files, int(body_mb * 1e6)),
-            await many_half_open(address, files),
-            *await grpc_faults(address, files),
+            *await http_faults(server, files, int(body_mb * 1e6)),
+            await many_half_open(server, files),
+            *await grpc_faults(server, files),
         ]

@@ -74,6 +74,7 @@ def features_of(
     each = {
         name: json.loads(said[name]) for name in ("seeds", "seed_origins", "grid_sha256", "sources", "errors")
     }
+    certified = json.loads(said.get("certified", "[]"))
     features, unit = tensors["features"], tensors["unit"]
     if {len(features), len(unit), *map(len, each.values())} != {len(asked)}:
         raise ValueError(f"wanted {len(asked)} images, got features {features.shape}, unit {unit.shape}")
@@ -99,6 +100,7 @@ def features_of(
             random_weights=said["random_weights"],
             names=(outcome.name,),
             sources=(each["sources"][i],),
+            certified=(certified[i],) if certified else (),
         )
         image = None if outcome.result is None else outcome.result.grid
         if image is not None:
@@ -110,26 +112,27 @@ def features_of(
     return [found(outcome) for outcome in group]
 
 
-def none_of(group: Sequence[Outcome[Encoded]], error: ImageError) -> list[Outcome[SmoothedFeatures]]:
-    """Return what became of every image of a request that was refused because none of them is one.
+def none_of(
+    group: Sequence[Outcome[Encoded]], error: ImageError | ServerError
+) -> list[Outcome[SmoothedFeatures]]:
+    """Return what became of every image of a request that was refused because none of them can be used.
 
     Args:
         group: as in `features_of`.
         error: of the first.
     """
     asked = sum(outcome.error is None for outcome in group)
-    said = (
-        error
-        if asked == 1
-        else ImageError(f"none of {asked} images of a request can be used, the first: {error}")
-    )
+    said = error
+    if asked > 1:
+        text = f"none of {asked} images of a request can be used, the first: {error}"
+        said = ServerError(text, kind=error.kind) if isinstance(error, ServerError) else ImageError(text)
     return [Outcome(each.position, each.name, None, each.error or said) for each in group]
 
 
 def _error(kind: str, message: str) -> FsfastError | TypeError:
     """Return the error of one image of several, by the name of its class."""
-    found = _OURS.get(kind, ServerError)
-    if issubclass(found, (FsfastError, TypeError)):
+    found = _OURS.get(kind)
+    if found is not None and issubclass(found, (FsfastError, TypeError)):
         return found(printable(message))
     return ServerError(printable(message), kind=kind)
 

@@ -16,7 +16,7 @@ from fsfast.client.calls import Call, Calls, only_model
 from fsfast.client.connection import connection, persistence, reaching
 from fsfast.client.images import encoded_image
 from fsfast.client.served import ServedModel
-from fsfast.errors import ImageError
+from fsfast.errors import FsfastError
 from fsfast.images.grid import as_list
 from fsfast.runtime.features import SmoothedFeatures, joined
 from fsfast.runtime.many import OnError, Outcome, check_many, judged, outcomes_of, whole
@@ -156,10 +156,8 @@ class AsyncClient:
         with reaching(self.url):
             try:
                 return await AsyncRetrying(**self._persistence)(self._ask, call)
-            except ImageError as error:
-                if call.failed is None:
-                    raise
-                return call.failed(error)
+            except FsfastError as error:
+                return call.instead(error)
 
     async def _ask(self, call: Call[T]) -> T:
         if call.on_progress is None:

@@ -14,7 +14,7 @@ from fsfast.client.answers import check_status, features_of, none_of, reading
 from fsfast.client.images import Encoded, encoded_image
 from fsfast.client.served import ServedModel, served_model
 from fsfast.client.tensors import HEADER_LENGTH, pack, unpack
-from fsfast.errors import ImageError, ReplicasDiffer
+from fsfast.errors import FsfastError, ImageError, ReplicasDiffer, ServerError
 from fsfast.runtime.features import SmoothedFeatures
 from fsfast.runtime.many import Outcome, groups, outcomes_of, seeds_of
 from fsfast.strict_json import parse_json
@@ -39,7 +39,7 @@ class Call(Generic[T]):
         read: makes the result of the headers and the body of an answer, or of the last event of a stream.
         body: None: there is none, and the method is GET; else it is POST.
         headers: beside those that all requests have.
-        failed: makes the result where the server refuses the call because of its images; None: that error is raised.
+        failed: makes the result where the server refuses all images of the call; None: that error is raised.
         on_progress: is told what every event before the last says; None: the answer is no stream of events.
     """
 
@@ -47,13 +47,21 @@ class Call(Generic[T]):
     read: Callable[[Headers, bytes], T]
     body: bytes | None = None
     headers: Headers | None = None
-    failed: Callable[[ImageError], T] | None = None
+    failed: Callable[[ImageError | ServerError], T] | None = None
     on_progress: Callable[[dict[str, Any]], Any] | None = None
 
     @property
     def method(self) -> str:
         """GET or POST."""
         return "GET" if self.body is None else "POST"
+
+    def instead(self, error: FsfastError) -> T:
+        """Return the result where an error is about the call's images, and raise the error otherwise."""
+        refused = isinstance(error, ServerError) and error.kind == "NotCertified"
+        if self.failed is None or not (refused or isinstance(error, ImageError)):
+            raise error
+        assert isinstance(error, (ImageError, ServerError))
+        return self.failed(error)
 
     def ends(self, event: str, data: str) -> bool:
         """Take an event of a stream, and return whether it is the last, which `read` reads.

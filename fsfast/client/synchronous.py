@@ -16,7 +16,7 @@ from fsfast.client.calls import Call, Calls, only_model
 from fsfast.client.connection import connection, persistence, reaching
 from fsfast.client.images import encoded_image
 from fsfast.client.served import ServedModel
-from fsfast.errors import ImageError
+from fsfast.errors import FsfastError
 from fsfast.images.grid import as_list
 from fsfast.runtime.features import SmoothedFeatures, joined
 from fsfast.runtime.many import OnError, Outcome, check_many, judged, outcomes_of, whole
@@ -214,10 +214,8 @@ class Client:
         with reaching(self.url):
             try:
                 return Retrying(**self._persistence)(self._ask, call)
-            except ImageError as error:
-                if call.failed is None:
-                    raise
-                return call.failed(error)
+            except FsfastError as error:
+                return call.instead(error)
 
     def _ask(self, call: Call[T]) -> T:
         if call.on_progress is None:

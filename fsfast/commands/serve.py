@@ -146,12 +146,15 @@ def run(args: argparse.Namespace) -> int:
     from fsfast.serve.policy import parse_policy
     from fsfast.serve.remote import Remote
 
+    engines, policies = _named(args.engines), dict(map(parse_policy, args.policy))
+    if unknown := policies.keys() - {"", *engines}:
+        raise ValueError(f"wanted --policy for {', '.join(engines)}, got {', '.join(sorted(unknown))}")
     options = Options(
-        engines=_named(args.engines),
+        engines=engines,
         opener=partial(_open, args, _secret()),
         limits=Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)}),
         keys=Keys(args.keys, seeds=args.allow_seeds),
-        policies=dict(map(parse_policy, args.policy)),
+        policies=policies,
         remote=Remote(args.fetch_from) if args.fetch_from else None,
         memory=None if args.memory_mb is None else int(args.memory_mb * 1e6),
         host=args.host,

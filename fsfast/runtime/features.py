@@ -23,7 +23,7 @@ from fsfast.runtime.seeds import SeedOrigin
 from fsfast.runtime.selecting import selected
 
 _ARRAYS = ("features", "unit", "raw_mean", "seeds")
-_TUPLES = ("seed_origins", "grid_sha256", "names", "sources")
+_TUPLES = ("seed_origins", "grid_sha256", "names", "sources", "certified")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,7 @@ class SmoothedFeatures:
         names: per image its path, or None for one that came without a name. Empty in files of earlier versions.
         sources: per image where it came from, and how it came onto the grid: kind, size, mode, steps, sha256 of a
             file; as in a certificate. Empty in files of earlier versions.
+        certified: per image whether it meets the policy of the server that served it; empty where there was none.
     """
 
     features: np.ndarray
@@ -64,6 +65,7 @@ class SmoothedFeatures:
     raw_mean: np.ndarray | None = None
     names: tuple[str | None, ...] = ()
     sources: tuple[dict[str, Any], ...] = ()
+    certified: tuple[bool | None, ...] = ()
 
     def __repr__(self) -> str:
         shape = list(self.features.shape)
@@ -100,7 +102,7 @@ class SmoothedFeatures:
             name: None if (whole := getattr(self, name)) is None else whole[some] for name in _ARRAYS
         }
         for name in _TUPLES:
-            # Files of earlier versions have no names and sources.
+            # Not everybody has names, sources and a policy.
             parts[name] = tuple(whole[i] for i in places) if (whole := getattr(self, name)) else ()
         return replace(self, **parts)
 
@@ -117,7 +119,7 @@ class SmoothedFeatures:
             ValueError: the name ends otherwise.
         """
         arrays = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
-        record = {k: v for k, v in vars(self).items() if k not in _ARRAYS}
+        record = {k: v for k, v in vars(self).items() if k not in _ARRAYS and v != ()}
         metadata = {"format": "fsfast-features", "schema": "1", "record": json.dumps(record)}
         suffix = Path(path).suffix
         if suffix == ".safetensors":

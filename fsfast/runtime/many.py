@@ -119,7 +119,10 @@ def judged(outcomes: Iterator[Outcome[T]], on_error: OnError) -> Iterator[Outcom
             yield outcome
         elif on_error == "raise":
             error = outcome.error
-            raise type(error)(f"image {outcome.position} (counted from 0): {error}") from error
+            named = type(error)(f"image {outcome.position} (counted from 0): {error}")
+            # Also what it has beside its text.
+            vars(named).update(vars(error))
+            raise named from error
 
 
 def whole(outcomes: Iterable[Outcome[T]], single: bool) -> list[T]:

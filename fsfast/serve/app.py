@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fsfast._version import __version__
 from fsfast.errors import FsfastError
 from fsfast.serve import certificates, oip, openai, samples
-from fsfast.serve.errors import QueueFull, Refusal, RequestError
+from fsfast.serve.errors import ClientLeft, QueueFull, Refusal, RequestError
 from fsfast.serve.exchange import facts, in_shape, refused, service_of
 from fsfast.serve.keys import Keys
 from fsfast.serve.pages import add_pages
@@ -143,10 +143,12 @@ class Passage:
             self._under_way -= 1
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "none")
-            metrics, protocol = self._service.metrics, "http"
-            metrics.requests.labels(protocol, route, status).inc()
-            metrics.seconds.labels(protocol, route).observe(seconds)
-            access.info("request", extra={"facts": about | {"status": status, "seconds": round(seconds, 6)}})
+            # Who left before the answer began has none.
+            about |= {"status": status or ClientLeft.status, "seconds": round(seconds, 6)}
+            self._service.metrics.requests.labels("http", route, about["status"]).inc()
+            self._service.metrics.seconds.labels("http", route).observe(seconds)
+            level = logging.DEBUG if scope["path"] in _ALWAYS else logging.INFO
+            access.log(level, "request", extra={"facts": about})
 
     def _check(self, scope: Scope) -> None:
         """Refuse what is not even to be read; raises QueueFull, RequestError."""

@@ -18,8 +18,7 @@ from fsfast.serve.exchange import (
     described,
     error_content,
     facts,
-    parsed,
-    read_body,
+    read_json,
     service_of,
     while_connected,
 )
@@ -66,7 +65,7 @@ router = APIRouter(prefix="/v1", tags=["certificates"])
 @router.post("/certificates", openapi_extra=described(CertificateRequest))
 async def certify(request: Request, caller: Asking) -> Response:
     """Certify the direction of an image's smoothed features; `stream` tells the progress as server-sent events."""
-    asked = parsed(await read_body(request), CertificateRequest)
+    asked = await read_json(request, CertificateRequest)
     image = from_base64(asked.image, "an image file")
     facts(request).update(model=asked.model, images=1)
     service = service_of(request)
@@ -84,7 +83,7 @@ async def certify(request: Request, caller: Asking) -> Response:
 @router.post("/verifications", openapi_extra=described(VerificationRequest))
 async def verify(request: Request, caller: Asking) -> dict[str, Any]:
     """Replay a certificate, and say whether every bit is the same."""
-    asked = parsed(await read_body(request), VerificationRequest)
+    asked = await read_json(request, VerificationRequest)
     image = from_base64(asked.image, "an image file")
     facts(request).update(model=asked.model, images=1)
     found = await while_connected(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
+import anyio
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +19,8 @@ from fsfast.serve.service import Service
 from fsfast.strict_json import parse_json
 
 T = TypeVar("T")
+# Bytes of input that are worked on where everybody waits.
+_LARGE = 1 << 18
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -36,8 +39,8 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def caller_of(request: Request) -> Caller:
-    """Return who asks; raises NotAuthorised."""
+async def caller_of(request: Request) -> Caller:
+    """Return who asks; raises NotAuthorised. Not plain, or FastAPI would call it on another thread."""
     keys: Keys = request.app.state.keys
     address = request.client.host if request.client else "local"
     caller = keys.caller(presented(dict(request.headers)), address)
@@ -64,8 +67,9 @@ async def read_body(request: Request) -> bytes:
     """
     limits = service_of(request).limits
     try:
-        body = await asyncio.wait_for(_received(request, limits.max_body), limits.body_seconds)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(limits.body_seconds):
+            body = await _received(request, limits.max_body)
+    except TimeoutError:
         raise BodyTimeout(
             f"the body did not come within {limits.body_seconds:g} seconds; send it again"
         ) from None
@@ -74,13 +78,17 @@ async def read_body(request: Request) -> bytes:
         return body
     if encoding not in _WINDOW:
         raise RequestError(f"wanted a body packed by gzip or deflate, or not at all, got {encoding!r}")
+    return await apart(len(body), _unpacked, body, encoding, limits.max_body)
+
+
+def _unpacked(body: bytes, encoding: str, most: int) -> bytes:
     unpacker = zlib.decompressobj(_WINDOW[encoding])
     try:
-        unpacked = unpacker.decompress(body, limits.max_body + 1)
+        unpacked = unpacker.decompress(body, most + 1)
     except zlib.error as error:
         raise RequestError(f"wanted a body packed by {encoding}: {brief(error)}") from None
-    if len(unpacked) > limits.max_body:
-        raise _too_large(limits.max_body)
+    if len(unpacked) > most:
+        raise _too_large(most)
     if not unpacker.eof or unpacker.unused_data:
         raise RequestError(f"wanted a body packed by {encoding}, got one that is cut off, or more than one")
     return unpacked
@@ -119,6 +127,23 @@ def described(kind: type[Body]) -> dict[str, Any]:
     """Return what OpenAPI says about a body that is parsed here."""
     schema = kind.model_json_schema(ref_template=f"#/components/schemas/{kind.__name__}")
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+async def apart(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Return the result of some work, on another thread where its input is large, or nobody else would be heard.
+
+    Args:
+        size: bytes of the input.
+        work: to be done.
+        arguments: of it.
+    """
+    return work(*arguments) if size <= _LARGE else await asyncio.to_thread(work, *arguments)
+
+
+async def read_json(request: Request, kind: type[B]) -> B:
+    """Return the body of a request as one of some kind; errors as `read_body` and `parsed`."""
+    body = await read_body(request)
+    return await apart(len(body), parsed, body, kind)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

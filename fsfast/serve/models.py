@@ -195,7 +195,7 @@ class Models:
             if entry.model is not None:
                 try:
                     await self.load(entry.name)
-                except FsfastError as error:
+                except (FsfastError, ValueError, OSError) as error:
                     logger.error("model %s stays as it was: %s", entry.name, error)
 
     async def close(self) -> None:
@@ -226,13 +226,14 @@ class Models:
     def _opened(self, entry: _Entry) -> Model:
         encoder = self._opener(entry.engine)
         scheduler = Scheduler(encoder.function, encoder.threads, self._max_rows)
-        # Warm-up: the first request shall not wait for buffers and caches.
-        blank = encoder.prepare(np.zeros((*encoder.grid.size, 3), np.uint8))
-        assert not isinstance(blank, list)
-        scheduler.admit(encoder.n0)
-        scheduler.serve([blank], [0], encoder.n0, "")[0].result()
         policy = self._policies.get(entry.name, self._policies.get(""))
-        return Model(entry.name, encoder, scheduler, policy, 0)
+        model = Model(entry.name, encoder, scheduler, policy, 0)
+        try:
+            _warm_up(model)
+        except BaseException:
+            model.close_now()
+            raise
+        return model
 
     def _room_for(self, entry: _Entry) -> bool:
         if self._memory is None:
@@ -267,6 +268,16 @@ class Models:
         old, entry.model = entry.model, None
         if old is not None:
             await old.close()
+
+
+def _warm_up(model: Model) -> None:
+    """Let an engine compute once: the first request shall not wait for buffers and caches."""
+    encoder = model.encoder
+    blank = encoder.prepare(np.zeros((*encoder.grid.size, 3), np.uint8))
+    assert not isinstance(blank, list)
+    rows = min(encoder.n0, model.scheduler.max_rows)
+    model.scheduler.admit(rows)
+    model.scheduler.serve([blank], [0], rows, "")[0].result()
 
 
 def _resident() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from typing import Any, Literal
@@ -10,14 +11,14 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import Field, JsonValue
 
+from fsfast.errors import FsfastError
 from fsfast.serve.errors import RequestError
 from fsfast.serve.exchange import (
     Asking,
     Body,
     described,
     facts,
-    parsed,
-    read_body,
+    read_json,
     service_of,
     while_connected,
 )
@@ -95,15 +96,17 @@ async def models(request: Request, _: Asking) -> dict[str, Any]:
 async def embeddings(request: Request, caller: Asking) -> dict[str, Any]:
     """A vector per image: the pooled feature, or the mean of the patch tokens."""
     service, remote = service_of(request), request.app.state.remote
-    asked = parsed(await read_body(request), EmbeddingRequest)
+    asked = await read_json(request, EmbeddingRequest)
     uris = asked.images
     service.limits.check_images(len(uris))
     facts(request).update(model=asked.model, images=len(uris))
-    files = [await _file_of(uri, remote) for uri in uris]
-    seeds = None if asked.seed is None else [asked.seed] * len(files)
-    answer = await while_connected(
-        request, service.encode(asked.model, files, asked.n0, seeds, caller=caller)
-    )
+    seeds = None if asked.seed is None else [asked.seed] * len(uris)
+
+    async def encoded() -> Answer:
+        files = await asyncio.gather(*[_file_or_error(uri, remote) for uri in uris])
+        return await service.encode(asked.model, files, asked.n0, seeds, caller=caller)
+
+    answer = await while_connected(request, encoded())
     raise_if_all_failed(answer)
     encoder = answer.model.encoder
     _check(asked, answer)
@@ -128,6 +131,14 @@ def _check(asked: EmbeddingRequest, answer: Answer) -> None:
         encoder.manifest.pooled or not all(0 <= place < encoder.tokens for place in asked.tokens)
     ):
         raise RequestError(f"wanted tokens as places in 0…{encoder.tokens - 1}, got {asked.tokens}")
+
+
+async def _file_or_error(uri: str, remote: Remote | None) -> bytes | FsfastError:
+    """Return an image file, or why there is none: it hurts only itself."""
+    try:
+        return await _file_of(uri, remote)
+    except FsfastError as error:
+        return error
 
 
 async def _file_of(uri: str, remote: Remote | None) -> bytes:

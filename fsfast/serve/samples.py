@@ -14,8 +14,7 @@ from fsfast.serve.exchange import (
     Body,
     described,
     facts,
-    parsed,
-    read_body,
+    read_json,
     service_of,
     while_connected,
 )
@@ -35,7 +34,7 @@ router = APIRouter(prefix="/v1", tags=["samples"])
 @router.post("/samples", openapi_extra=described(SampleRequest))
 async def sample(request: Request, caller: Asking) -> dict[str, str | None]:
     """The image on the grid, with noise, and purified: PNG files in base64. Each time the noise is another."""
-    asked = parsed(await read_body(request), SampleRequest)
+    asked = await read_json(request, SampleRequest)
     image = from_base64(asked.image, "an image file")
     facts(request).update(model=asked.model, images=1)
     grid, drawn = await while_connected(

@@ -120,7 +120,7 @@ class Scheduler:
         self.failure: BaseException | None = None
         self._function = function
         self._pipeline = function.pipeline
-        self._max_rows = max_rows
+        self.max_rows = max_rows
         self._by_rows = not function.keeps_tensors
         self._in_flight = threads + 1
         self._quantum = max(function.manifest.n0, self._pipeline.micro_batch)
@@ -161,13 +161,13 @@ class Scheduler:
         """
         with self._changed:
             self._check_running()
-            if rows > self._max_rows:
+            if rows > self.max_rows:
                 raise TooLarge(
-                    f"wanted at most {self._max_rows} rows (images × n0) in one request, got {rows}; send fewer images"
+                    f"wanted at most {self.max_rows} rows (images × n0) in one request, got {rows}; send fewer images"
                 )
-            if self._waiting_rows + rows > self._max_rows:
+            if self._waiting_rows + rows > self.max_rows:
                 raise QueueFull(
-                    f"{self._waiting_rows} of {self._max_rows} rows wait already; ask again later",
+                    f"{self._waiting_rows} of {self.max_rows} rows wait already; ask again later",
                     self._waiting_rows / self._rows_per_second(),
                 )
             self._waiting_rows += rows

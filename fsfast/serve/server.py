@@ -155,4 +155,6 @@ class _Server(uvicorn.Server):
             return
         self._service.stopping = True
         logger.info("no longer ready; the port is closed in %g seconds", self._drain_seconds)
-        asyncio.get_running_loop().call_later(self._drain_seconds, super().handle_exit, sig, frame)
+        loop = asyncio.get_running_loop()
+        # A signal comes between any two lines of the loop's own.
+        loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, super().handle_exit, sig, frame)

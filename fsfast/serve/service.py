@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, TypeVar
 
+import anyio
 import numpy as np
 
 from fsfast.certificates.certificate import Certificate
@@ -25,7 +27,7 @@ from fsfast.runtime.pipeline import Sample
 from fsfast.runtime.progress import Progress
 from fsfast.runtime.sampling import check_samples
 from fsfast.runtime.seeds import SeedOrigin, check_seeds, seed_from_system
-from fsfast.runtime.serving import handed_out
+from fsfast.runtime.serving import GROUP, handed_out
 from fsfast.serve.cache import Cache, Key
 from fsfast.serve.errors import DeadlineExceeded, NotCertified, QueueFull, RequestError, Stopping
 from fsfast.serve.keys import Caller
@@ -38,6 +40,8 @@ from fsfast.serve.sharing import SharedPipeline, Watch
 T = TypeVar("T")
 # Threads that decode images; more would take the processors from the engine.
 _DECODERS = min(4, os.cpu_count() or 1)
+# Groups of one request's images that are decoded, or wait for it.
+_AHEAD = 2
 # Threads that hold images against a policy; they mostly wait for the engine.
 _DECIDERS = 8
 
@@ -193,7 +197,7 @@ class Service:
     async def encode(
         self,
         model: str | None,
-        images: Sequence[bytes | np.ndarray],
+        images: Sequence[bytes | np.ndarray | FsfastError],
         n0: int | None = None,
         seeds: Sequence[int] | None = None,
         *,
@@ -204,7 +208,7 @@ class Service:
 
         Args:
             model: its name; None: the first.
-            images: image files as bytes, or [H, W, 3] uint8.
+            images: image files as bytes, [H, W, 3] uint8, or the error of one that could not be had.
             n0: samples per image; None: the engine's.
             seeds: one per image, where the caller may choose them; None: the server does.
             caller: who asks; callers take turns.
@@ -316,40 +320,68 @@ class Service:
     async def _encode(
         self, model: Model, images: Sequence[Any], n0: int, seeds: Sequence[int] | None, caller: Caller
     ) -> Answer:
-        encoder, scheduler, policy = model.encoder, model.scheduler, model.policy
-        rows = len(images) * (n0 + (policy.rows if policy else 0))
-        scheduler.admit(rows)
+        """Encode images in groups, so that the first are computed while others are decoded."""
+        room = _Room(len(images) * (n0 + (model.policy.rows if model.policy else 0)))
+        model.scheduler.admit(room.rows)
+        # No request has more before others in the decoders' queue.
+        decoding = asyncio.Semaphore(_AHEAD)
+
+        def group(start: int) -> Coroutine[Any, Any, list[Item]]:
+            here = slice(start, start + GROUP)
+            given = None if seeds is None else seeds[here]
+            return self._group(model, images[here], n0, given, caller, room, decoding)
+
         try:
-            prepared = await _in(self._decoders, _prepared, encoder, images, seeds)
-            good = [each for each in prepared if isinstance(each, _Prepared)]
-            # Seeds that clients chose are theirs alone.
-            known = await self._known(model, good, n0) if seeds is None else [None] * len(good)
-            new = [each for each, part in zip(good, known, strict=True) if part is None]
-            futures = scheduler.serve(
-                [each.image for each in new], [each.drawn[0] for each in new], n0, caller.name
-            )
-            # The scheduler takes these back itself, as each of them ends.
-            rows -= n0 * len(new)
-            computed = await _all([asyncio.wrap_future(future) for future in futures])
-            if seeds is None:
-                await self._keep(model, new, n0, computed)
-            fresh = iter(computed)
-            parts = (next(fresh) if part is None else part for part in known)
-            items = [
-                Item(each.with_features(encoder.function, n0, next(parts)), image=each.image)
-                if isinstance(each, _Prepared)
-                else Item(None, each)
-                for each in prepared
-            ]
-            if policy is not None:
-                items = await _all(
-                    [asyncio.ensure_future(self._judged(model, policy, item, caller)) for item in items]
-                )
+            if len(images) <= GROUP:
+                items = await group(0)
+            else:
+                starts = range(0, len(images), GROUP)
+                parts = await _all([asyncio.ensure_future(group(start)) for start in starts])
+                items = list(chain.from_iterable(parts))
         finally:
-            scheduler.release(rows)
+            model.scheduler.release(room.rows)
         errors = [item.error for item in items if item.error is not None]
         self.metrics.encoded(model, len(items), errors)
         return Answer(model, tuple(items), n0)
+
+    async def _group(
+        self,
+        model: Model,
+        images: Sequence[Any],
+        n0: int,
+        seeds: Sequence[int] | None,
+        caller: Caller,
+        room: _Room,
+        decoding: asyncio.Semaphore,
+    ) -> list[Item]:
+        encoder, policy = model.encoder, model.policy
+        async with decoding:
+            prepared = await _in(self._decoders, _prepared, encoder, images, seeds)
+        good = [each for each in prepared if isinstance(each, _Prepared)]
+        # Seeds that clients chose are theirs alone.
+        known = await self._known(model, good, n0) if seeds is None else [None] * len(good)
+        new = [each for each, part in zip(good, known, strict=True) if part is None]
+        futures = model.scheduler.serve(
+            [each.image for each in new], [each.drawn[0] for each in new], n0, caller.name
+        )
+        # The scheduler takes these back itself, as each of them ends.
+        room.rows -= n0 * len(new)
+        computed = await _all([asyncio.wrap_future(future) for future in futures])
+        if seeds is None:
+            await self._keep(model, new, n0, computed)
+        fresh = iter(computed)
+        parts = (next(fresh) if part is None else part for part in known)
+        items = [
+            Item(each.with_features(encoder.function, n0, next(parts)), image=each.image)
+            if isinstance(each, _Prepared)
+            else Item(None, each)
+            for each in prepared
+        ]
+        if policy is None:
+            return items
+        return await _all(
+            [asyncio.ensure_future(self._judged(model, policy, item, caller)) for item in items]
+        )
 
     async def _known(self, model: Model, images: Sequence[_Prepared], n0: int) -> list[Served | None]:
         """Return what the cache has of each image."""
@@ -409,6 +441,13 @@ class Service:
             self._certifying -= 1
 
 
+@dataclass(eq=False)
+class _Room:
+    """Rows that a request was let in with, and that nobody took yet."""
+
+    rows: int
+
+
 @dataclass(frozen=True, eq=False)
 class _Prepared:
     """An image on the grid, and its seed with its origin."""
@@ -429,6 +468,9 @@ def _prepared(
     """Put every image on the grid and give it a seed, or say why it is none."""
     found: list[_Prepared | FsfastError | TypeError] = []
     for i, image in enumerate(images):
+        if isinstance(image, FsfastError):
+            found.append(image)
+            continue
         try:
             on_grid = to_grid_image(image, encoder.grid)
         except (FsfastError, TypeError) as error:
@@ -483,8 +525,9 @@ async def _within(work: Awaitable[T], deadline: float | None, most: float) -> T:
     """Wait until the deadline; raises DeadlineExceeded."""
     seconds = most if deadline is None else min(deadline, most)
     try:
-        return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(seconds):
+            return await work
+    except TimeoutError:
         raise DeadlineExceeded(
             f"the answer was not ready within {seconds:g} seconds; ask again later"
         ) from None

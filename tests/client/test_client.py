@@ -18,7 +18,9 @@ from fsfast.client import AsyncClient, Client  # noqa: E402
 from fsfast.client.tensors import HEADER_LENGTH  # noqa: E402
 
 
-def features_answer(request, function_id="f1", failed=(), grid_sha256="0" * 64):
+def features_answer(
+    request, function_id="f1", failed=(), grid_sha256="0" * 64, certified=None, kind="ImageError"
+):
     """Answer a request for features: those of image i are all i, and its seed is i."""
     length = int(request.headers[HEADER_LENGTH])
     asked = json.loads(request.content[:length])
@@ -29,10 +31,10 @@ def features_answer(request, function_id="f1", failed=(), grid_sha256="0" * 64):
         "seed_origins": ["secret"] * count,
         "grid_sha256": [grid_sha256] * count,
         "sources": [{"kind": "bytes"}] * count,
-        "errors": [
-            {"class": "ImageError", "message": "no image"} if i in failed else None for i in range(count)
-        ],
+        "errors": [{"class": kind, "message": "no image"} if i in failed else None for i in range(count)],
     }
+    if certified is not None:
+        lists["certified"] = certified
     said = {name: json.dumps(value) for name, value in lists.items()} | {
         "n0": asked["parameters"].get("n0", 4),
         "sigma": 0.25,
@@ -219,15 +221,45 @@ def test_a_tensor_that_is_cut_off_is_no_answer(picture):
         client.encode(picture)
 
 
-def test_images_none_of_which_is_one_are_refused_together_and_sink_no_others(picture):
+def test_a_refusal_of_one_image_keeps_the_servers_name_for_it(picture):
+    with client_of(lambda request: features_answer(request, failed=(1,), kind="NotCertified")) as client:
+        _, refused = client.encode_iter([picture] * 2, on_error="return")
+    assert isinstance(refused.error, fsfast.ServerError)
+    assert refused.error.kind == "NotCertified"
+    with (
+        client_of(lambda request: features_answer(request, failed=(1,), kind="NotCertified")) as client,
+        pytest.raises(fsfast.ServerError, match=r"image 1 .*no image") as caught,
+    ):
+        client.encode([picture] * 2)
+    assert caught.value.kind == "NotCertified"
+
+
+def test_whether_images_meet_the_servers_policy_is_kept(picture, tmp_path):
+    met = [True, False, None]
+    with client_of(lambda request: features_answer(request, certified=met)) as client:
+        out = client.encode([picture] * 3)
+    out.save(tmp_path / "features.npz")
+    assert out[1:].certified == (False, None)
+    assert fsfast.load_features(tmp_path / "features.npz").certified == tuple(met)
+    with client_of(features_answer) as client:
+        assert client.encode([picture] * 3).certified == ()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "error"),
+    [(400, "ImageError", fsfast.ImageError), (422, "NotCertified", fsfast.ServerError)],
+)
+def test_images_that_are_refused_together_sink_no_others(picture, status, kind, error):
     def handler(request):
         if len(files_of(request)) == 16:
-            return httpx.Response(400, json={"error": "cannot identify it", "type": "ImageError"})
+            return httpx.Response(status, json={"error": "cannot identify it", "type": kind})
         return features_answer(request)
 
     with client_of(handler) as client:
         found = list(client.encode_iter([picture] * 17, on_error="return"))
     assert [outcome.error is None for outcome in found] == [False] * 16 + [True]
+    assert type(found[0].error) is error
+    assert getattr(found[0].error, "kind", kind) == kind
     assert "16 images" in str(found[0].error)
     assert "cannot identify it" in str(found[0].error)
 

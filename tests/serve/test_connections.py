@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.serve.conftest import status_of
+from benchmarks.load.server import status_of
 
 PATH = "/v2/models/demo/infer"
 

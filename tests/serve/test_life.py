@@ -8,25 +8,25 @@ import time
 
 import pytest
 
-from tests.serve.conftest import status_of
+from benchmarks.load.server import status_of
 from tests.serve.test_requests import infer
 
 httpx = pytest.importorskip("httpx", reason="the tests of the server ask by httpx")
 
 
 def test_sigterm_answers_what_was_accepted_and_says_so_before(start, encoder, files):
-    with start("demo", "--drain-seconds", "2") as server:
+    with start("demo", "--drain-seconds", "1") as server:
         found = []
 
         def ask():
             with httpx.Client(base_url=server.url, timeout=60) as client:
-                found.append(infer(client, files[:4], n0=100))
+                found.append(infer(client, files[:4], n0=25))
 
         asking = threading.Thread(target=ask)
         asking.start()
         while (
             "fsfast_waiting_rows" not in (text := httpx.get(f"{server.url}/metrics").text)
-            or " 400.0" not in text
+            or " 100.0" not in text
         ):
             time.sleep(0.01)
         server.process.terminate()
@@ -53,6 +53,7 @@ def test_sigterm_answers_what_was_accepted_and_says_so_before(start, encoder, fi
         (["demo", "demo"], "names of their own"),
         (["demo", "--max-rows", "0"], "--max-rows > 0"),
         (["demo", "--policy", "epsilon"], "wanted a number as epsilon"),
+        (["demo", "--policy", "dem:epsilon=0.1"], "wanted --policy for demo, got dem"),
         (["demo", "--keys", "/nowhere"], "/nowhere"),
     ],
 )

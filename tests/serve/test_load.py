@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import urlsplit
 
 import pytest
 
 pytest.importorskip("httpx", reason="the load tests need httpx")
 
 from benchmarks.load import studies
-from benchmarks.load.faults import Address, grpc_faults, http_faults, many_half_open
+from benchmarks.load.faults import grpc_faults, http_faults, many_half_open
 from benchmarks.load.traffic import BAD_IMAGE, GOOD, REFUSED, Traffic, pictures
 
 
@@ -28,13 +27,11 @@ def files():
 
 
 def test_hostile_clients_are_refused_and_hinder_nobody(strict, files):
-    address = Address(urlsplit(strict.url).port, int(strict.grpc.rpartition(":")[2]))
-
     async def meet():
         return [
-            *await http_faults(address, files, 1_000_000),
-            await many_half_open(address, files),
-            *await grpc_faults(address, files),
+            *await http_faults(strict, files, 1_000_000),
+            await many_half_open(strict, files),
+            *await grpc_faults(strict, files),
         ]
 
     assert [fault for fault in asyncio.run(meet()) if not fault.right] == []

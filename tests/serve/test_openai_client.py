@@ -56,12 +56,12 @@ def test_messages_as_vllm_has_them_and_tokens_of_ours(client, encoder, files):
 
 
 def test_a_bad_image_hurts_only_itself(client, files):
-    answer = client.embeddings.create(
-        model="demo", input=[uri(b"no image"), uri(files[0])], encoding_format="float"
-    )
-    assert answer.data[0].embedding == []
-    assert answer.data[0].model_extra["error"]["class"] == "ImageError"
-    assert len(answer.data[1].embedding) == 128
+    bad = [uri(b"no image"), "a text", "http://127.0.0.1/x.png"]
+    answer = client.embeddings.create(model="demo", input=[*bad, uri(files[0])], encoding_format="float")
+    assert [each.embedding for each in answer.data[:3]] == [[]] * 3
+    kinds = [each.model_extra["error"]["class"] for each in answer.data[:3]]
+    assert kinds == ["ImageError", "RequestError", "RequestError"]
+    assert len(answer.data[3].embedding) == 128
 
 
 @pytest.mark.parametrize(
