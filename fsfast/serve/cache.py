@@ -6,8 +6,11 @@ and a new secret finds nothing of an old one's.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,10 @@ from cachetools import LRUCache
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from fsfast.errors import brief
 from fsfast.runtime.function import Served
+
+logger = logging.getLogger("fsfast.serve")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Cache:
         with self._lock:
             found = self._memory.get(name)
         if found is None and self._disk is not None:
-            found = _unpacked(self._disk.get(name))
+            with _without_it():
+                found = _unpacked(self._disk.get(name))
             if found is not None:
                 self._remember(name, found)
         return found
@@ -74,7 +81,8 @@ class Cache:
         name = str(key)
         self._remember(name, part)
         if self._disk is not None:
-            self._disk.set(name, save({"features": part.features, "unit": part.unit}))
+            with _without_it():
+                self._disk.set(name, save({"features": part.features, "unit": part.unit}))
 
     def close(self) -> None:
         """Close the folder's files."""
@@ -85,6 +93,15 @@ class Cache:
         with self._lock:
             if _size(part) <= self._memory.maxsize:
                 self._memory[name] = part
+
+
+@contextmanager
+def _without_it() -> Iterator[None]:
+    """Go on where the folder cannot be used: it is full, or somebody took it away."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+        logger.warning("the cache's folder cannot be used: %s", brief(error))
 
 
 class _Bytes(diskcache.Disk):

@@ -193,6 +193,8 @@ class Service:
         await self.models.close()
         for pool in (self._decoders, self._deciders, self._certifiers):
             pool.shutdown(wait=False, cancel_futures=True)
+        if self.cache is not None:
+            self.cache.close()
 
     async def encode(
         self,

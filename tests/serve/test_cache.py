@@ -86,6 +86,18 @@ def test_a_damaged_entry_counts_as_absent(tmp_path):
     assert Cache(0, tmp_path).get(KEY) is None
 
 
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk is full"), OSError("taken away")])
+def test_a_folder_that_fails_later_hinders_no_answer(tmp_path, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    cache = Cache(0, tmp_path)
+    monkeypatch.setattr(cache._disk, "get", fails)
+    monkeypatch.setattr(cache._disk, "set", fails)
+    cache.put(KEY, part(1))
+    assert cache.get(KEY) is None
+
+
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "cache.db").write_bytes(b"no table at all" * 100)
     with pytest.raises(OSError, match="empty it"):
