@@ -68,7 +68,7 @@ def render_study(folder: Path) -> str:
     header = (
         *("σ", "networks", "S", "S, centred", "S, served anchor", "cosine, served to clean", "R"),
         *(f"FCSB ε = {epsilon:g}" for epsilon in RADII),
-        *("same class", f"same class, where p ≥ {SURE:g}", "in the top five"),
+        *("same class", f"same class, where p ≥ {SURE:g}", "in the top five", "PSNR (dB)"),
     )
     numbers = ("score", "score_centred", "score_served", "served_to_clean", "radius")
     cells = [
@@ -78,6 +78,7 @@ def render_study(folder: Path) -> str:
             *(_digits(row[name]) for name in numbers),
             *(_digits(row[f"fcsb_{epsilon:g}"]) for epsilon in RADII),
             *(_percent(row[name]) for name in ("agreement", "agreement_where_sure", "in_top_five")),
+            f"{float(row['psnr']):.1f}",
         ]
         for row in rows
     ]

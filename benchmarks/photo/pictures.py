@@ -18,6 +18,7 @@ from fsfast.models.torch_function import TorchFunction
 from train.loop import step_generator
 from train.losses import add_noise
 from train.photos.assembling import Picture, read_manifest
+from train.photos.purifier import psnr
 
 SEED = 0
 # Noisy images that run through the networks at a time.
@@ -97,6 +98,13 @@ class Networks:
     def served(self, levels: Tensor, stages: tuple[str, ...], n0: int, stream: str) -> Tensor:
         """Return the smoothed direction of n0 samples of an image: [1, D]."""
         return F.normalize(self.samples(levels, stages, n0, stream).mean(0, keepdim=True), dim=-1)
+
+    @torch.no_grad()
+    def psnr(self, levels: Tensor, stages: tuple[str, ...], stream: str) -> float:
+        """Return the peak signal-to-noise ratio, in dB, of one noisy image as the encoder of these stages sees it."""
+        noisy = self.noisy(levels, stream).contiguous(memory_format=torch.channels_last)
+        seen = self._functions[stages].purified(noisy).clamp(0.0, 1.0)
+        return psnr(seen, levels / 255.0)
 
     def scores(self, unit: Tensor) -> Tensor:
         """Return the classes' scores [M, K] of unit features [M, D]."""

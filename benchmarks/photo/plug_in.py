@@ -21,7 +21,16 @@ from train.photos.assembling import Picture
 N0, SAMPLES = 4, 200
 COLUMNS = (
     *("sigma", "networks", "image", "precision", "samples", "clean_class", "clean_probability", "score"),
-    *("score_served", "score_centred", "served_to_clean", "radius", "smoothed_class", "in_top_five", "votes"),
+    *(
+        "score_served",
+        "score_centred",
+        "served_to_clean",
+        "radius",
+        "smoothed_class",
+        "in_top_five",
+        "votes",
+        "psnr",
+    ),
 )
 
 
@@ -81,6 +90,7 @@ def _row(
         "radius": round(plug_in_radius(score, networks.sigma), 6),
         "smoothed_class": networks.classes.names[top[0]],
         "in_top_five": clean_class in top,
+        "psnr": round(networks.psnr(levels, stages, f"psnr {picture.sha256}"), 2),
         "votes": round(float((networks.scores(units).argmax(-1) == clean_class).double().mean()), 4),
     }
 

@@ -51,6 +51,7 @@ def _plug_in(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
             "agreement": agree(group),
             "sure": len(sure),
             "agreement_where_sure": agree(sure),
+            "psnr": _mean(group, "psnr"),
             "in_top_five": _share(lambda row: row["in_top_five"] == "True")(group),
         }
 

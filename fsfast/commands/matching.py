@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsfast.commands.common import as_text, complain
-from fsfast.engine.engine import built_in_name
 from fsfast.errors import CertificateError, ImageError
 from fsfast.images.grid import RESIZE, Grid, GridImage, to_grid_image
 
@@ -52,6 +51,9 @@ def engine_of(given: str | None, lines: list[Line]) -> str:
     """Return the engine that is meant: the given one, or the built-in one that the first certificate names."""
     if given is not None:
         return given
+    # With the kernels, which the command line does not load before they are needed.
+    from fsfast.engine.engine import built_in_name
+
     return next((name for line in lines[:1] if (name := built_in_name(line.engine))), "demo")
 
 

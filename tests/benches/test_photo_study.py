@@ -9,8 +9,8 @@ from PIL import Image
 
 from benchmarks.measuring.harness import RESULTS
 from benchmarks.measuring.tables import read
-from benchmarks.pages import photo
-from benchmarks.photo import attacks, card, certified, plug_in, study, summary
+from benchmarks.pages import photo, photo_card
+from benchmarks.photo import attacks, certified, plug_in, study, summary
 from train.evaluate import plug_in_radius
 from train.photos.assembling import Picture
 
@@ -83,7 +83,7 @@ def test_where_nothing_is_certified_counts_as_nothing(tmp_path):
 def test_the_documents_and_the_card_show_the_tables_that_are_committed(tmp_path):
     text = (Path(RESULTS).parents[1] / "docs" / "photo.md").read_text(encoding="utf-8")
     assert photo.updated(text) == text
-    said = card.text([])
+    said = photo_card.text([])
     assert photo.render_data(RESULTS / "photo") in said
     if (RESULTS / "photo" / "summary.csv").exists():
         assert photo.render_study(RESULTS / "photo") in said

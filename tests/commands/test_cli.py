@@ -469,7 +469,7 @@ def test_output_where_the_terminal_knows_only_ascii():
 def test_the_output_is_checked_before_the_work(fs, photos, tmp_path, monkeypatch, command, target):
     (tmp_path / "folder.npz").mkdir()
     os.mkfifo(tmp_path / "pipe.npz")
-    monkeypatch.setattr("fsfast.commands.encode.open_encoder", None)
+    monkeypatch.setattr("fsfast.commands.encoding.open_encoder", None)
     monkeypatch.setattr("fsfast.commands.certify.open_encoder", None)
     code, out, err = fs(command, "demo", photos[0], "-o", tmp_path / target)
     assert (code, out) == (2, "")

@@ -1,4 +1,4 @@
-"""What the photo engines' model card ends with: `python -m benchmarks.photo.card FILE.md --runs DIR [DIR …]`.
+"""What the photo engines' model card ends with: `python -m benchmarks.pages.photo_card FILE.md --runs DIR [DIR …]`.
 
 Data, training and what was measured, from the tables in benchmarks/results/photo/ and the folders of the training runs,
 for `fsfast export … --card FILE.md`.
@@ -41,7 +41,7 @@ _TOLERANCE = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.photo.card", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pages.photo_card", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, metavar="DIR")
     options = parser.parse_args(argv)
