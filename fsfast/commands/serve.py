@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"wanted --policy for {', '.join(engines)}, got {', '.join(sorted(unknown))}")
     options = Options(
         engines=engines,
-        opener=partial(_open, args, _secret()),
+        opener=partial(_open, args),
         limits=Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)}),
         keys=Keys(args.keys, seeds=args.allow_seeds),
         policies=policies,
@@ -192,15 +192,16 @@ def _cache(args: argparse.Namespace) -> Cache | None:
     return Cache(int(args.cache_mb * 1e6), args.cache_dir, int(args.cache_dir_mb * 1e6))
 
 
+@cache
 def _secret() -> bytes:
-    """Return the secret of the environment, or a new one."""
+    """Return the secret of the environment, or a new one for all engines of this process."""
     if given := os.fsencode(os.environ.get("FSFAST_SECRET", "")):
         return given
     logger.warning("FSFAST_SECRET is not set: seeds derive from a secret that ends with this process")
     return secrets.token_bytes(32)
 
 
-def _open(args: argparse.Namespace, secret: bytes, engine: str) -> SmoothedEncoder:
+def _open(args: argparse.Namespace, engine: str) -> SmoothedEncoder:
     from fsfast.encoder import SmoothedEncoder
 
     return SmoothedEncoder(
@@ -212,5 +213,5 @@ def _open(args: argparse.Namespace, secret: bytes, engine: str) -> SmoothedEncod
         micro_batch=args.micro_batch,
         graph_threads=args.graph_threads,
         stages=args.stages,
-        secret=secret,
+        secret=_secret(),
     )

@@ -18,7 +18,7 @@ from fsfast.serve.app import make_app
 from fsfast.serve.cache import Cache
 from fsfast.serve.keys import Keys
 from fsfast.serve.limits import Limits
-from fsfast.serve.logs import log_as_json
+from fsfast.serve.logs import logging_as_json
 from fsfast.serve.models import Models
 from fsfast.serve.patience import impatient
 from fsfast.serve.policy import Policy
@@ -67,8 +67,8 @@ class Options:
 
 def serve(options: Options) -> None:
     """Serve until SIGTERM or SIGINT; errors as `SmoothedEncoder`, where an engine cannot be opened at the start."""
-    log_as_json()
-    asyncio.run(_serve(options))
+    with logging_as_json():
+        asyncio.run(_serve(options))
 
 
 async def _serve(options: Options) -> None:

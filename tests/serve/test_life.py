@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -66,6 +67,8 @@ def test_what_cannot_be_served_is_said_in_one_line(capsys, arguments, message):
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("fsfast serve: ")
     assert message in last
+    # A program that embeds the command keeps its own log.
+    assert not logging.getLogger("fsfast").handlers
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(capsys, monkeypatch):
