@@ -43,8 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--n",
         metavar="N",
         type=int,
-        default=1000,
-        help="certification samples per image (default 1000)",
+        default=500,
+        help="certification samples per image (default 500)",
     )
     parser.add_argument(
         "--alpha",
