@@ -64,9 +64,11 @@ class Published:
                     f"wanted the {need.stage}'s weights at {need.path}, found nothing; get them as {need.places[0]}"
                 )
             self._paths[need.stage] = in_run(need.path, need.stage)
+        # An encoder that is a graph alone is not among the needs.
+        own = {stage: path for stage, path in recipe.files.items() if path == recipe.engine}
         self._engines = {
             stage: EngineNetworks(path, stage, recipe)
-            for stage, path in self._paths.items()
+            for stage, path in (own | self._paths).items()
             if path == recipe.engine or is_engine(path)
         }
         self._hashes = {stage: engine.hashes(stage) for stage, engine in self._engines.items()}

@@ -31,9 +31,13 @@ def certificate():
 
 
 def test_public_names_are_there():
-    errors = {"BackendUnavailable", "CertificateError", "EngineError", "FsfastError", "ImageError"}
+    errors = {
+        *("BackendUnavailable", "CertificateError", "EngineError", "FsfastError", "ImageError"),
+        *("ReplicasDiffer", "ServerError"),
+    }
     classes = {
         *("Certificate", "FeatureFolder", "Outcome", "SmoothedEncoder", "SmoothedFeatures", "Verification"),
+        *("AsyncClient", "Client"),
     }
     functions = {"from_pixel_values", "load_certificate", "load_certificates", "load_features"}
     assert set(fsfast.__all__) == errors | classes | functions | {"__version__"}

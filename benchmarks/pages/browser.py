@@ -35,7 +35,7 @@ def showing(address: str) -> Iterator[None]:
         FileNotFoundError: there is no Chromium.
     """
     with (
-        tempfile.TemporaryDirectory() as profile,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
         subprocess.Popen(
             [*_command(), f"--user-data-dir={profile}", "--remote-debugging-port=0", address],
             stdout=subprocess.DEVNULL,

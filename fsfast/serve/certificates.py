@@ -123,8 +123,8 @@ async def _events(
         while not task.done():
             await asyncio.wait((task, following), return_when=asyncio.FIRST_COMPLETED)
             if following.done():
-                if following is not made:
-                    yield _event("progress", following.result())
+                news = made.result().state() if following is made else following.result()
+                yield _event("progress", news)
                 following = asyncio.ensure_future(made.result().news())
         yield _event("certificate", await asyncio.to_thread(_record, task.result()))
     except Exception as error:

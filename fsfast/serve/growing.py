@@ -67,13 +67,12 @@ class Growing:
             self._count += len(scores)
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    async def news(self) -> dict[str, Any]:
-        """Wait for more scores, and return what is known then.
+    def state(self, samples: int = 0) -> dict[str, Any]:
+        """Return what is known: samples and `of` how many, the certified radius for a cosine of ½, and the curve."""
+        return {"samples": samples, "of": self._plan.n, **self._bounds}
 
-        Returns:
-            samples and `of` how many; the certified radius for a cosine of ½, and the curve, as they were at some
-            number of samples before.
-        """
+    async def news(self) -> dict[str, Any]:
+        """Wait for more scores, and return the state then; its bounds are those of some number of samples before."""
         await self._changed.wait()
         self._changed.clear()
         count = self._count
@@ -82,7 +81,7 @@ class Growing:
             self._bounds = await asyncio.to_thread(self._computed, list(self._pilot), list(self._scores))
         else:
             await asyncio.sleep(_PAUSE)
-        return {"samples": count, "of": self._plan.n, **self._bounds}
+        return self.state(count)
 
     def _computed(self, pilot: list[np.ndarray], parts: list[np.ndarray]) -> dict[str, Any]:
         scores = round_scores(np.concatenate(parts))

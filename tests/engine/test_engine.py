@@ -33,7 +33,7 @@ def test_the_seal_is_what_sha256sum_reads(demo_path):
 
 @pytest.mark.parametrize("name", ["nowhere", "no/such/engine"])
 def test_a_missing_engine(name):
-    with pytest.raises(EngineError, match=r"built-in one \(demo\)"):
+    with pytest.raises(EngineError, match=r"built-in one \(demo, photo, photo-0.12\)"):
         load_engine(name)
 
 

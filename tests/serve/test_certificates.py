@@ -75,7 +75,7 @@ def test_progress_grows_to_the_certificate(client, encoder, files, asked):
     with client.stream("POST", "/v1/certificates", json=request) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         *progress, (last, found) = events(answer)
-    assert progress
+    assert progress[0][1] == {"samples": 0, "of": 40, "radius": 0.0, "curve": []}
     assert {kind for kind, _ in progress} == {"progress"}
     samples = [state["samples"] for _, state in progress]
     assert samples == sorted(set(samples))
@@ -108,7 +108,7 @@ def test_what_is_told_on_the_way_is_what_a_certificate_that_stops_there_states(e
 def test_an_error_is_an_event_of_a_stream_that_has_begun_and_a_status_before(client, files):
     request = {"image": text(b"no image"), "stream": True}
     with client.stream("POST", "/v1/certificates", json=request) as answer:
-        ((kind, error),) = events(answer)
+        *_, (kind, error) = events(answer)
     assert (kind, error["type"]) == ("error", "ImageError")
     assert client.post("/v1/certificates", json={"image": "", "stream": True, "n": 0}).status_code == 400
 

@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fsfast.models import DRUNet, DRUNetConfig, EfficientNet, EfficientNetConfig
-from train.__main__ import main
 from train.config import Schedule
 from train.loop import Place
 from train.photos.assembling import Picture
@@ -25,6 +24,7 @@ from train.photos.purifier import (
     charbonnier,
     train_purifier,
 )
+from train.photos.run import main
 
 CPU = torch.device("cpu")
 TINY = PurifierConfig(
@@ -173,7 +173,7 @@ def test_another_sigma_begins_with_these_weights(folder, encoder, tmp_path):
 
 
 def test_the_command_says_what_it_wants(folder, tmp_path, capsys):
-    run = ["photo", "--data", str(tmp_path / "none"), "--encoder", "no.pth", "--out", str(tmp_path / "run")]
+    run = ["--data", str(tmp_path / "none"), "--encoder", "no.pth", "--out", str(tmp_path / "run")]
     assert main(run) == 2
     assert "no.pth" in capsys.readouterr().err
     assert main([*run, "--robustness-steps", "0"]) == 2
