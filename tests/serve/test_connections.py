@@ -53,7 +53,11 @@ def test_silent_connections_are_closed(strict):
 def test_a_second_head_that_does_not_come_is_closed_too(strict):
     with connected(strict) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        found = b""
+        # Head and body may come in two parts.
+        while not found.endswith(b"}"):
+            found += connection.recv(1 << 16)
+        assert found.startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /v2 HTT")
         assert connection.recv(1 << 16) == b""
 
