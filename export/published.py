@@ -69,7 +69,7 @@ class Published:
         self._engines = {
             stage: EngineNetworks(path, stage, recipe)
             for stage, path in (own | self._paths).items()
-            if path == recipe.engine or is_engine(path)
+            if is_engine(path)
         }
         self._hashes = {stage: engine.hashes(stage) for stage, engine in self._engines.items()}
         files = {stage: path for stage, path in self._paths.items() if stage not in self._engines}

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fsfast.errors import ImageError
 from fsfast.images.decoding import decode_file
-from fsfast.images.grid import Grid, to_grid_image
+from fsfast.images.grid import Grid, GridImage, to_grid_image
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Files that are looked at between two movements of the progress bar.
@@ -83,6 +83,11 @@ class ImageFolder:
     def _path(self, place: int) -> Path:
         epoch, index = divmod(place, len(self.paths))
         return self.paths[_order(self.seed, epoch, len(self.paths))[index]]
+
+
+def levels_of(image: GridImage, device: torch.device | str = "cpu") -> Tensor:
+    """Return an image's grid levels, [1, 3, H, W] float32 of whole numbers 0…255."""
+    return torch.from_numpy(image.pixels.copy()).permute(2, 0, 1)[None].to(device, torch.float32)
 
 
 def _place(name: Path) -> float:

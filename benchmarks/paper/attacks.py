@@ -13,9 +13,9 @@ from torch import Tensor
 from benchmarks.paper.study import Study
 from benchmarks.paper.work import Advance, Part
 from fsfast.files import write_whole
-from fsfast.images.grid import GridImage
 from fsfast.models.torch_function import TorchFunction
 from train.attack import Attack
+from train.images import levels_of
 
 # ℓ∞ 16/255, as in the paper's tables.
 RADIUS = 16
@@ -38,7 +38,7 @@ def _attack(study: Study, left: Sequence[int], each: float, advance: Advance) ->
     encoder = TorchFunction(study.engines[spec], ("encoder",)).to(device)
     attack = Attack(RADIUS, STEP, study.request.attack_steps)
     for i in left:
-        clean, target = (_levels(study.image(j, spec), device) for j in (i, (i + 1) % len(study.images)))
+        clean, target = (levels_of(study.image(j, spec), device) for j in (i, (i + 1) % len(study.images)))
         with torch.no_grad():
             towards = encoder(target)
         attacked = attack.run(clean, _score(encoder, towards), f"attack {i + 1}/{len(study.images)}")
@@ -46,11 +46,6 @@ def _attack(study: Study, left: Sequence[int], each: float, advance: Advance) ->
         Image.fromarray(attacked[0].permute(1, 2, 0).byte().cpu().numpy()).save(buffer, "PNG")
         write_whole(study.attacked(i), buffer.getvalue())
         advance(each)
-
-
-def _levels(image: GridImage, device: torch.device) -> Tensor:
-    """Return grid levels [1, 3, H, W] float32."""
-    return torch.from_numpy(image.pixels.copy()).permute(2, 0, 1)[None].to(device, torch.float32)
 
 
 def _score(encoder: TorchFunction, towards: Tensor) -> Callable[[Tensor, int], Tensor]:

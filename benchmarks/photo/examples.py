@@ -27,6 +27,7 @@ from fsfast.files import write_whole
 from fsfast.images.grid import to_grid_image
 from fsfast.report.examples import FOLDER
 from train.attack import Attack
+from train.images import levels_of
 from train.photos.run import RECIPE, frozen_classifier
 
 # The label's class → name. Chosen for their licence and their subject alone, before the purifier was trained.
@@ -58,7 +59,7 @@ def write(data: Path, encoder: Path, out: Path) -> None:
     labels = [each for each in read_labels() if "public-domain" in each.licence]
     chosen = [next(each for each in labels if each.classes[0] == name) for name in CHOSEN]
     images = [to_grid_image(path, grid) for path in find_files(data, chosen)]
-    levels = [torch.from_numpy(image.pixels.copy()).permute(2, 0, 1)[None].float() for image in images]
+    levels = list(map(levels_of, images))
     listed = []
     for i, (label, name) in enumerate(CHOSEN.items()):
         following = (i + 1) % len(CHOSEN)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -122,11 +121,6 @@ def choices(stages: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the rows of the ablation: the encoder alone, with the mapper, with the purifier, with both."""
     others = [("encoder",), ("encoder", "mapper"), ("purifier", "encoder"), ("purifier", "encoder", "mapper")]
     return [choice for choice in others if set(choice) <= set(stages)]
-
-
-def levels_of(image: GridImage) -> Tensor:
-    """Return grid levels [1, 3, H, W] float32."""
-    return torch.from_numpy(np.array(image.pixels)).permute(2, 0, 1)[None].float()
 
 
 def _last(function: TorchFunction) -> TorchFunction:

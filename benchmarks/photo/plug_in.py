@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.measuring.rows import Rows
-from benchmarks.photo.pictures import Networks, Photographs, levels_of
+from benchmarks.photo.pictures import Networks, Photographs
 from train.evaluate import plug_in_radius
+from train.images import levels_of
 from train.photos.assembling import Picture
 
 N0, SAMPLES = 4, 200
