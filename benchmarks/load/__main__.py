@@ -10,19 +10,26 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from benchmarks.load.studies import faults, loads, long_run, overload, restart
-from benchmarks.measuring.files import write_table
-from benchmarks.measuring.harness import RESULTS, circumstances, machine
+from benchmarks.measuring import built
+from benchmarks.measuring.harness import RESULTS, machine, write_csv
+
+# Engine → its name in the table.
+ENGINES = {"demo": "demo", "photo": "photo", "vit-b16": "vit-b16-random"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the server did something wrong, which is named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
-    parser.add_argument("--engine", default="demo", help='directory of an engine, or "demo" (default)')
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        choices=ENGINES,
+        default=list(ENGINES),
+        help="of loads.csv; the other tables are of demo",
+    )
     parser.add_argument("--requests", type=int, default=2000, help="of each number of clients (default 2000)")
     parser.add_argument("--long", type=int, default=20_000, help="requests of the long run (default 20000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="at twice the capacity (default 30)")
@@ -32,16 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    engine, requests = options.engine, options.requests
-    _write(options.out / "loads.csv", await loads(engine, requests))
+    requests = options.requests
+    found = [load for name in options.engines for load in await loads(ENGINES[name], _opened(name), requests)]
+    print(write_csv("loads", found, options.out))
     endured = [
-        await overload(engine, requests, options.seconds),
-        await long_run(engine, options.long),
-        await restart(engine, requests),
+        await overload("demo", requests, options.seconds),
+        await long_run("demo", options.long),
+        await restart("demo", requests),
     ]
-    _write(options.out / "endurance.csv", endured)
+    print(write_csv("endurance", endured, options.out))
     met = await faults()
-    _write(options.out / "faults.csv", met)
+    print(write_csv("faults", met, options.out))
     wrong = [f"{each.case}: {each.wrong} wrong answers" for each in endured if each.wrong]
     wrong += [f"{each.name}: wanted {each.wanted}, got {each.got}" for each in met if not each.right]
     for line in wrong:
@@ -49,10 +57,8 @@ async def _run(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _write(path: Path, rows: Sequence[Any]) -> None:
-    where = circumstances()
-    write_table(path, [{**asdict(row), **where} for row in rows])
-    print(path)
+def _opened(name: str) -> str:
+    return built.vit_float32() if name == "vit-b16" else name
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,15 +28,21 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def status_of(url: str) -> int:
-    """Return the status of a GET, 0 where nobody listens."""
+def status_of(url: str, tls: ssl.SSLContext | None = None) -> int:
+    """Return the status of a GET, 0 where nobody listens or nobody is trusted."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5, context=tls) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
     except OSError:
         return 0
+
+
+def _seconds(stat: Path) -> float:
+    # Behind the name, which may have spaces; fields 14 and 15 of proc(5).
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 class Server:
@@ -44,6 +51,7 @@ class Server:
     Args:
         *arguments: of the command, without ports.
         port: of HTTP; None: a free one.
+        tls: by which it is reached; None: without TLS.
 
     Attributes:
         address: host:port of HTTP.
@@ -53,7 +61,8 @@ class Server:
 
     process: subprocess.Popen[bytes]
 
-    def __init__(self, *arguments: str, port: int | None = None) -> None:
+    def __init__(self, *arguments: str, port: int | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.port, grpc_port = port or free_port(), free_port()
         self.address, self.grpc = f"127.0.0.1:{self.port}", f"127.0.0.1:{grpc_port}"
         ports = ("--port", str(self.port), "--grpc-port", str(grpc_port))
@@ -62,7 +71,7 @@ class Server:
     @property
     def url(self) -> str:
         """Of HTTP."""
-        return f"http://{self.address}"
+        return f"{'https' if self._tls else 'http'}://{self.address}"
 
     def __enter__(self) -> Server:
         # Not a pipe, which nobody reads meanwhile, and which would be full in the end.
@@ -84,7 +93,7 @@ class Server:
 
     def _wait(self) -> None:
         end = time.monotonic() + _START_SECONDS
-        while status_of(f"{self.url}/v2/health/ready") != 200:
+        while status_of(f"{self.url}/v2/health/ready", self._tls) != 200:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{' '.join(self._command)} did not become ready: {self.log.read_text()}")
             time.sleep(0.1)
@@ -101,9 +110,12 @@ class Server:
     @property
     def processor_seconds(self) -> float:
         """Seconds of all processors, in user's code and the kernel's."""
-        # Behind the name, which may have spaces; fields 14 and 15 of proc(5).
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        return _seconds(Path(f"/proc/{self.process.pid}/stat"))
+
+    @property
+    def loop_seconds(self) -> float:
+        """Of them those of the thread that answers: it reads, routes, schedules and writes, and computes nothing."""
+        return _seconds(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat"))
 
     @property
     def memory(self) -> int:

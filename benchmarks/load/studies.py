@@ -16,6 +16,8 @@ CLIENTS = (1, 8, 32)
 # Of the pictures, before they are fitted to the grid.
 _SIZE = 256
 _PICTURES = 50
+# Of the processor, for one number of clients: slow engines are asked less often.
+_SECONDS = 120.0
 # Twice the capacity of the demo's engine fills so many rows within seconds.
 _QUEUE = ("--max-rows", "256")
 
@@ -25,9 +27,9 @@ class Load:
     """One number of clients, each of which asks for one picture at a time.
 
     Attributes:
-        server_ms: processor time of the server per request.
+        server_ms: processor time of the server per request, threads of a back end that wait for work spinning included.
         engine_ms: processor time of `SmoothedEncoder.encode` for the same pictures.
-        own_ms: what the server takes beside it.
+        own_ms: of `server_ms` that of the thread that reads, routes, schedules and writes, and does nothing else.
         own_share: of `engine_ms`.
     """
 
@@ -73,22 +75,30 @@ class Endurance:
     after_mb: float
 
 
-async def loads(engine: str, requests: int, clients: Sequence[int] = CLIENTS) -> list[Load]:
-    """Measure so many requests of every number of clients."""
+async def loads(name: str, engine: str, most: int, clients: Sequence[int] = CLIENTS) -> list[Load]:
+    """Measure requests of every number of clients, at most so many each.
+
+    Args:
+        name: of the engine in the table.
+        engine: its directory, or the name of a built-in one.
+        most: requests; a slow engine is asked as often as two minutes of one processor allow.
+        clients: numbers of clients.
+    """
     files = pictures(_PICTURES, _SIZE)
     engine_ms = 1e3 * _encode_seconds(engine, files)
+    requests = min(most, max(clients[-1], int(1e3 * _SECONDS / engine_ms)))
     found = []
-    with Server(engine) as server:
-        traffic = Traffic(server.url, engine, files)
+    with Server(f"{name}={engine}") as server:
+        traffic = Traffic(server.url, name, files)
         await traffic.by_clients(2, 20)
         for count in clients:
-            before = server.processor_seconds
+            before, before_loop = server.processor_seconds, server.loop_seconds
             tally = await traffic.by_clients(count, requests)
             server_ms = 1e3 * (server.processor_seconds - before) / requests
-            own_ms = server_ms - engine_ms
+            own_ms = 1e3 * (server.loop_seconds - before_loop) / requests
             found.append(
                 Load(
-                    engine,
+                    name,
                     count,
                     requests,
                     tally.goodput,
@@ -104,15 +114,14 @@ async def loads(engine: str, requests: int, clients: Sequence[int] = CLIENTS) ->
     return found
 
 
-def _encode_seconds(engine: str, files: Sequence[bytes], rounds: int = 3) -> float:
+def _encode_seconds(engine: str, files: Sequence[bytes]) -> float:
     """Return the processor time of encoding one picture, without a server."""
     with fsfast.SmoothedEncoder(engine) as encoder:
         encoder.encode(files[0])
         before = time.process_time()
-        for _ in range(rounds):
-            for file in files:
-                encoder.encode(file)
-        return (time.process_time() - before) / (rounds * len(files))
+        for file in files:
+            encoder.encode(file)
+        return (time.process_time() - before) / len(files)
 
 
 async def overload(engine: str, requests: int, seconds: float) -> Endurance:

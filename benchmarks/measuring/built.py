@@ -45,9 +45,17 @@ def demo() -> str:
 
 
 @cache
+def vit_float32() -> str:
+    """ViT-B/16 alone in float32."""
+    out = str(folder() / "vit-b16-float32")
+    _run("export", "vit-b16-random", "--out", out, "--micro-batch", "1")
+    return out
+
+
+@cache
 def vit() -> str:
     """ViT-B/16 alone with all precisions."""
-    plain, out = str(folder() / "vit-b16-float32"), str(folder() / "vit-b16")
+    plain, out = str(folder() / "vit-b16-plain"), str(folder() / "vit-b16")
     _run("export", "vit-b16-random", "--out", plain, "--micro-batch", "1")
     return _with_precisions(plain, out, "--samples", "16")
 

@@ -12,11 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.measuring.files import write_table
 from fsfast.machine import available_threads, processor, vectors
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -186,7 +190,9 @@ def circumstances(device: str | None = None) -> dict[str, str]:
     return found
 
 
-def write_csv(name: str, rows: Sequence[Row], folder: Path | None = None, device: str | None = None) -> Path:
+def write_csv(
+    name: str, rows: Sequence[DataclassInstance], folder: Path | None = None, device: str | None = None
+) -> Path:
     """Write a results file for this machine or `device`, whole or not at all, and return its path."""
     target = (RESULTS / (device or machine()) if folder is None else folder) / f"{name}.csv"
     where = circumstances(device) | ({} if device is None else driver())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -68,7 +69,18 @@ class Options:
 def serve(options: Options) -> None:
     """Serve until SIGTERM or SIGINT; errors as `SmoothedEncoder`, where an engine cannot be opened at the start."""
     with logging_as_json():
-        asyncio.run(_serve(options))
+        _run_loop(_serve(options))
+
+
+def _run_loop(serving: Coroutine[Any, Any, None]) -> None:
+    """Run the server in the fastest event loop that this system has."""
+    try:
+        # It takes less of the processor than asyncio's own loop; it is not published for Windows.
+        import uvloop
+    except ImportError:
+        asyncio.run(serving)
+    else:
+        uvloop.run(serving)
 
 
 async def _serve(options: Options) -> None:
@@ -94,6 +106,8 @@ async def _serve(options: Options) -> None:
         server_header=False,
         h11_max_incomplete_event_size=_MAX_HEAD,
         timeout_graceful_shutdown=int(options.limits.deadline) + 1,
+        # uvicorn's own default asks no client for a certificate, whatever the authorities.
+        ssl_cert_reqs=ssl.CERT_REQUIRED if options.tls.get("ssl_ca_certs") else ssl.CERT_NONE,
         **{name: value for name, value in options.tls.items() if value is not None},
     )
     server = _Server(config, service, options.drain_seconds)
