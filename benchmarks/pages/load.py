@@ -42,7 +42,7 @@ def render_loads(rows: list[dict[str, str]]) -> str:
     ]
     header = (
         *("engine", "clients", "requests", "requests/s", "ms (median)", "ms (p95)"),
-        *("processor: server", "`encode`", "the server's own", "of `encode`", "MB"),
+        *("processor ms: server", "`encode`", "the server's own", "its share of `encode`", "MB"),
     )
     where = (
         f"Measured on {rows[0]['device']} at {rows[0]['date']}; clients and server share its processors.\n"

@@ -13,7 +13,7 @@ from tenacity import AsyncRetrying
 
 from fsfast.client.answers import check_status, cut_short
 from fsfast.client.calls import Call, Calls, only_model
-from fsfast.client.connection import connection, persistence, reaching
+from fsfast.client.connection import Connected, reaching
 from fsfast.client.images import encoded_image
 from fsfast.client.served import ServedModel
 from fsfast.errors import FsfastError
@@ -30,31 +30,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(Connected[httpx.AsyncClient]):
     """`Client` for asyncio: the same arguments, results and errors, with methods that are awaited.
 
     Use it as an asynchronous context manager, or await `close`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None = None,
-        *,
-        key: str | None = None,
-        function_id: str | None = None,
-        retries: int = 4,
-        timeout: float = 60.0,
-        **options: Any,
-    ) -> None:
-        self.url = url
-        self._model, self._function_id = model, function_id
-        self._calls: Calls | None = None
-        self._persistence = persistence(retries)
-        self._http = httpx.AsyncClient(**connection(url, key, timeout), **options)
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self.url!r}, model={self._model!r})"
+    _kind = httpx.AsyncClient
 
     async def __aenter__(self) -> AsyncClient:
         return self

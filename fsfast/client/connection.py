@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpx
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from fsfast._version import __version__
+from fsfast.client.calls import Calls
 from fsfast.errors import ServerError, brief
 
 # Too many requests; a gateway without a server, or a server that drains or starts.
 _LATER = (429, 502, 503)
 _LONGEST = 30.0
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 _back_off = wait_random_exponential(multiplier=0.25, max=_LONGEST)
+
+
+class Connected(Generic[Http]):
+    """What `Client` and `AsyncClient` have in common; arguments and errors are `Client`'s."""
+
+    _kind: type[Http]
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        key: str | None = None,
+        function_id: str | None = None,
+        retries: int = 4,
+        timeout: float = 60.0,
+        **options: Any,
+    ) -> None:
+        self.url = url
+        self._model, self._function_id = model, function_id
+        self._calls: Calls | None = None
+        self._persistence = persistence(retries)
+        self._http: Http = self._kind(**connection(url, key, timeout), **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, model={self._model!r})"
 
 
 def connection(url: str, key: str | None, timeout: float) -> dict[str, Any]:

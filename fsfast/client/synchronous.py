@@ -13,7 +13,7 @@ from tenacity import Retrying
 
 from fsfast.client.answers import check_status, cut_short
 from fsfast.client.calls import Call, Calls, only_model
-from fsfast.client.connection import connection, persistence, reaching
+from fsfast.client.connection import Connected, reaching
 from fsfast.client.images import encoded_image
 from fsfast.client.served import ServedModel
 from fsfast.errors import FsfastError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client:
+class Client(Connected[httpx.Client]):
     """Asks a server for smoothed features and certificates; features are bit for bit those of its engine.
 
     May be used from several threads at once; use it as a context manager, or call `close`.
@@ -49,25 +49,7 @@ class Client:
         ValueError: another argument is off.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None = None,
-        *,
-        key: str | None = None,
-        function_id: str | None = None,
-        retries: int = 4,
-        timeout: float = 60.0,
-        **options: Any,
-    ) -> None:
-        self.url = url
-        self._model, self._function_id = model, function_id
-        self._calls: Calls | None = None
-        self._persistence = persistence(retries)
-        self._http = httpx.Client(**connection(url, key, timeout), **options)
-
-    def __repr__(self) -> str:
-        return f"Client({self.url!r}, model={self._model!r})"
+    _kind = httpx.Client
 
     def __enter__(self) -> Client:
         return self
