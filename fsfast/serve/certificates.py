@@ -59,7 +59,7 @@ class VerificationRequest(Body):
     model: str | None = None
 
 
-router = APIRouter(prefix="/v1", tags=["certificates"])
+router = APIRouter(prefix="/v1", tags=["Certificates"])
 
 
 @router.post("/certificates", openapi_extra=described(CertificateRequest))

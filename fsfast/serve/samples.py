@@ -28,7 +28,7 @@ class SampleRequest(Body):
     model: str | None = None
 
 
-router = APIRouter(prefix="/v1", tags=["samples"])
+router = APIRouter(prefix="/v1", tags=["Samples"])
 
 
 @router.post("/samples", openapi_extra=described(SampleRequest))

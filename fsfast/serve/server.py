@@ -30,6 +30,9 @@ logger = logging.getLogger("fsfast.serve")
 
 # Of the head of a request; h11 refuses longer ones.
 _MAX_HEAD = 32 << 10
+# Of a connection without a request: longer than clients and load balancers keep theirs (5 to 60 s), so that none sends
+# a request just as it is closed here.
+_KEEP_ALIVE_SECONDS = 75
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ async def _serve(options: Options) -> None:
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=_MAX_HEAD,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(options.limits.deadline) + 1,
         # uvicorn's own default asks no client for a certificate, whatever the authorities.
         ssl_cert_reqs=ssl.CERT_REQUIRED if options.tls.get("ssl_ca_certs") else ssl.CERT_NONE,
