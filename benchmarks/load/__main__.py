@@ -1,7 +1,7 @@
 """Load and hostile clients against `fsfast serve` on loopback: `python -m benchmarks.load`, or `make load`.
 
-Writes loads.csv, endurance.csv and faults.csv into a folder of this machine below benchmarks/results/load/. Measure on
-a machine that does nothing else; clients and server share it.
+Writes loads.csv, overload.csv, endurance.csv and faults.csv into a folder of this machine below
+benchmarks/results/load/. Measure on a machine that does nothing else; clients and server share it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from benchmarks.measuring.harness import RESULTS, machine, write_csv
 
 # Engine → its name in the table.
 ENGINES = {"demo": "demo", "photo": "photo", "vit-b16": "vit-b16-random"}
+PARTS = ("loads", "overload", "endurance", "faults")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the server did something wrong, which is named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="tables to make (default: all)"
+    )
     parser.add_argument(
         "--engines",
         nargs="+",
@@ -39,19 +43,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    requests = options.requests
-    found = [load for name in options.engines for load in await loads(ENGINES[name], _opened(name), requests)]
-    print(write_csv("loads", found, options.out))
-    endured = [
-        await overload("demo", requests, options.seconds),
-        await long_run("demo", options.long),
-        await restart("demo", requests),
-    ]
-    print(write_csv("endurance", endured, options.out))
-    met = await faults()
-    print(write_csv("faults", met, options.out))
-    wrong = [f"{each.case}: {each.wrong} wrong answers" for each in endured if each.wrong]
-    wrong += [f"{each.name}: wanted {each.wanted}, got {each.got}" for each in met if not each.right]
+    requests, wrong = options.requests, []
+    if "loads" in options.parts:
+        found = [
+            load for name in options.engines for load in await loads(ENGINES[name], _opened(name), requests)
+        ]
+        print(write_csv("loads", found, options.out))
+    if "overload" in options.parts:
+        over = await overload("demo", requests, options.seconds)
+        print(write_csv("overload", [over], options.out))
+        wrong += [f"twice the capacity: {over.wrong} wrong answers"] if over.wrong else []
+    if "endurance" in options.parts:
+        endured = [await long_run("demo", options.long), await restart("demo", requests)]
+        print(write_csv("endurance", endured, options.out))
+        wrong += [f"{each.case}: {each.wrong} wrong answers" for each in endured if each.wrong]
+    if "faults" in options.parts:
+        met = await faults()
+        print(write_csv("faults", met, options.out))
+        wrong += [f"{each.name}: wanted {each.wanted}, got {each.got}" for each in met if not each.right]
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0

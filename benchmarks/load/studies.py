@@ -47,17 +47,47 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Overload:
+    """Twice as many requests as a server can answer.
+
+    Attributes:
+        requests, good, refused, unreached, other: how many there were, and what became of them; refused with 429.
+        wrong: answers that were not those for their image.
+        capacity_per_s: answers per second to eight clients that wait for theirs.
+        goodput_per_s: good answers per second at twice that rate.
+        goodput_share: of the capacity. The clients' own work on the same machine is in it.
+        capacity_ms, overload_ms: the server's processor time per good answer, that of all refusals included.
+        processor_share: of the first in the second: the goodput where clients have machines of their own.
+        before_mb, after_mb: the server's memory, after a tenth of the run and in the end.
+    """
+
+    engine: str
+    requests: int
+    good: int
+    refused: int
+    unreached: int
+    other: int
+    wrong: int
+    capacity_per_s: float
+    goodput_per_s: float
+    goodput_share: float
+    capacity_ms: float
+    overload_ms: float
+    processor_share: float
+    before_mb: float
+    after_mb: float
+
+
+@dataclass(frozen=True)
 class Endurance:
     """A run whose end is compared with its beginning.
 
     Attributes:
-        case: twice the capacity, a long run, or a server that is killed.
+        case: a long run, or a server that is killed.
         refused: answers with 429.
         unreached: requests without an answer.
         other: further outcomes.
         wrong: answers that were not those for their image.
-        goodput_share: good answers per second, of those that the server's clients got without too much load; empty
-            where that is not the question.
         before_mb, after_mb: the server's memory, after a tenth of the run and in the end.
     """
 
@@ -70,7 +100,6 @@ class Endurance:
     unreached: int
     other: int
     wrong: int
-    goodput_share: float | None
     before_mb: float
     after_mb: float
 
@@ -124,16 +153,38 @@ def _encode_seconds(engine: str, files: Sequence[bytes]) -> float:
         return (time.process_time() - before) / len(files)
 
 
-async def overload(engine: str, requests: int, seconds: float) -> Endurance:
+async def overload(engine: str, requests: int, seconds: float) -> Overload:
     """Measure the capacity with 8 clients, and then send twice as much."""
     with Server(engine, *_QUEUE) as server:
         traffic = Traffic(server.url, engine, pictures(_PICTURES, _SIZE))
-        capacity = (await traffic.by_clients(8, requests)).goodput
-        await traffic.by_rate(2 * capacity, seconds / 10)
+        await traffic.by_clients(2, 20)
+        spent = [server.processor_seconds]
+        first = await traffic.by_clients(8, requests)
+        spent.append(server.processor_seconds)
+        await traffic.by_rate(2 * first.goodput, seconds / 10)
         before = server.memory
-        tally = await traffic.by_rate(2 * capacity, seconds)
-        share = tally.goodput / capacity
-        return _endurance("twice the capacity", engine, tally, before, server.memory, share)
+        spent.append(server.processor_seconds)
+        tally = await traffic.by_rate(2 * first.goodput, seconds)
+        spent.append(server.processor_seconds)
+        outcomes, good = tally.outcomes, tally.outcomes[GOOD]
+        counts = good, outcomes[REFUSED], outcomes[UNREACHED]
+        capacity_ms = 1e3 * (spent[1] - spent[0]) / first.outcomes[GOOD]
+        overload_ms = 1e3 * (spent[3] - spent[2]) / good
+        return Overload(
+            engine,
+            outcomes.total(),
+            *counts,
+            outcomes.total() - sum(counts),
+            first.wrong + tally.wrong,
+            first.goodput,
+            tally.goodput,
+            tally.goodput / first.goodput,
+            capacity_ms,
+            overload_ms,
+            capacity_ms / overload_ms,
+            before / 1e6,
+            server.memory / 1e6,
+        )
 
 
 async def long_run(engine: str, requests: int, clients: int = 8) -> Endurance:
@@ -166,14 +217,12 @@ async def restart(engine: str, requests: int, clients: int = 8) -> Endurance:
         return _endurance("kill -9, and a new server", engine, tally, before, server.memory)
 
 
-def _endurance(
-    case: str, engine: str, tally: Tally, before: int, after: int, share: float | None = None
-) -> Endurance:
+def _endurance(case: str, engine: str, tally: Tally, before: int, after: int) -> Endurance:
     named = (GOOD, BAD_IMAGE, REFUSED, UNREACHED)
     counts = [tally.outcomes[name] for name in named]
     total = tally.outcomes.total()
     return Endurance(
-        case, engine, total, *counts, total - sum(counts), tally.wrong, share, before / 1e6, after / 1e6
+        case, engine, total, *counts, total - sum(counts), tally.wrong, before / 1e6, after / 1e6
     )
 
 

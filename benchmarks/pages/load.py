@@ -50,14 +50,41 @@ def render_loads(rows: list[dict[str, str]]) -> str:
     return f"{markdown(header, cells)}\n{where}"
 
 
+def render_overload(rows: list[dict[str, str]]) -> str:
+    """Return what becomes of twice as many requests as can be answered."""
+    counted = ("requests", "good", "refused", "unreached", "other", "wrong")
+    cells = [
+        [
+            *(f"{int(r[name]):,}" for name in counted),
+            *(number(r[name]) for name in ("capacity_per_s", "goodput_per_s")),
+            f"{float(r['goodput_share']):.0%}",
+            *(f"{float(r[name]):.1f}" for name in ("capacity_ms", "overload_ms")),
+            f"{float(r['processor_share']):.0%}",
+            *(number(r[name]) for name in ("before_mb", "after_mb")),
+        ]
+        for r in rows
+    ]
+    header = (
+        *("requests", "good", "refused (429)", "unreached", "other", "wrong answers"),
+        *(
+            "capacity/s",
+            "goodput/s",
+            "its share",
+            "processor ms per good answer: at capacity",
+            "at twice that",
+        ),
+        *("its share", "MB, early", "MB, in the end"),
+    )
+    return markdown(header, cells)
+
+
 def render_endurance(rows: list[dict[str, str]]) -> str:
-    """Return how runs ended that try the server's patience."""
+    """Return how a long run ended, and one whose server was killed."""
     counted = ("requests", "good", "bad_images", "refused", "unreached", "other", "wrong")
     cells = [
         [
             r["case"],
             *(f"{int(r[name]):,}" for name in counted),
-            f"{float(r['goodput_share']):.0%}" if r["goodput_share"] else "",
             number(r["before_mb"]),
             number(r["after_mb"]),
         ]
@@ -65,7 +92,7 @@ def render_endurance(rows: list[dict[str, str]]) -> str:
     ]
     header = (
         *("run", "requests", "good", "no picture (400)", "refused (429)", "unreached", "other"),
-        *("wrong answers", "goodput, of the capacity", "MB, early", "MB, in the end"),
+        *("wrong answers", "MB, early", "MB, in the end"),
     )
     return markdown(header, cells)
 
@@ -76,4 +103,9 @@ def render_faults(rows: list[dict[str, str]]) -> str:
     return markdown(("client", "got", "others were served"), cells)
 
 
-_RENDERED = {"loads": render_loads, "endurance": render_endurance, "faults": render_faults}
+_RENDERED = {
+    "loads": render_loads,
+    "overload": render_overload,
+    "endurance": render_endurance,
+    "faults": render_faults,
+}
