@@ -47,7 +47,8 @@ def commands() -> list[str]:
     found = []
     for page in PAGES:
         for block in blocks(page, "sh"):
-            for line in block.replace("\\\n", " ").splitlines():
+            # A pipe goes on in the next line.
+            for line in re.sub(r"(\\|(?<=\|))\n", " ", block).splitlines():
                 words = shlex.split(line, comments=True)
                 while words and "=" in words[0] and not words[0].startswith("-"):
                     words.pop(0)
@@ -158,5 +159,5 @@ def test_commands_exist():
             for option in (word for word in rest if word.startswith("-")):
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[key]), f"{line}: {option}"
         else:
-            # Those of curl are run in tests/serve/test_requests.py.
-            assert name in ("source", "pip", "curl", "export"), line
+            # Those for curl are run in tests/serve/test_requests.py.
+            assert name in ("source", "pip", "printf", "export"), line

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,12 +159,27 @@ def test_the_commands_of_the_page_on_serving_work(server, photograph, tmp_path):
         pytest.skip("curl is not installed")
     shutil.copy(photograph, tmp_path / "photo.jpg")
     page = (Path(__file__).parents[2] / "docs" / "network.md").read_text(encoding="utf-8")
-    lines = [line for line in page.splitlines() if line.startswith("curl ")]
-    assert len(lines) == 2
-    for line in lines:
-        command = line.replace("localhost:8000", server.address).replace('"n": 1000', '"n": 20')
-        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True)
-        assert "error" not in json.loads(done.stdout), line
+    features, certificate = (
+        block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block
+    )
+    here = f"PATH={Path(sys.executable).parent}:$PATH\n"
+
+    def said(command):
+        for there, instead in {
+            "localhost:8000": server.address,
+            "models/photo": "models/demo",
+            '"n": 1000': '"n": 20',
+        }.items():
+            command = command.replace(there, instead)
+        return subprocess.run(
+            ["bash", "-euc", here + command], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    # Larger than one argument of a command may be.
+    with open(tmp_path / "photo.jpg", "ab") as file:
+        file.write(bytes(200_000))
+    assert json.loads(said(features))["outputs"]
+    assert said(certificate).startswith("same")
 
 
 def test_metrics_name_the_function_and_count(client, encoder, files):
