@@ -16,8 +16,8 @@ from benchmarks.load.studies import faults, loads, long_run, overload, restart
 from benchmarks.measuring import built
 from benchmarks.measuring.harness import RESULTS, machine, write_csv
 
-# Engine → its name in the table.
-ENGINES = {"demo": "demo", "photo": "photo", "vit-b16": "vit-b16-random"}
+_VIT = "vit-b16-random"
+ENGINES = ("demo", "photo", _VIT)
 PARTS = ("loads", "overload", "endurance", "faults")
 
 
@@ -45,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(options: argparse.Namespace) -> int:
     requests, wrong = options.requests, []
     if "loads" in options.parts:
-        found = [
-            load for name in options.engines for load in await loads(ENGINES[name], _opened(name), requests)
-        ]
+        found = [load for name in options.engines for load in await loads(name, _opened(name), requests)]
         print(write_csv("loads", found, options.out))
     if "overload" in options.parts:
         over = await overload("demo", requests, options.seconds)
@@ -67,7 +65,7 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 def _opened(name: str) -> str:
-    return built.vit_float32() if name == "vit-b16" else name
+    return built.vit_float32() if name == _VIT else name
 
 
 if __name__ == "__main__":

@@ -44,20 +44,22 @@ def demo() -> str:
     return out
 
 
-@cache
-def vit_float32() -> str:
-    """ViT-B/16 alone in float32."""
-    out = str(folder() / "vit-b16-float32")
+def _plain_vit(name: str) -> str:
+    out = str(folder() / name)
     _run("export", "vit-b16-random", "--out", out, "--micro-batch", "1")
     return out
 
 
 @cache
+def vit_float32() -> str:
+    """ViT-B/16 alone in float32."""
+    return _plain_vit("vit-b16-float32")
+
+
+@cache
 def vit() -> str:
     """ViT-B/16 alone with all precisions."""
-    plain, out = str(folder() / "vit-b16-plain"), str(folder() / "vit-b16")
-    _run("export", "vit-b16-random", "--out", plain, "--micro-batch", "1")
-    return _with_precisions(plain, out, "--samples", "16")
+    return _with_precisions(_plain_vit("vit-b16-plain"), str(folder() / "vit-b16"), "--samples", "16")
 
 
 @cache
