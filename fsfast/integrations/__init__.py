@@ -1,0 +1,1 @@
+"""Hosts that embed the encoder, one file each; a host is imported when its file is used."""
