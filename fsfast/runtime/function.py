@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -53,7 +54,7 @@ class Function:
     pipeline: Pipeline
     keeps_tensors: ClassVar[bool] = False
 
-    @property
+    @cached_property
     def function_id(self) -> str:
         """The function's name, hex."""
         return self.profile.function_id(self.engine_digest)

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
-import anyio
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,6 +15,7 @@ from fsfast.errors import FsfastError, brief, did_you_mean
 from fsfast.serve.errors import BodyTimeout, ClientLeft, RequestError, TooLarge, status_of
 from fsfast.serve.keys import Caller, Keys, presented
 from fsfast.serve.service import Service
+from fsfast.serve.timeouts import timeout
 from fsfast.strict_json import parse_json
 
 T = TypeVar("T")
@@ -67,9 +67,9 @@ async def read_body(request: Request) -> bytes:
     """
     limits = service_of(request).limits
     try:
-        with anyio.fail_after(limits.body_seconds):
+        async with timeout(limits.body_seconds):
             body = await _received(request, limits.max_body)
-    except TimeoutError:
+    except asyncio.TimeoutError:
         raise BodyTimeout(
             f"the body did not come within {limits.body_seconds:g} seconds; send it again"
         ) from None

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, TypeVar
 
-import anyio
 import numpy as np
 
 from fsfast.certificates.certificate import Certificate
@@ -36,6 +35,7 @@ from fsfast.serve.metrics import Metrics
 from fsfast.serve.models import Model, Models
 from fsfast.serve.policy import Policy, is_met, reason_of
 from fsfast.serve.sharing import SharedPipeline, Watch
+from fsfast.serve.timeouts import timeout
 
 T = TypeVar("T")
 # Threads that decode images; more would take the processors from the engine.
@@ -479,6 +479,8 @@ def _prepared(
             found.append(error)
         else:
             (drawn,) = encoder.seeds.serving([on_grid], None if seeds is None else [seeds[i]])
+            # Hashed here, where nobody else waits for it.
+            _ = on_grid.grid_sha256
             found.append(_Prepared(on_grid, drawn))
     return found
 
@@ -527,9 +529,9 @@ async def _within(work: Awaitable[T], deadline: float | None, most: float) -> T:
     """Wait until the deadline; raises DeadlineExceeded."""
     seconds = most if deadline is None else min(deadline, most)
     try:
-        with anyio.fail_after(seconds):
+        async with timeout(seconds):
             return await work
-    except TimeoutError:
+    except asyncio.TimeoutError:
         raise DeadlineExceeded(
             f"the answer was not ready within {seconds:g} seconds; ask again later"
         ) from None
