@@ -13,21 +13,28 @@ from fsfast._version import __version__
 from fsfast.commands import export
 from fsfast.errors import BackendUnavailable, FsfastError
 from fsfast.installation import clone, pip_install_extras
+from fsfast.integrations.hosts import HOSTS, host
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--stack", metavar="NAME", help=f"of a library or server that embeds the encoder: {', '.join(HOSTS)}"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; exit code 1 when no engine can be served."""
-    findings = examine()
+    findings = examine() if args.stack is None else host(args.stack).findings()
     if args.json:
         print(json.dumps(findings, indent=1))
     else:
+        width = max(22, *(len(part) + 2 for part in findings))
         for part, (usable, text) in findings.items():
-            print(f"{'ok  ' if usable else 'no  '} {part + ':':<22}{text}")
+            print(f"{'ok  ' if usable else 'no  '} {part + ':':<{width}}{text}")
+    if args.stack is not None:
+        return 0 if all(usable for usable, _ in findings.values()) else 1
     runs = findings["onnxruntime"][0] or findings["openvino"][0]
     return 0 if findings["kernels"][0] and runs and findings["demo engine"][0] else 1
 
