@@ -10,6 +10,9 @@ from typing import NamedTuple
 from fsfast.engine.manifest import Manifest
 from fsfast.errors import EngineError
 
+# As `fsfast export --output` names them.
+OUTPUTS = ("penultimate", "tokens", "tokens+ln_post", "pooled", "merged")
+
 
 @dataclass(frozen=True)
 class HostReads:
@@ -17,7 +20,7 @@ class HostReads:
 
     Attributes:
         host: its name, for messages.
-        output: the layer, as `fsfast export --output` names it: penultimate, tokens, tokens+ln_post, pooled or merged.
+        output: the layer, one of OUTPUTS; or the host's name for one that engines do not have.
         tokens: L, patch tokens per image; 1 for a pooled vector.
         dim: D, the length of a token.
         class_token: whether it reads a class token before them; engines have none.
@@ -74,7 +77,9 @@ def differences(manifest: Manifest, reads: HostReads) -> Iterator[Difference]:
     export = "export the engine anew: fsfast export RECIPE"
     output = output_name(manifest)
     if reads.output not in (None, output):
-        yield Difference("layer", reads.output, output, f"{export} --output {reads.output}")
+        known = reads.output in OUTPUTS
+        remedy = f"{export} --output {reads.output}" if known else f"engines have {', '.join(OUTPUTS)}"
+        yield Difference("layer", reads.output, output, remedy)
     if reads.class_token:
         yield Difference(
             "class token", "one", "patch tokens alone", "let the host read the patch tokens alone"

@@ -11,8 +11,9 @@ from fsfast.errors import FsfastError, ImageError
 from fsfast.images.arrays import as_numpy, from_pixel_values
 from fsfast.images.decoding import refusal
 
-# "levels": whole numbers 0 … 255 of any type. "normalised": (v/255 − mean)/std with those of the engine.
-Form = Literal["levels", "normalised"]
+# "levels": whole numbers 0 … 255 of any type; "levels from 1": one more, for hosts to which images of zeros are
+# padding; "normalised": (v/255 − mean)/std with those of the engine.
+Form = Literal["levels", "levels from 1", "normalised"]
 
 _BFLOAT16 = (
     "keep pixel values in float32 up to the tower, or set do_rescale = do_normalize = False in the image processor and "
@@ -26,7 +27,7 @@ def to_levels(x: Any, form: Form, manifest: Manifest) -> np.ndarray:
     Args:
         x: an array or tensor on any device. "levels": [B, 3, H, W] or [B, H, W, 3], uint8 or whole numbers of any
             type. "normalised": [B, 3, H, W] in float16, float32 or float64.
-        form: which of the two the host hands over; it is declared, never guessed.
+        form: which of them the host hands over; it is declared, never guessed.
         manifest: of the engine: H and W of its grid, mean and std.
 
     Returns:
@@ -49,8 +50,9 @@ def to_levels(x: Any, form: Form, manifest: Manifest) -> np.ndarray:
             "see none; take the torch networks of fsfast.models for white-box attacks"
         )
     short = "bfloat16" in str(getattr(x, "dtype", ""))
-    if form == "levels":
-        return _whole(as_numpy(x.float() if short else x)[0], manifest.grid.size)
+    if form != "normalised":
+        values, _ = as_numpy(x.float() if short else x)
+        return _whole(values if form == "levels" else values - 1.0, manifest.grid.size)
     if short:
         raise refusal("normalised pixel values in float32", f"bfloat16 {list(x.shape)}", _BFLOAT16)
     values, _ = as_numpy(x)

@@ -86,6 +86,11 @@ class SmoothedTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type to which hosts that ask cast pixel values: float32, unless levels travel, which any type holds."""
+        return torch.float32 if self.form == "normalised" else self.features_dtype
+
+    @property
+    def features_dtype(self) -> torch.dtype:
         """The type of the features that are handed on: that of the model, by `to`."""
         return self._like.dtype
 
@@ -125,7 +130,7 @@ class SmoothedTower(nn.Module):
         else:
             served = self.encoder.encode(images[first], self.n0, progress=False)[which]
             self._handed, values = Handed(images, served), served.features
-        return torch.from_numpy(values).to(pixel_values.device, self.dtype)
+        return torch.from_numpy(values).to(pixel_values.device, self.features_dtype)
 
     def extra_repr(self) -> str:
         """What print(model) shows of the tower."""

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from export.options import OUTPUTS
+from export import options
 from fsfast.errors import EngineError
+from fsfast.integrations import matching
 from fsfast.integrations.matching import HostReads, check_match, differences, output_name
 
 
@@ -46,6 +47,10 @@ def test_an_engine_that_fits_is_taken(demo, fitting):
             r"layer: wanted penultimate, found tokens\+ln_post; .*--output penultimate",
         ),
         ({"output": "tokens"}, r"layer: wanted tokens, found tokens\+ln_post"),
+        (
+            {"output": "hidden_states[3]"},
+            "layer: wanted hidden_states.3., found .*; engines have penultimate, tokens",
+        ),
         ({"class_token": True}, "class token: wanted one, found patch tokens alone"),
         ({"tokens": 65}, "tokens L: wanted 65, found 64"),
         ({"dim": 1024}, "channels D: wanted 1024, found 128"),
@@ -88,4 +93,5 @@ def test_all_differences_are_named_at_once(demo, fitting):
 def test_outputs_have_the_names_of_the_export(demo, output, ln_post, name):
     record = demo.manifest.record | {"output": {"kind": output, "ln_post": ln_post}}
     assert output_name(replace(demo.manifest, output=output, record=record)) == name
-    assert OUTPUTS[name] == (output, ln_post)
+    assert options.OUTPUTS[name] == (output, ln_post)
+    assert tuple(options.OUTPUTS) == matching.OUTPUTS

@@ -44,6 +44,8 @@ def test_normalised_pixels_come_back(levels, manifest, dtype):
 def test_levels_travel_in_every_type(levels, manifest, dtype, order):
     x = torch.from_numpy(levels).permute(order).to(dtype)
     np.testing.assert_array_equal(to_levels(x, "levels", manifest), levels)
+    if dtype is not torch.uint8:
+        np.testing.assert_array_equal(to_levels(x + 1, "levels from 1", manifest), levels)
     if dtype is not torch.bfloat16:
         np.testing.assert_array_equal(to_levels(x.numpy(), "levels", manifest), levels)
 
@@ -54,7 +56,7 @@ def test_the_form_is_declared_and_not_guessed(levels, manifest):
         (x, "levels", r"whole numbers 0 … 255, got float32, \d+ of 2304 values no levels; .*'normalised'"),
         (torch.from_numpy(levels).permute(0, 3, 1, 2).float(), "normalised", "off the grid"),
         (torch.from_numpy(levels).permute(0, 3, 1, 2), "normalised", "got uint8"),
-        (x, "pixels", "one of levels, normalised, got 'pixels'"),
+        (x, "pixels", "one of levels, levels from 1, normalised, got 'pixels'"),
     ):
         with pytest.raises(ValueError, match=message):
             to_levels(given, form, manifest)
