@@ -643,6 +643,18 @@ def test_pixel_values_come_back_exactly(module, dtype):
     assert np.abs(255 * values - batch).max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(CLIP_MEAN, CLIP_STD), ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))],
+)
+def test_pixel_values_survive_float16(mean, std):
+    levels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(16, 16, 3)
+    x = ((levels / 255.0 - mean) / std).transpose(2, 0, 1).astype(np.float32).astype(np.float16)
+    np.testing.assert_array_equal(from_pixel_values(x, mean, std), levels)
+    back = 255 * (x.transpose(1, 2, 0).astype(np.float64) * std + mean)
+    assert np.abs(back - levels).max() < 0.07
+
+
 def normalised(levels):
     return ((levels / 255.0 - CLIP_MEAN) / CLIP_STD).transpose(2, 0, 1).astype(np.float32)
 
@@ -654,7 +666,7 @@ def test_pixel_values_off_the_grid_are_refused(pixels):
         (x * 1.01, "off the grid.*mean and std that the image processor used"),
         (x + 3, "off the grid"),
         (np.where(x == x.max(), np.nan, x), "NaN or infinite"),
-        (x.astype(np.float16), "float16; half precision"),
+        ((x + 0.01).astype(np.float16), r"within 0\.1 levels, got \d+ of 144 values off the grid"),
         (torch.from_numpy(x).bfloat16(), "half precision"),
         ((100 * x).astype(np.int64), "got int64"),
         (x.transpose(1, 2, 0), r"channels come first"),
