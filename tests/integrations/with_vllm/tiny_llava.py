@@ -27,13 +27,16 @@ from export.__main__ import main as export
 SIDE, PATCH, WIDTH = 56, 14, 32
 TOKENS = (SIDE // PATCH) ** 2
 WORDS = [f"word{i}" for i in range(24)]
+PROMPT = "USER : <image> word1 word2 ASSISTANT :"
+NEW_TOKENS = 12
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER", "ASSISTANT", ":"]
+# Never to be answered: hosts differ in how they go on after it.
+IMAGE_TOKEN = SPECIAL.index("<image>")
 CLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | upper }} : {{ m['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
-# No picture of a single colour: pictures that differ are to have answers that differ.
 RECIPE = """
 name = "tiny-llava"
 sigma = {sigma}
@@ -50,7 +53,7 @@ mean = {mean}
 std = {std}
 
 [encoder]
-output = "penultimate"
+output = "{output}"
 ln_post = false
 
 [encoder.config]
@@ -99,7 +102,7 @@ def make_llava(folder: Path) -> Path:
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokens.index("<image>"),
+        image_token_index=IMAGE_TOKEN,
         image_seq_length=TOKENS,
         architectures=["LlavaForConditionalGeneration"],
     )
@@ -150,10 +153,10 @@ def _processor(tokens: list[str]) -> LlavaProcessor:
     )
 
 
-def make_engine(folder: Path, checkpoint: Path, sigma: float) -> Path:
+def make_engine(folder: Path, checkpoint: Path, sigma: float, output: str = "penultimate") -> Path:
     """Export the vision tower of a checkpoint."""
     recipe = folder.with_suffix(".toml")
-    facts = {"side": SIDE, "width": WIDTH, "patch": PATCH, "sigma": sigma}
+    facts = {"side": SIDE, "width": WIDTH, "patch": PATCH, "sigma": sigma, "output": output}
     recipe.write_text(RECIPE.format(**facts, **{name: json.dumps(value) for name, value in CLIP.items()}))
     assert export([str(recipe), "--encoder", str(checkpoint), "--out", str(folder)]) == 0
     return folder
