@@ -22,7 +22,7 @@ __all__ = ["cache_id", "chat_part", "image_embeds", "write_encoder_cache"]
 
 # A name in every file system, and one that leads nowhere else.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-# What vLLM's ECExampleConnector looks for, in a folder of each id.
+# Of vLLM's ECExampleConnector, in a folder for each id.
 _CACHE_FILE, _CACHE_KEY = "encoder_cache.safetensors", "ec_cache"
 
 
@@ -82,8 +82,7 @@ def write_encoder_cache(folder: str | os.PathLike[str], uuid: str, embeds: np.nd
         uuid: of `cache_id`; the request's image part names it.
         embeds: [L, hidden] of one image, from `image_embeds`.
 
-    Returns:
-        the file.
+    Returns: the file.
 
     Raises:
         ValueError: another shape, numbers that are not finite, or a uuid that is no name.

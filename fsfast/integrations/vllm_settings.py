@@ -14,7 +14,9 @@ from fsfast.encoder import SmoothedEncoder
 from fsfast.engine.engine import Engine, load_engine
 from fsfast.errors import EngineError, did_you_mean
 
+HOST = "vLLM's LLaVA"
 _SECRET = "FSFAST_SECRET"
+_OPTIONS = ("device", "backend", "precision", "threads", "micro_batch", "graph_threads")
 _EXAMPLE = '"fsfast": {"engine": "/engines/llava", "digest": "…"}'
 
 
@@ -84,13 +86,13 @@ class Settings:
                 f"must then be the same; export {_SECRET}=$(openssl rand -hex 32), the same for all processes"
             )
         self.load()
-        options = {field.name: getattr(self, field.name) for field in fields(self)[3:]}
+        options = {name: getattr(self, name) for name in _OPTIONS}
         return SmoothedEncoder(self.engine, secret=secret, **options)
 
     def cache_prefix(self) -> str:
         """Return what makes names in vLLM's caches those of this engine (its digest fixes σ), n0 and options."""
         engine = self.load()
-        facts = {field.name: getattr(self, field.name) for field in fields(self)[3:]}
+        facts = {name: getattr(self, name) for name in _OPTIONS}
         facts |= {
             "digest": engine.digest,
             "sigma": engine.manifest.sigma,
