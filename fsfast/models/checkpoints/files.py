@@ -16,6 +16,7 @@ from torch import Tensor
 from fsfast.errors import CheckpointError
 from fsfast.file_kind import HEAD_BYTES, recognise
 from fsfast.models.averages import WRAPPERS, Choice, Weights, descend
+from fsfast.models.weight_index import refuse_text
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _QUANTISED = "quantised weights cannot be used, take the checkpoint that they were made from"
@@ -187,21 +188,6 @@ def refuse_types(path: Path, dtypes: Iterable[str]) -> None:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def refuse_text(path: Path, head: bytes) -> None:
-    """Refuse what downloads and clones leave in the place of a file.
-
-    Args:
-        path: of the file.
-        head: its first bytes.
-
-    Raises:
-        CheckpointError: a pointer of git-lfs, a web page, or nothing.
-    """
-    kind = recognise(head[:HEAD_BYTES])
-    if kind is not None and kind.remedy:
-        raise CheckpointError(f"{path}: this is {kind.what}; {kind.remedy}")
 
 
 def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:

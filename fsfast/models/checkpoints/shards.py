@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, KeysView
+from collections.abc import Callable, KeysView
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from fsfast.errors import CheckpointError
 from fsfast.files import file_sha256
 from fsfast.models.averages import Choice, Weights, averaged, check_weights, part_of, pick
-from fsfast.models.checkpoints.files import TensorFile, as_float32, open_tensors, refuse_text
-from fsfast.strict_json import parse_json
+from fsfast.models.checkpoints.files import TensorFile, as_float32, open_tensors
+from fsfast.models.weight_index import INDEX_SUFFIX, WEIGHT_SUFFIXES, check_names, read_json, weight_map
 
-INDEX_SUFFIX = ".index.json"
 # As the Hub has them; safetensors first, then in the order of transformers.
 _IN_A_DIRECTORY = (
     "model.safetensors",
@@ -26,9 +25,7 @@ _IN_A_DIRECTORY = (
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 )
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-_MAX_JSON_BYTES = 64 << 20
-_MAX_NAME = 500
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Checkpoint:
         # Beside a file that was named alone, other files may belong to other models.
         self._folder = main.parent if self.path.is_dir() or main.name.endswith(INDEX_SUFFIX) else None
         if main.name.endswith(INDEX_SUFFIX):
-            self._place = _weight_map(main, self._json(main))
+            self._place = self._noted(main, weight_map)
             self._choose()
         else:
             self._open_file(main)
@@ -116,7 +113,7 @@ class Checkpoint:
         """
         if self._folder is None or not (self._folder / name).is_file():
             return None
-        return self._json(self._folder / name)
+        return self._noted(self._folder / name, read_json)
 
     def files(self) -> tuple[ReadFile, ...]:
         """Hash the files that were opened.
@@ -154,7 +151,7 @@ class Checkpoint:
         if not file.names:
             raise CheckpointError(f"{path}: wanted weights, got a file without tensors; get it again")
         self._stats[path], self._open[path] = before, file
-        _check_names(path, file.names)
+        check_names(path, file.names)
         for name in sorted(file.names):
             self._place.setdefault(name, path)
         self._choose()
@@ -166,21 +163,12 @@ class Checkpoint:
         self._stored |= part
         self.choice.check(self.path, self._weights)
 
-    def _json(self, path: Path) -> dict[str, Any]:
-        try:
-            before = path.stat()
-            content = path.read_bytes() if before.st_size <= _MAX_JSON_BYTES else b"too large"
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot read it: {error.strerror or error}") from None
-        refuse_text(path, content)
-        try:
-            record = parse_json(content)
-            if not isinstance(record, dict):
-                raise ValueError(f"wanted an object, got {type(record).__name__}")
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not a JSON file to read: {error}; download it again") from None
+    def _noted(self, path: Path, read: Callable[[Path], T]) -> T:
+        """Read a file, and remember how it stood when it was."""
+        before = path.stat()
+        content = read(path)
         self._stats[path] = before
-        return record
+        return content
 
 
 def _identity(stat: os.stat_result) -> tuple[int, ...]:
@@ -193,7 +181,7 @@ def _main_file(path: Path, weights: Weights | None) -> tuple[Path, Choice]:
         if not path.is_file():
             raise CheckpointError(f"wanted a weights file, an index or a directory, found none at {path}")
         return path, Choice()
-    others = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    others = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
     for name in _IN_A_DIRECTORY:
         if (path / name).is_file():
             kinds: dict[str, Weights | None] = {name: "raw"}
@@ -208,31 +196,3 @@ def _main_file(path: Path, weights: Weights | None) -> tuple[Path, Choice]:
             "give the path of the file"
         )
     return others[0], Choice()
-
-
-def _check_names(path: Path, names: Iterable[str]) -> None:
-    """Refuse names that could not be shown in a message."""
-    for name in names:
-        if not name.isprintable() or len(name) > _MAX_NAME:
-            raise CheckpointError(
-                f"{path}: wanted printable names of at most {_MAX_NAME} characters, got {name[:40]!r}; "
-                "the file is damaged"
-            )
-
-
-def _weight_map(index: Path, record: dict[str, Any]) -> dict[str, Path]:
-    """Tensor → shard of an index; shards stand beside it and nowhere else."""
-    places = record.get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise CheckpointError(
-            f"{index}: wanted an index of shards with a weight_map, got {sorted(record)[:5]}"
-        )
-    _check_names(index, places)
-    for name, shard in places.items():
-        plain = isinstance(shard, str) and shard.endswith(_SUFFIXES) and shard.isprintable()
-        if not plain or set(shard) & set("/\\:"):
-            raise CheckpointError(
-                f"{index}: wanted the name of a weights file beside the index for {name}, got {shard!r}; "
-                "an index that points elsewhere is not used"
-            )
-    return {name: index.parent / shard for name, shard in places.items()}
