@@ -61,9 +61,7 @@ def certified_neighbour(
     return Neighbour(index, cosine, angle, radius)
 
 
-def kept_within(
-    direction: np.ndarray, candidates: np.ndarray, *, complete: bool
-) -> tuple[int, float, float]:
+def kept_within(direction: np.ndarray, candidates: np.ndarray, *, complete: bool) -> tuple[int, float, float]:
     """Return the nearest candidate of a unit vector, its cosine, and the angle within which it stays the nearest.
 
     Where the candidates are the whole index the angle is exact: that to the closest of the hyperplanes that lie between
