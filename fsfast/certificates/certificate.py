@@ -45,7 +45,7 @@ class Certificate(Statement):
         Raises:
             ValueError: the directions are missing, or not those of the certificate.
         """
-        return predict(self.cosine, self.sigma, classes, self._direction(served))
+        return predict(self.cosine, self.sigma, classes, self.direction_of(served))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the certified cosine against the radius, from 0 to where nothing is certified.

@@ -264,7 +264,15 @@ class Statement:
         bounds = np.asarray(mean_lower_bound(self.token_scores.T, alpha, self.method))
         return np.maximum(np.nextafter(bounds - self.total_variation, -1.0), 0.0)
 
-    def _direction(self, served: SmoothedFeatures | None) -> np.ndarray:
+    def direction_of(self, served: SmoothedFeatures | None = None) -> np.ndarray:
+        """Return the anchor, [L, D] float32 ([D] when pooled).
+
+        Args:
+            served: what `encode` returned for this image alone; only needed for a certificate from a file.
+
+        Raises:
+            ValueError: the directions are missing, or not those of the certificate.
+        """
         if served is None:
             if self.direction is None:
                 raise ValueError(

@@ -149,7 +149,7 @@ def load_features(path: str | os.PathLike[str]) -> SmoothedFeatures:
         for name in _TUPLES:
             fields[name] = tuple(fields.get(name, ()))
         features = SmoothedFeatures(**fields)
-        _check_shapes(features)
+        check_shapes(features)
         return features
 
 
@@ -186,7 +186,7 @@ def _record(metadata: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _check_shapes(features: SmoothedFeatures) -> None:
+def check_shapes(features: SmoothedFeatures) -> None:
     """Refuse arrays that do not fit each other; raises ValueError."""
     shape, images = features.features.shape, len(features.seeds)
     if len(shape) not in (2, 3) or shape[0] != images or features.seeds.ndim != 1:
