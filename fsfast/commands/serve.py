@@ -1,9 +1,10 @@
 """Serve features and certificates over the network, by HTTP and gRPC.
 
 Speaks KServe v2 (the Open Inference Protocol), OpenAI's /v1/embeddings for images, and has certificates under
-/v1/certificates. Seeds derive from FSFAST_SECRET; without it from a secret that ends with the process.
+/v1/certificates. Seeds derive from the secret in --secret-file, else from FSFAST_SECRET; without both from a secret
+that ends with the process.
 
-SIGTERM ends it once all requests are answered. SIGHUP opens the engines and reads the keys anew.
+SIGTERM ends it once all requests are answered. SIGHUP opens the engines and reads the keys and the secret anew.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-seeds",
         action="store_true",
         help="let clients choose seeds, to replay results (default: none may)",
+    )
+    parser.add_argument(
+        "--secret-file",
+        metavar="FILE",
+        type=Path,
+        help="secret of at least 16 bytes from which seeds derive; SIGHUP reads it anew (default: FSFAST_SECRET)",
     )
     parser.add_argument(
         "--policy",
@@ -192,12 +199,28 @@ def _cache(args: argparse.Namespace) -> Cache | None:
     return Cache(int(args.cache_mb * 1e6), args.cache_dir, int(args.cache_dir_mb * 1e6))
 
 
+def _secret(file: Path | None) -> bytes:
+    """Return the secret that a file holds now, without the ends of its lines; else the environment's or a new one.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is empty.
+    """
+    if file is None:
+        return _environments_secret()
+    if secret := file.read_bytes().rstrip(b"\r\n"):
+        return secret
+    raise ValueError(f"wanted a secret of at least 16 bytes in {file}, which is empty: openssl rand -hex 32")
+
+
 @cache
-def _secret() -> bytes:
+def _environments_secret() -> bytes:
     """Return the secret of the environment, or a new one for all engines of this process."""
     if given := os.fsencode(os.environ.get("FSFAST_SECRET", "")):
         return given
-    logger.warning("FSFAST_SECRET is not set: seeds derive from a secret that ends with this process")
+    logger.warning(
+        "neither --secret-file nor FSFAST_SECRET is given: seeds derive from a secret that ends with this process"
+    )
     return secrets.token_bytes(32)
 
 
@@ -213,5 +236,5 @@ def _open(args: argparse.Namespace, engine: str) -> SmoothedEncoder:
         micro_batch=args.micro_batch,
         graph_threads=args.graph_threads,
         stages=args.stages,
-        secret=_secret(),
+        secret=_secret(args.secret_file),
     )

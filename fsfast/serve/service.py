@@ -90,6 +90,12 @@ class Answer:
         )
 
     @property
+    def key_id(self) -> str | None:
+        """Of the secret that gave the images their seeds; None where clients or the system did."""
+        origins = {item.features.seed_origins[0] for item in self.items if item.features is not None}
+        return self.model.encoder.seeds.key_id if "secret" in origins else None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of one image's features: (L, D), or (D,) where they are pooled."""
         manifest = self.model.encoder.manifest
