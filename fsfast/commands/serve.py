@@ -83,6 +83,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="hold every image against a rule, epsilon=0.25,min_cosine=0.5,n_max=1000,action=flag (or refuse)",
     )
     parser.add_argument(
+        "--audit-log",
+        metavar="FILE",
+        type=Path,
+        help="append a JSON line about every certificate before it is handed out (default: not)",
+    )
+    parser.add_argument(
         "--fetch-from",
         metavar="HOST",
         action="append",
@@ -148,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         raise BackendUnavailable(
             f"a server needs more packages ({error}): {pip_install_extras('cpu', 'serve')}"
         ) from None
+    from fsfast.serve.audit import AuditLog
     from fsfast.serve.keys import Keys
     from fsfast.serve.limits import Limits
     from fsfast.serve.policy import parse_policy
@@ -169,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
         drain_seconds=args.drain_seconds,
         grpc_port=args.grpc_port,
         cache=_cache(args),
+        audit=None if args.audit_log is None else AuditLog(args.audit_log),
         tls={name: getattr(args, name) for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")},
     )
     serve(options)
