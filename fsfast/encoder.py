@@ -599,7 +599,8 @@ class SmoothedEncoder:
         Returns:
             A Verification: "same", "different" (and what), or "cannot be checked bit for bit here" when this
             encoder computes another function (back end, version, precision, processor), with the deviation.
-            A replay proves the computation, not that the seed was drawn fairly.
+            A replay proves the computation, not that the seed was drawn fairly; that it shows, too, where the
+            certificate names the secret of this encoder by its key id.
 
         Raises:
             CertificateError: the certificate belongs to another engine.
@@ -607,7 +608,7 @@ class SmoothedEncoder:
         """
         from fsfast.certificates.replay import replay
 
-        return replay(self._function, certificate, self._image_of(certificate, image))
+        return replay(self._function, certificate, self._image_of(certificate, image), self._seeds)
 
     def certify_anew(self, certificate: Certificate, image: Any, *, progress: Progress = None) -> Certificate:
         """Certify the direction of a certificate again, with noise from the system.

@@ -114,6 +114,7 @@ class Task:
         unit: [L, D] float32, the anchor's directions; they must not depend on the certification noise.
         anchor: their description.
         seed, origin: certification noise and how it came about.
+        key_id: of the secret that gave the seed, or None.
     """
 
     item: GridImage
@@ -121,6 +122,7 @@ class Task:
     anchor: Anchor
     seed: int
     origin: SeedOrigin
+    key_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def _certificate(function: Function, task: Task, drawn: Drawn, plan: Plan) -> Ce
         method=plan.method,
         seed=task.seed,
         seed_origin=task.origin,
+        key_id=task.key_id,
         scores=drawn.scores,
         thresholds=drawn.thresholds,
         perp_norm=drawn.perp_norm,

@@ -56,7 +56,10 @@ class Field:
 
     def given(self, record: Record) -> bool:
         """Whether a document has the entry."""
-        return len(self.place) > 1 or self.place[0] in record
+        *folders, key = self.place
+        for folder in folders:
+            record = record[folder]
+        return key in record
 
 
 def _plain(name: str, *place: str) -> Field:
@@ -73,14 +76,23 @@ def _write_anchor(certificate: Statement) -> Record:
     if anchor.kind == "served":
         served = {"n0": anchor.n0, "seed": _write_seed(anchor.seed), "seed_origin": anchor.seed_origin}
         record |= served
+    if anchor.key_id is not None:
+        record["key_id"] = anchor.key_id
     return record
 
 
 def _read_anchor(value: Record, record: Record) -> Anchor:
     if (value["kind"] == "served") != all(key in value for key in ("n0", "seed", "seed_origin")):
         raise ValueError("a served anchor has n0, seed and seed_origin, a clean one has none of them")
-    seed = int(value["seed"], 16) if "seed" in value else None
-    return Anchor(value["kind"], value["sha256"], value.get("n0"), seed, value.get("seed_origin"))
+    seed, origin = int(value["seed"], 16) if "seed" in value else None, value.get("seed_origin")
+    key_id = _read_key_id(value["key_id"], value) if "key_id" in value else None
+    return Anchor(value["kind"], value["sha256"], value.get("n0"), seed, origin, key_id)
+
+
+def _read_key_id(value: str, beside: Record) -> str:
+    if beside.get("seed_origin") != "secret":
+        raise ValueError("only a seed of a secret has a key_id")
+    return value
 
 
 def _write_profile(certificate: Statement) -> Record:
@@ -152,6 +164,13 @@ BEFORE_BOUNDS = (
     _plain("method", "certification", "method"),
     Field(("certification", "seed"), lambda c: _write_seed(c.seed), "seed", lambda value, _: int(value, 16)),
     _plain("seed_origin", "certification", "seed_origin"),
+    Field(
+        ("certification", "key_id"),
+        attrgetter("key_id"),
+        "key_id",
+        lambda value, record: _read_key_id(value, record["certification"]),
+        only_if=lambda c: c.key_id is not None,
+    ),
     Field(("certification", "pilot"), lambda c: PILOT),
     Field(
         ("certification", "stopping"),

@@ -11,6 +11,7 @@ import numpy as np
 from fsfast.certificates.anchors import AnchorKind, anchors
 from fsfast.certificates.certificate import Certificate
 from fsfast.certificates.certification import Plan, Task, certify
+from fsfast.certificates.statement import Anchor
 from fsfast.errors import CertificateError
 from fsfast.images.grid import GridImage
 from fsfast.runtime.features import SmoothedFeatures
@@ -63,10 +64,19 @@ def issue(
     tasks = []
     for item, given, (unit, about) in zip(items, serving, directions, strict=True):
         # B. Seed
+        key_id = None
         if request.seeds is None:
             given = source.certification(item, function.function_id, about.sha256, request.plan)
-        tasks.append(Task(item, unit, about, *given))
+            key_id = source.key_id
+        tasks.append(Task(item, unit, _signed(about, source, item), *given, key_id))
     return certify(function, tasks, request.plan, advance)
+
+
+def _signed(anchor: Anchor, source: Seeds, item: GridImage) -> Anchor:
+    """Return an anchor with the id of the secret where its seed is this secret's; others hand out anchors, too."""
+    if anchor.seed is None or anchor.seed_origin != "secret":
+        return anchor
+    return replace(anchor, key_id=source.serving_key_id(item, anchor.seed))
 
 
 def issue_each(

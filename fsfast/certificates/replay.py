@@ -27,6 +27,7 @@ from fsfast.errors import CertificateError
 from fsfast.images.grid import GridImage
 from fsfast.runtime.function import Function
 from fsfast.runtime.pipeline import Advance
+from fsfast.runtime.seeds import Seeds
 
 # A replay may take so many: an hour or so with a network of the size of ViT-B/16.
 SAMPLES = Budget("FSFAST_MAX_REPLAY_SAMPLES", 100_000, "samples")
@@ -54,11 +55,14 @@ class Verification:
         return self.verdict == "same"
 
 
-def replay(function: Function, certificate: Certificate, item: GridImage) -> Verification:
-    """Compute a certificate's anchor, thresholds and scores again and compare; the engine is known to be the same."""
+def replay(function: Function, certificate: Certificate, item: GridImage, source: Seeds) -> Verification:
+    """Compute a certificate's anchor, thresholds and scores again and compare; the engine is known to be the same.
+
+    Where the certificate names the secret of `source`, its seeds are derived again, too.
+    """
     if item.grid_sha256 != certificate.grid_sha256:
         return Verification("different", (_other_pixels(certificate, item),))
-    if details := _other_constants(function, certificate):
+    if details := _other_constants(function, certificate) + _other_seeds(source, certificate, item):
         return Verification("different", tuple(details))
     notes = _other_file(certificate, item)
     _check_work(certificate)
@@ -95,7 +99,7 @@ def certify_anew(
 ) -> Certificate:
     """Certify the same direction again with noise that nobody could choose: what a replay cannot show."""
     _check_work(certificate)
-    task = replace(_task(function, certificate, item), seed=seed, origin="os")
+    task = replace(_task(function, certificate, item), seed=seed, origin="os", key_id=None)
     return certify(function, [task], plan_behind(certificate), advance)[0]
 
 
@@ -152,7 +156,21 @@ def _task(function: Function, certificate: Certificate, item: GridImage) -> Task
     else:
         origin = about.seed_origin or "replay"
         unit, anchor = served_anchor(function, item, about.n0 or 1, about.seed or 0, origin)
-    return Task(item, unit, anchor, certificate.seed, certificate.seed_origin)
+        anchor = replace(anchor, key_id=about.key_id)
+    return Task(item, unit, anchor, certificate.seed, certificate.seed_origin, certificate.key_id)
+
+
+def _other_seeds(source: Seeds, certificate: Certificate, item: GridImage) -> list[str]:
+    """Return which seeds a certificate says to be of this secret, and are not."""
+    anchor, ours = certificate.anchor, source.key_id
+    wrong = []
+    if ours and anchor.key_id == ours and source.serving_key_id(item, anchor.seed or 0) is None:
+        wrong.append("the anchor's seed")
+    if ours and certificate.key_id == ours:
+        context = (certificate.function_id, anchor.sha256, plan_behind(certificate))
+        if source.certification(item, *context)[0] != certificate.seed:
+            wrong.append("the seed")
+    return [f"{what}: the secret {ours}, which the certificate names, gives another" for what in wrong]
 
 
 def _differences(drawn: Drawn, certificate: Certificate) -> list[str]:

@@ -39,6 +39,7 @@ class Anchor:
         kind: "served" (mean of the unit features of the n0 serving samples) or "clean" (vanilla encoder).
         sha256: hash of its [L, D] float32 directions.
         n0, seed, seed_origin: the serving samples; None for "clean".
+        key_id: of the secret that gave their seed; None where there was none, or nobody noted it.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Anchor:
     n0: int | None = None
     seed: int | None = None
     seed_origin: SeedOrigin | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Statement:
         n, alpha, method: samples, error probability, confidence bound of the mean.
         seed, seed_origin: certification noise; "replay" marks a seed chosen by the caller, who could have
             searched for a lucky one.
+        key_id: of the secret that gave the seed; None where there was none, or nobody noted it.
         image_name, grid_sha256, source: which image, and how it came onto the grid.
     """
 
@@ -109,6 +112,7 @@ class Statement:
     token_scores: np.ndarray | None = None
     direction: np.ndarray | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    key_id: str | None = None
 
     def __post_init__(self) -> None:
         # Bounds are computed from the scores once; who could change them afterwards would be misled.

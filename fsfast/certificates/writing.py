@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fsfast.certificates.fields import AFTER_BOUNDS, BEFORE_BOUNDS
+from fsfast.certificates.fields import AFTER_BOUNDS, BEFORE_BOUNDS, Field
 from fsfast.certificates.statement import Statement
 
 # Radii at which a certificate file states its bounds unless others are chosen, in units of σ.
@@ -28,13 +28,16 @@ def to_record(certificate: Statement, epsilons: Sequence[float] | None = None) -
         epsilons: ℓ2 radii ([0,1] units) at which bounds are stated; None: some around σ.
     """
     record: dict[str, Any] = {}
-    for field in BEFORE_BOUNDS:
-        field.put(record, certificate)
+    _put(record, BEFORE_BOUNDS, certificate)
     record["bounds"] = _stated_bounds(certificate, epsilons)
-    for field in AFTER_BOUNDS:
+    _put(record, AFTER_BOUNDS, certificate)
+    return record
+
+
+def _put(record: dict[str, Any], fields: Sequence[Field], certificate: Statement) -> None:
+    for field in fields:
         if field.only_if(certificate):
             field.put(record, certificate)
-    return record
 
 
 def _stated_bounds(certificate: Statement, epsilons: Sequence[float] | None) -> list[dict[str, Any]]:

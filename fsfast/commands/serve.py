@@ -1,9 +1,10 @@
 """Serve features and certificates over the network, by HTTP and gRPC.
 
 Speaks KServe v2 (the Open Inference Protocol), OpenAI's /v1/embeddings for images, and has certificates under
-/v1/certificates. Seeds derive from FSFAST_SECRET; without it from a secret that ends with the process.
+/v1/certificates. Seeds derive from the secret in --secret-file, else from FSFAST_SECRET; without both from a secret
+that ends with the process.
 
-SIGTERM ends it once all requests are answered. SIGHUP opens the engines and reads the keys anew.
+SIGTERM ends it once all requests are answered. SIGHUP opens the engines and reads the keys and the secret anew.
 """
 
 from __future__ import annotations
@@ -69,11 +70,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="let clients choose seeds, to replay results (default: none may)",
     )
     parser.add_argument(
+        "--secret-file",
+        metavar="FILE",
+        type=Path,
+        help="secret of at least 16 bytes from which seeds derive; SIGHUP reads it anew (default: FSFAST_SECRET)",
+    )
+    parser.add_argument(
         "--policy",
         metavar="[NAME:]RULE",
         action="append",
         default=[],
         help="hold every image against a rule, epsilon=0.25,min_cosine=0.5,n_max=1000,action=flag (or refuse)",
+    )
+    parser.add_argument(
+        "--audit-log",
+        metavar="FILE",
+        type=Path,
+        help="append a JSON line about every certificate before it is handed out (default: not)",
     )
     parser.add_argument(
         "--fetch-from",
@@ -141,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         raise BackendUnavailable(
             f"a server needs more packages ({error}): {pip_install_extras('cpu', 'serve')}"
         ) from None
+    from fsfast.serve.audit import AuditLog
     from fsfast.serve.keys import Keys
     from fsfast.serve.limits import Limits
     from fsfast.serve.policy import parse_policy
@@ -162,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
         drain_seconds=args.drain_seconds,
         grpc_port=args.grpc_port,
         cache=_cache(args),
+        audit=None if args.audit_log is None else AuditLog(args.audit_log),
         tls={name: getattr(args, name) for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")},
     )
     serve(options)
@@ -192,12 +207,28 @@ def _cache(args: argparse.Namespace) -> Cache | None:
     return Cache(int(args.cache_mb * 1e6), args.cache_dir, int(args.cache_dir_mb * 1e6))
 
 
+def _secret(file: Path | None) -> bytes:
+    """Return the secret that a file holds now, without the ends of its lines; else the environment's or a new one.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is empty.
+    """
+    if file is None:
+        return _environments_secret()
+    if secret := file.read_bytes().rstrip(b"\r\n"):
+        return secret
+    raise ValueError(f"wanted a secret of at least 16 bytes in {file}, which is empty: openssl rand -hex 32")
+
+
 @cache
-def _secret() -> bytes:
+def _environments_secret() -> bytes:
     """Return the secret of the environment, or a new one for all engines of this process."""
     if given := os.fsencode(os.environ.get("FSFAST_SECRET", "")):
         return given
-    logger.warning("FSFAST_SECRET is not set: seeds derive from a secret that ends with this process")
+    logger.warning(
+        "neither --secret-file nor FSFAST_SECRET is given: seeds derive from a secret that ends with this process"
+    )
     return secrets.token_bytes(32)
 
 
@@ -213,5 +244,5 @@ def _open(args: argparse.Namespace, engine: str) -> SmoothedEncoder:
         micro_batch=args.micro_batch,
         graph_threads=args.graph_threads,
         stages=args.stages,
-        secret=_secret(),
+        secret=_secret(args.secret_file),
     )

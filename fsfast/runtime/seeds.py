@@ -30,6 +30,11 @@ class Seeds:
         self._sigma = sigma
 
     @property
+    def key_id(self) -> str | None:
+        """The id of the secret, None where there is none."""
+        return None if self._secret is None else key_id(self._secret)
+
+    @property
     def from_pixels(self) -> bool:
         """Whether seeds depend on the pixels: under a secret."""
         return self._secret is not None
@@ -49,6 +54,10 @@ class Seeds:
     def certification(self, item: GridImage, *context: object) -> tuple[int, SeedOrigin]:
         """Return the seed of the certification noise; under a secret it depends on all that is certified."""
         return self._derived(item, "certify", *context)
+
+    def serving_key_id(self, item: GridImage, seed: int) -> str | None:
+        """Return the secret's id where it gives this serving seed; None for every other seed, whoever chose it."""
+        return self.key_id if self._derived(item, "encode") == (seed, "secret") else None
 
     def _derived(self, item: GridImage, purpose: str, *context: object) -> tuple[int, SeedOrigin]:
         if self._secret is None:
@@ -88,6 +97,15 @@ def seed_from_secret(
     header = f"fsfast seed 1\n{purpose}\n{engine_digest}\n{sigma!r}\n{'x'.join(map(str, pixels.shape))}\n{context!r}\n"
     message = header.encode() + np.ascontiguousarray(pixels).tobytes()
     return int.from_bytes(hmac.new(secret, message, hashlib.sha256).digest()[:8], "little")
+
+
+def key_id(secret: bytes) -> str:
+    """Return the name of a secret, 16 hex digits, which may be published.
+
+    The same pseudo-random function as the seeds', of a message that no seed has: it tells of the secret and of its
+    seeds no more than a seed does that was handed out.
+    """
+    return hmac.new(secret, b"fsfast key id 1\n", hashlib.sha256).hexdigest()[:16]
 
 
 def check_seed(seed: int) -> int:

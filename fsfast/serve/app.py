@@ -22,6 +22,7 @@ from fsfast.serve import certificates, oip, openai, samples
 from fsfast.serve.errors import ClientLeft, QueueFull, Refusal, RequestError
 from fsfast.serve.exchange import facts, in_shape, refused, service_of
 from fsfast.serve.keys import Keys
+from fsfast.serve.logs import REQUEST_ID
 from fsfast.serve.pages import add_pages
 from fsfast.serve.remote import Remote
 from fsfast.serve.service import Service
@@ -118,6 +119,7 @@ class Passage:
             "path": scope["path"],
         }
         scope["fsfast"] = about
+        REQUEST_ID.set(about["request_id"])
 
         async def sending(message: Message) -> None:
             nonlocal status

@@ -89,6 +89,12 @@ class Stopping(Refusal):
     status = 503
 
 
+class AuditFailed(Refusal):
+    """What was certified could not be written into the audit log, and is kept back."""
+
+    status = 503
+
+
 class DeadlineExceeded(Refusal):
     """The answer was not ready in time."""
 

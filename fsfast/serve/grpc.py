@@ -25,6 +25,7 @@ from fsfast.serve import oip
 from fsfast.serve.errors import RequestError, status_of
 from fsfast.serve.exchange import text_of
 from fsfast.serve.keys import Caller, Keys, presented
+from fsfast.serve.logs import REQUEST_ID
 from fsfast.serve.service import Service
 
 logger = logging.getLogger("fsfast.serve")
@@ -149,6 +150,7 @@ class Methods:
         """
         start, code = time.perf_counter(), grpc.StatusCode.CANCELLED
         about: dict[str, Any] = {"request_id": uuid.uuid4().hex, "method": method}
+        REQUEST_ID.set(about["request_id"])
         try:
             found = await work(_read(method, content), context, about)
             code = grpc.StatusCode.OK

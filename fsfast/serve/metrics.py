@@ -8,11 +8,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from fsfast._version import __version__
 from fsfast.certificates.certificate import Certificate
 from fsfast.serve.models import Model, Models
 from fsfast.serve.policy import reason_of
 
 _MODEL = ("model", "function_id")
+_INFO = ("engine_digest", "key_id", "version")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -42,6 +44,12 @@ class Metrics:
         self.images = Counter("fsfast_images", "Images that were served.", _MODEL, registry=registry)
         self.certificates = Counter(
             "fsfast_certificates", "Certificates that were issued.", _MODEL, registry=registry
+        )
+        self.error_budget = Counter(
+            "fsfast_error_budget",
+            "Sum of alpha over certificates and judged images: bounds the probability that any of them is wrong.",
+            _MODEL,
+            registry=registry,
         )
         self.cache = Counter(
             "fsfast_cache",
@@ -75,6 +83,10 @@ class Metrics:
         """Count what a policy found."""
         self.policy.labels(*_labels(model), reason_of(certificate)).inc()
 
+    def spent(self, model: Model, alpha: float) -> None:
+        """Count the probability with which something may be wrong that somebody is told."""
+        self.error_budget.labels(*_labels(model)).inc(alpha)
+
     def failed(self, error: BaseException) -> None:
         """Count an error."""
         self.errors.labels(type(error).__name__).inc()
@@ -103,9 +115,13 @@ class _Engines:
         memory = GaugeMetricFamily(
             "fsfast_engine_memory_bytes", "By which the process grew at its opening.", labels=_MODEL
         )
+        info = GaugeMetricFamily(
+            "fsfast_engine_info", "1, and which engine this is.", labels=(*_MODEL, *_INFO)
+        )
         waiting = GaugeMetricFamily(
             "fsfast_waiting_rows", "Rows that were admitted and are not done.", labels=_MODEL
         )
+        most = GaugeMetricFamily("fsfast_waiting_rows_limit", "Of them at most.", labels=_MODEL)
         works = GaugeMetricFamily(
             "fsfast_waiting_certifications", "Rounds of samples that wait.", labels=_MODEL
         )
@@ -119,6 +135,10 @@ class _Engines:
             labels, counts = _labels(model), model.scheduler.counts
             size = counts.micro_batches * model.encoder.profile.micro_batch
             alive.add_metric(labels, float(model.scheduler.alive))
+            encoder = model.encoder
+            told = (encoder.engine_digest, encoder.seeds.key_id or "", __version__)
+            info.add_metric([*labels, *told], 1.0)
+            most.add_metric(labels, model.scheduler.max_rows)
             memory.add_metric(labels, model.memory)
             waiting.add_metric(labels, model.scheduler.waiting_rows)
             works.add_metric(labels, model.scheduler.waiting_certificates)
@@ -128,7 +148,7 @@ class _Engines:
             batches.add_metric(labels, counts.micro_batches)
             for stage, seconds in list(counts.seconds.items()):
                 stages.add_metric([*labels, stage], seconds)
-        yield from (alive, memory, waiting, works, fill, rows, batches, stages)
+        yield from (alive, info, memory, waiting, most, works, fill, rows, batches, stages)
 
 
 def _labels(model: Model) -> list[str]:

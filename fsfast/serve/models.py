@@ -219,8 +219,13 @@ class Models:
         entry.model = await asyncio.to_thread(self._opened, entry)
         # An engine that is opened again may take memory that the process has already.
         entry.memory = entry.model.memory = max(_resident() - before, entry.memory, _size_of(entry.engine))
+        encoder = entry.model.encoder
         logger.info(
-            "model %s: %r, function %s", entry.name, entry.model.encoder, entry.model.encoder.function_id
+            "model %s: %r, function %s, secret %s",
+            entry.name,
+            encoder,
+            encoder.function_id,
+            encoder.seeds.key_id,
         )
 
     def _opened(self, entry: _Entry) -> Model:

@@ -203,6 +203,7 @@ def told(answer: Answer) -> dict[str, str | int | float]:
         "random_weights": manifest.random_weights,
         "sigma": manifest.sigma,
         "n0": answer.n0,
+        **({} if answer.key_id is None else {"key_id": answer.key_id}),
         **{name: json.dumps(values) for name, values in lists.items()},
     }
 

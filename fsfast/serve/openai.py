@@ -118,6 +118,7 @@ async def embeddings(request: Request, caller: Asking) -> dict[str, Any]:
         "function_id": encoder.function_id,
         "engine_digest": encoder.engine_digest,
         "n0": answer.n0,
+        "key_id": answer.key_id,
     }
 
 

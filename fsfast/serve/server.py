@@ -16,6 +16,7 @@ import uvicorn
 
 from fsfast.encoder import SmoothedEncoder
 from fsfast.serve.app import make_app
+from fsfast.serve.audit import AuditLog
 from fsfast.serve.cache import Cache
 from fsfast.serve.keys import Keys
 from fsfast.serve.limits import Limits
@@ -52,6 +53,7 @@ class Options:
         tls: options of uvicorn.
         grpc_port: to listen on with gRPC; None: with HTTP alone.
         cache: of features; None: all are computed.
+        audit: log of certificates; None: there is none.
     """
 
     engines: Mapping[str, str]
@@ -67,6 +69,7 @@ class Options:
     tls: Mapping[str, Any] = field(default_factory=dict)
     grpc_port: int | None = None
     cache: Cache | None = None
+    audit: AuditLog | None = None
 
 
 def serve(options: Options) -> None:
@@ -90,7 +93,7 @@ async def _serve(options: Options) -> None:
     models = Models(
         options.engines, options.opener, options.limits.max_rows, options.policies, options.memory
     )
-    service = Service(models, options.limits, cache=options.cache)
+    service = Service(models, options.limits, cache=options.cache, audit=options.audit)
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:

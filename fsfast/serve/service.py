@@ -27,6 +27,7 @@ from fsfast.runtime.progress import Progress
 from fsfast.runtime.sampling import check_samples
 from fsfast.runtime.seeds import SeedOrigin, check_seeds, seed_from_system
 from fsfast.runtime.serving import GROUP, handed_out
+from fsfast.serve.audit import AuditLog, entry
 from fsfast.serve.cache import Cache, Key
 from fsfast.serve.errors import DeadlineExceeded, NotCertified, QueueFull, RequestError, Stopping
 from fsfast.serve.keys import Caller
@@ -88,6 +89,12 @@ class Answer:
                 for item in self.items
             ]
         )
+
+    @property
+    def key_id(self) -> str | None:
+        """Of the secret that gave the images their seeds; None where clients or the system did."""
+        origins = {item.features.seed_origins[0] for item in self.items if item.features is not None}
+        return self.model.encoder.seeds.key_id if "secret" in origins else None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -153,6 +160,7 @@ class Service:
         limits: of requests.
         metrics: that count them.
         cache: of features; None: all are computed.
+        audit: is told of every certificate before its client; None: nothing is.
         stopping: whether it takes no more, though it still answers what it has.
     """
 
@@ -160,6 +168,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
     cache: Cache | None = None
+    audit: AuditLog | None = None
     stopping: bool = False
     _started: bool = False
     _certifying: int = 0
@@ -167,6 +176,7 @@ class Service:
     def __post_init__(self) -> None:
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="fsfast decode")
         self._deciders = ThreadPoolExecutor(_DECIDERS, thread_name_prefix="fsfast policy")
+        self._auditor = ThreadPoolExecutor(1, thread_name_prefix="fsfast audit")
         self._certifiers = ThreadPoolExecutor(
             self.limits.max_certificates, thread_name_prefix="fsfast certify"
         )
@@ -193,6 +203,9 @@ class Service:
         await self.models.close()
         for pool in (self._decoders, self._deciders, self._certifiers):
             pool.shutdown(wait=False, cancel_futures=True)
+        self._auditor.shutdown()
+        if self.audit is not None:
+            self.audit.close()
         if self.cache is not None:
             self.cache.close()
 
@@ -248,7 +261,7 @@ class Service:
             watch: makes of the model what is told of the scores so far, on the engine's thread.
 
         Raises:
-            FsfastError, ValueError: it is refused.
+            FsfastError, ValueError: it is refused, or cannot be written into the audit log.
         """
         self.check(asked, caller)
         async with self.models.use(model) as used:
@@ -258,7 +271,14 @@ class Service:
             work = self._in_background(
                 used, caller, lambda encoder, progress: _certified(encoder, image, asked, progress), watching
             )
-            found = await _within(work, deadline, self.limits.certificate_deadline)
+            try:
+                found = await _within(work, deadline, self.limits.certificate_deadline)
+            except BaseException:
+                if watching is not None:
+                    # What was told on the way is held to the same alpha.
+                    self.metrics.spent(used, asked.plan.alpha)
+                raise
+            await self._issued(used, found.certificate, "certificate", caller)
         self.metrics.certificates.labels(used.name, found.function_id).inc()
         return found
 
@@ -412,6 +432,8 @@ class Service:
         certificate = await _cancelling(
             pipeline, _in(self._deciders, policy.decide, encoder, item.image, item.features)
         )
+        # Also where it abstains: which images are certified depends on the noise.
+        await self._issued(model, certificate, "policy", caller)
         self.metrics.judged(model, certificate)
         met = is_met(certificate)
         if policy.action == "refuse" and not met:
@@ -421,6 +443,15 @@ class Service:
             )
             return Item(None, refusal, certified=False)
         return replace(item, certified=met)
+
+    async def _issued(self, model: Model, certificate: Certificate, purpose: str, caller: Caller) -> None:
+        """Note a certificate before anybody is told of it; raises AuditFailed."""
+        self.metrics.spent(model, certificate.alpha)
+        if self.audit is not None:
+            record = await asyncio.to_thread(
+                entry, certificate, purpose=purpose, model=model.name, caller=caller.name
+            )
+            await _in(self._auditor, self.audit.append, record)
 
     async def _in_background(
         self,
