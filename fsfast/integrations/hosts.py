@@ -1,4 +1,4 @@
-"""The hosts that can embed the encoder, and what of each is usable here: the table of the README, and `doctor --stack`."""
+"""The hosts that can embed the encoder, and what of each is usable here: the README's table, `doctor --stack`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def _imported(module: str) -> tuple[bool, str]:
 def _plugin() -> Findings:
     """Whether vLLM would load the plugin, which lets a model name an engine as its tower."""
     if "fsfast" not in (point.name for point in entry_points(group="vllm.general_plugins")):
-        return {"plugin": (False, "vLLM finds no entry point of fsfast: it is not installed as a package here")}
+        return {
+            "plugin": (False, "vLLM finds no entry point of fsfast: it is not installed as a package here")
+        }
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and "fsfast" not in allowed.split(","):
         return {"plugin": (False, f"VLLM_PLUGINS={allowed} leaves it out; add fsfast to it")}
