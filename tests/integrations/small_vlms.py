@@ -76,6 +76,13 @@ QWEN2_5 = (
         "merge": 2,
     }
 )
+QWEN2 = QWEN2_5 | {
+    "activation": "quick_gelu",
+    "norm": "layer",
+    "mlp_ratio": 2,
+    "window": 0,
+    "full_layers": [],
+}
 QWEN3 = SIGLIP | {"embed_dim": 48, "rope_theta": 10000.0, "rope_grid": "from_0", "merge": 2, "taps": [0, 1]}
 RECIPE = """
 name = "small"
@@ -335,7 +342,7 @@ def smolvlm() -> Small:
 
 
 def qwen(kind: str) -> Small:
-    """Qwen2.5-VL or Qwen3-VL."""
+    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL."""
     special = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     words = tokenizer(*special)
     ids = dict(
@@ -346,7 +353,7 @@ def qwen(kind: str) -> Small:
         )
     )
     pixels = {"min_pixels": SIZE * SIZE, "max_pixels": SIZE * SIZE}
-    mean, std = (CLIP_MEAN, CLIP_STD) if kind == "Qwen2_5_VL" else (HALF, HALF)
+    mean, std = (HALF, HALF) if kind == "Qwen3VL" else (CLIP_MEAN, CLIP_STD)
     images = _image_processor(
         "Qwen2VL", **pixels, patch_size=PATCH, merge_size=2, image_mean=mean, image_std=std
     )
@@ -364,14 +371,17 @@ def qwen(kind: str) -> Small:
     }
     rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
     text = {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **_TEXT}
-    if kind == "Qwen2_5_VL":
+    if kind == "Qwen3VL":
+        vision = sizes | {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1]}
+        fields = QWEN3
+    elif kind == "Qwen2_5_VL":
         vision = sizes | {"window_size": 2 * PATCH, "fullatt_block_indexes": [1], "hidden_act": "silu"}
-        text |= {"rope_scaling": rope | {"type": "mrope"}}
         fields = QWEN2_5
     else:
-        vision = sizes | {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1]}
-        text |= {"rope_scaling": rope}
-        fields = QWEN3
+        vision = sizes | {"embed_dim": WIDTH, "hidden_size": 48, "mlp_ratio": 2, "hidden_act": "quick_gelu"}
+        del vision["out_hidden_size"], vision["intermediate_size"]
+        fields = QWEN2
+    text["rope_scaling"] = rope if kind == "Qwen3VL" else rope | {"type": "mrope"}
     config = getattr(hf, f"{kind}Config")(
         text_config=text, vision_config=vision, **{f"{name}_token_id": number for name, number in ids.items()}
     )
@@ -387,15 +397,15 @@ FAMILIES = {
     "gemma3": gemma3,
     "idefics3": idefics3,
     "smolvlm": smolvlm,
+    "qwen2_vl": lambda: qwen("Qwen2VL"),
     "qwen2_5_vl": lambda: qwen("Qwen2_5_VL"),
     "qwen3_vl": lambda: qwen("Qwen3VL"),
 }
 
 
-def export_tower(small: Small, folder: Any, sigma: float = 0.25, output: str | None = None) -> Any:
-    """Make an engine of a model's own vision tower, by `fsfast export`; returns its directory."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = output or small.output
+def export_tower(small: Small, folder: Any, *options: str, sigma: float = 0.25) -> Any:
+    """Make an engine of a model's own vision tower, by `fsfast export` with these options; returns its directory."""
+    kind = small.output
     fields = "\n".join(f"{key} = {json.dumps(value)}" for key, value in small.config.items())
     (folder / "small.toml").write_text(
         RECIPE.format(
@@ -420,6 +430,7 @@ def export_tower(small: Small, folder: Any, sigma: float = 0.25, output: str | N
         str(folder / "tower.safetensors"),
         "--out",
         str(engine),
+        *options,
     ]
     assert main(command) == 0
     return engine

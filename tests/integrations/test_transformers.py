@@ -22,7 +22,7 @@ from tests.integrations.small_vlms import SIZE  # noqa: E402
 
 SECRET = bytes(range(16))
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
-SLOW = {"gemma3", "idefics3", "smolvlm", "qwen2_5_vl"}
+SLOW = {"gemma3", "idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl"}
 FAMILIES = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in small_vlms.FAMILIES]
 OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in small_vlms.FAMILIES if n != "llava"]
 MAJOR = int(hf.__version__.partition(".")[0])
@@ -176,6 +176,16 @@ def test_the_text_of_almost_no_noise_is_the_models_own(name, engines, images, tm
     with fsfast.SmoothedEncoder(path) as encoder, attached(small, encoder, n0=4):
         for beams, text in zip((1, 3), texts, strict=True):
             assert torch.equal(small.model.generate(**given, **GREEDY, num_beams=beams), text)
+
+
+@pytest.mark.slow
+def test_a_purifier_works_in_front_of_the_tower(llava, images, tmp_path):
+    small, _ = llava
+    path = small_vlms.export_tower(small, tmp_path, "--purifier", "photo")
+    with fsfast.SmoothedEncoder(path, secret=SECRET) as encoder, attached(small, encoder):
+        assert "purifier" in encoder.manifest.stages
+        got = read_by_the_language_model(small, inputs(small, images))
+        assert torch.equal(got, torch.from_numpy(encoder.encode(images).features).flatten(0, 1))
 
 
 def test_every_tile_has_a_certificate(engines, images):

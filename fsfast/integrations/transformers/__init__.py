@@ -35,8 +35,8 @@ def attach(
 
     The model keeps its other parts, and everything that calls it works as before: generate, batches, pipelines. What
     `encoder` refuses, and pixel values that do not lie on its grid, become errors of the model; nothing falls back to
-    its own tower. Beams and returned sequences of one image share its features. torch.compile breaks its
-    graph around the tower.
+    its own tower. Beams and returned sequences of one image share its features. torch.compile breaks its graph around
+    the tower.
 
     Args:
         model: LLaVA-1.5, LLaVA-NeXT, PaliGemma, Gemma 3, Idefics3, SmolVLM, Qwen2-VL, Qwen2.5-VL or Qwen3-VL, bare or
