@@ -15,14 +15,14 @@ from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.distributed import get_tp_group
 from vllm.logger import init_logger
-from vllm.model_executor.models.llava import LlavaForConditionalGeneration, LlavaProcessingInfo
+from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from fsfast.errors import EngineError
 from fsfast.integrations.matching import HostReads, check_match
 from fsfast.integrations.tower import SmoothedTower
-from fsfast.integrations.vllm_processor import EmbeddedDummies, LevelsProcessor
+from fsfast.integrations.vllm_processor import EmbeddedDummies, LevelsProcessor, PicturesAlone
 from fsfast.integrations.vllm_settings import HOST, Settings
 
 logger = init_logger("vllm.fsfast")
@@ -38,9 +38,7 @@ class EngineTower(SmoothedTower):
         return self.features(pixel_values)
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    LevelsProcessor, info=LlavaProcessingInfo, dummy_inputs=EmbeddedDummies
-)
+@MULTIMODAL_REGISTRY.register_processor(LevelsProcessor, info=PicturesAlone, dummy_inputs=EmbeddedDummies)
 class FsfastLlava(LlavaForConditionalGeneration):
     """LLaVA whose vision tower is the engine that its configuration names; without one it does not start.
 
@@ -52,11 +50,6 @@ class FsfastLlava(LlavaForConditionalGeneration):
         model = vllm_config.model_config
         settings = Settings.of(model.hf_config)
         check_match(settings.load().manifest, reads(model.hf_config))
-        if model.multimodal_config.enable_mm_embeds:
-            raise EngineError(
-                "wanted images alone, got --enable-mm-embeds, with which clients send features that nothing smoothed; "
-                "leave it out, or serve a model without a tower"
-            )
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         with torch.device("cpu"), set_default_torch_dtype(torch.float32):
             encoder = settings.open()
