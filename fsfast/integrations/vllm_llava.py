@@ -15,32 +15,29 @@ from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.distributed import get_tp_group
 from vllm.logger import init_logger
-from vllm.model_executor.models.llava import LlavaForConditionalGeneration, LlavaProcessingInfo
+from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from fsfast.errors import EngineError
-from fsfast.integrations.matching import HostReads, check_match
+from fsfast.integrations.matching import check_match
 from fsfast.integrations.tower import SmoothedTower
-from fsfast.integrations.vllm_processor import EmbeddedDummies, LevelsProcessor
+from fsfast.integrations.transformers.layers import LayerTower
+from fsfast.integrations.vllm_processor import EmbeddedDummies, LevelsProcessor, PicturesAlone
 from fsfast.integrations.vllm_settings import HOST, Settings
 
 logger = init_logger("vllm.fsfast")
-# hidden_states[-1] is before the last normalisation.
-_OUTPUTS = {-2: "penultimate", -1: "tokens"}
 
 
 class EngineTower(SmoothedTower):
     """The tower as vLLM's LLaVA calls it."""
 
     def forward(self, pixel_values: Tensor, feature_select_strategy: str) -> Tensor:
-        """Return [B, L, D] of levels [B, 3, H, W] uint8; `reads` has checked the strategy."""
+        """Return [B, L, D] of levels [B, 3, H, W] uint8; the strategy was checked before."""
         return self.features(pixel_values)
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    LevelsProcessor, info=LlavaProcessingInfo, dummy_inputs=EmbeddedDummies
-)
+@MULTIMODAL_REGISTRY.register_processor(LevelsProcessor, info=PicturesAlone, dummy_inputs=EmbeddedDummies)
 class FsfastLlava(LlavaForConditionalGeneration):
     """LLaVA whose vision tower is the engine that its configuration names; without one it does not start.
 
@@ -51,12 +48,8 @@ class FsfastLlava(LlavaForConditionalGeneration):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         model = vllm_config.model_config
         settings = Settings.of(model.hf_config)
-        check_match(settings.load().manifest, reads(model.hf_config))
-        if model.multimodal_config.enable_mm_embeds:
-            raise EngineError(
-                "wanted images alone, got --enable-mm-embeds, with which clients send features that nothing smoothed; "
-                "leave it out, or serve a model without a tower"
-            )
+        manifest, side = settings.load().manifest, model.hf_config.vision_config.image_size
+        check_match(manifest, LayerTower.reads(model.hf_config, manifest, host=HOST, size=(side, side)))
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         with torch.device("cpu"), set_default_torch_dtype(torch.float32):
             encoder = settings.open()
@@ -71,29 +64,6 @@ class FsfastLlava(LlavaForConditionalGeneration):
 
 def _of_the_tower(name: str) -> bool:
     return name.removeprefix("model.").startswith("vision_tower.")
-
-
-def reads(config: Any) -> HostReads:
-    """Return what a LLaVA reads of its tower, by its configuration.
-
-    Raises:
-        EngineError: its tower is none of CLIP or SigLIP.
-    """
-    vision, layer = config.vision_config, config.vision_feature_layer
-    clip, full = vision.model_type == "clip_vision_model", config.vision_feature_select_strategy == "full"
-    if not clip and vision.model_type != "siglip_vision_model":
-        raise EngineError(f"wanted a LLaVA with a tower of CLIP or SigLIP, got {vision.model_type}")
-    if isinstance(layer, int) and layer >= 0:
-        layer -= vision.num_hidden_layers + 1
-    return HostReads(
-        HOST,
-        output=_OUTPUTS.get(layer if isinstance(layer, int) else 0, f"layer {layer}"),
-        # SigLIP has no class token: "default" leaves a patch out.
-        tokens=(vision.image_size // vision.patch_size) ** 2 - (not clip and not full),
-        dim=vision.hidden_size,
-        class_token=clip and full,
-        size=(vision.image_size, vision.image_size),
-    )
 
 
 def check_ranks(encoder: Any) -> None:

@@ -13,10 +13,29 @@ from vllm.model_executor.models.llava import (
     LlavaMultiModalProcessor,
     LlavaProcessingInfo,
 )
+from vllm.multimodal.parse import EmbeddingItems
 
 from fsfast.integrations.matching import HostReads, check_match
 from fsfast.integrations.pixels import to_levels
 from fsfast.integrations.vllm_settings import HOST, Settings
+
+
+class PicturesAlone(LlavaProcessingInfo):
+    """Refuses embeddings, which clients may send where a server reads caches of others: nothing smoothed them."""
+
+    def parse_mm_data(self, mm_data: Any, *, validate: bool = True) -> Any:
+        """Return the items of a request; what is not to be validated comes from vLLM itself.
+
+        Raises:
+            ValueError: some are embeddings.
+        """
+        items = super().parse_mm_data(mm_data, validate=validate)
+        if validate and any(isinstance(found, EmbeddingItems) for found in items.values()):
+            raise ValueError(
+                "wanted pictures, got embeddings, which this server's engine did not make; send pictures, or ask a "
+                "server without a tower"
+            )
+        return items
 
 
 class LevelsProcessor(LlavaMultiModalProcessor):

@@ -85,6 +85,7 @@ REFUSALS = {
     "no engine": ({"engine": "/nowhere"}, {}, "does not exist"),
     "another digest": ({"digest": "0" * 64}, {}, "wanted the engine with digest 000"),
     "another layer": ({"engine": "last"}, {}, "layer: wanted penultimate, found tokens"),
+    "no plugin": ({}, {"VLLM_PLUGINS": "another"}, "are not supported for now"),
     "no secret": ({}, {"FSFAST_SECRET": ""}, "wanted a secret in FSFAST_SECRET"),
 }
 

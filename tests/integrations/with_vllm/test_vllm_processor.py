@@ -26,12 +26,13 @@ def processor(llava, engines):
     register()
     register()
 
-    def make(engine="smoothed", dtype="bfloat16", model=llava, **more):
+    def make(engine="smoothed", dtype="bfloat16", model=llava, embeds=False, **more):
         said = {"engine": str(engines[engine]), **more}
         config = ModelConfig(
             str(model),
             dtype=dtype,
             max_model_len=96,
+            enable_mm_embeds=embeds,
             hf_overrides={"architectures": [ARCHITECTURE], "fsfast": said},
         )
         return MULTIMODAL_REGISTRY.create_processor(config)
@@ -59,6 +60,12 @@ def test_levels_reach_a_model_in_bfloat16(processor, reference):
 def test_a_request_for_normalised_pixels_is_refused(processor):
     with pytest.raises(ImageError, match="wanted levels"):
         processed(processor(), images_kwargs={"do_rescale": True, "do_normalize": True})
+
+
+def test_embeddings_are_refused(processor):
+    """A consumer of a cache of vLLM takes them without being told to."""
+    with pytest.raises(ValueError, match="wanted pictures, got embeddings"):
+        processor(embeds=True).info.parse_mm_data({"image": torch.zeros(1, 16, 64)})
 
 
 def test_names_in_caches_are_those_of_an_engine(processor):
