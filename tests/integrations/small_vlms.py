@@ -112,6 +112,7 @@ class Small:
         config: fields of the tower's ViTConfig.
         output: that the model reads, as `fsfast export --output` names it.
         mean, std: of its pixel values.
+        nested: whether its processor wants a list of images for each text.
     """
 
     model: Any
@@ -122,6 +123,7 @@ class Small:
     output: str
     mean: list[float]
     std: list[float]
+    nested: bool = False
 
     @property
     def plain(self) -> Any:
@@ -278,7 +280,15 @@ def gemma3() -> Small:
     )
     model = lively(hf.Gemma3ForConditionalGeneration(config))
     return Small(
-        model, processor, "<boi> what is there", "vision_tower", SIGLIP, "tokens+ln_post", HALF, HALF
+        model,
+        processor,
+        "<boi> what is there",
+        "vision_tower",
+        SIGLIP,
+        "tokens+ln_post",
+        HALF,
+        HALF,
+        nested=True,
     )
 
 
@@ -307,7 +317,15 @@ def idefics3(kind: str = "Idefics3") -> Small:
     )
     model = lively(getattr(hf, f"{kind}ForConditionalGeneration")(config))
     return Small(
-        model, processor, "<image> what is there", "vision_model", SIGLIP, "tokens+ln_post", HALF, HALF
+        model,
+        processor,
+        "<image> what is there",
+        "vision_model",
+        SIGLIP,
+        "tokens+ln_post",
+        HALF,
+        HALF,
+        nested=True,
     )
 
 
