@@ -12,9 +12,11 @@ from fsfast.integrations.tower import SmoothedTower
 class StandingTower(SmoothedTower):
     """A tower that remembers the one in whose place it stands."""
 
+    # In a tuple: a module among the attributes would be moved, saved and counted with this one.
+    _plain: tuple[Any, ...] = (None,)
+
     def standing_for(self, plain: Any) -> Any:
         """Remember the host's own tower, and take over its floating type, its place and its mode."""
-        # In a tuple: a module among the attributes would be moved, saved and counted with this one.
         self._plain = (plain,)
         floats = (p for p in plain.parameters() if p.is_floating_point())
         first = next(floats, None)
@@ -24,7 +26,7 @@ class StandingTower(SmoothedTower):
 
     @property
     def plain(self) -> Any:
-        """The tower in whose place this one stands."""
+        """The tower in whose place this one stands, or None."""
         return self._plain[0]
 
     def plain_features(self, pixel_values: Tensor) -> Tensor:
