@@ -11,10 +11,10 @@ from typing import Any
 
 from fsfast.encoder import SmoothedEncoder
 from fsfast.errors import FsfastError
+from fsfast.integrations.agreement import check_agreement
 from fsfast.integrations.matching import check_match
 from fsfast.integrations.packages import host_package
 from fsfast.integrations.tower import Handed, SmoothedTower
-from fsfast.integrations.transformers.agreement import check_agreement
 from fsfast.integrations.transformers.hosts import find_place
 from fsfast.integrations.transformers.images import form_of, level_processor
 

@@ -34,7 +34,7 @@ class LayerTower(HostTower):
         return int(self.model_config.vision_feature_select_strategy == "default")
 
     def plain_features(self, pixel_values: Tensor) -> Tensor:
-        """As `HostTower.plain_features`."""
+        """As `StandingTower.plain_features`."""
         states = self.plain(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
         features: Tensor = states[self.model_config.vision_feature_layer][:, self._cut() :]
         return features

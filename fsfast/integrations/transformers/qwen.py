@@ -36,7 +36,7 @@ class PackedTower(HostTower):
         )
 
     def plain_features(self, pixel_values: Tensor) -> Tensor:
-        """As `HostTower.plain_features`."""
+        """As `StandingTower.plain_features`."""
         rows, grid = packed(pixel_values, self.config)
         out = self.plain(rows, grid_thw=grid)
         if isinstance(out, Tensor):

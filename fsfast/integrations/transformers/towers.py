@@ -11,35 +11,20 @@ from fsfast.engine.manifest import Manifest
 from fsfast.images.decoding import refusal
 from fsfast.integrations.matching import HostReads
 from fsfast.integrations.packages import host_package
-from fsfast.integrations.tower import SmoothedTower
+from fsfast.integrations.standing import StandingTower
 
 
-class HostTower(SmoothedTower):
-    """A tower that remembers the one in whose place it stands."""
+class HostTower(StandingTower):
+    """A tower that knows the configurations of the model and of its own tower."""
 
     def replacing(self, place: Any) -> Any:
-        """Remember the tower that stands at a place, and take over its floating type."""
-        # In a tuple: a module among the attributes would be moved, saved and counted with this one.
-        self._plain = (place.tower,)
+        """Stand for the tower at a place."""
         self.model_config, self.config = place.config, place.config.vision_config
-        floats = (p for p in self.plain.parameters() if p.is_floating_point())
-        first = next(floats, None)
-        if first is not None:
-            self.to(device=None if first.is_meta else first.device, dtype=first.dtype)
-        return self.train(self.plain.training)
-
-    @property
-    def plain(self) -> Any:
-        """The tower in whose place this one stands."""
-        return self._plain[0]
+        return self.standing_for(place.tower)
 
     @classmethod
     def reads(cls, config: Any, manifest: Manifest, **said: Any) -> HostReads:
         """Return what a model with this configuration reads; `said` is what its processor says."""
-        raise NotImplementedError
-
-    def plain_features(self, pixel_values: Tensor) -> Tensor:
-        """Return what the model reads from its own tower, [B, L, D], for normalised pixels [B, 3, H, W]."""
         raise NotImplementedError
 
 
@@ -53,7 +38,7 @@ class LastTower(HostTower):
         return HostReads(output="tokens+ln_post", **patches(vision), **said)
 
     def plain_features(self, pixel_values: Tensor) -> Tensor:
-        """As `HostTower.plain_features`."""
+        """As `StandingTower.plain_features`."""
         features: Tensor = self.plain(pixel_values=pixel_values, return_dict=True).last_hidden_state
         return features
 

@@ -10,15 +10,16 @@ import torch
 import fsfast
 from fsfast.errors import EngineError
 from fsfast.images.grid import to_grid_image
-from fsfast.integrations.transformers.towers import HostTower
+from fsfast.integrations.standing import StandingTower
 
-# Mean cosine over the tokens of a photograph. Where tower and engine compute in float32 only rounding keeps them apart;
-# elsewhere a tower in bfloat16 and an engine in int8 stay above the bound, another layer and other weights do not.
+# Mean cosine over the tokens of a photograph, or of its pooled vector. Where tower and engine compute in float32 only
+# rounding keeps them apart; elsewhere a tower in bfloat16 and an engine in int8 stay above the bound, another layer and
+# other weights do not.
 LEAST_COSINE, LEAST_REDUCED = 0.9999, 0.95
 PHOTOGRAPH = Path(fsfast.__file__).parent / "assets" / "cat.jpg"
 
 
-def check_agreement(tower: HostTower) -> float:
+def check_agreement(tower: StandingTower) -> float:
     """Return the mean cosine between the engine's plain features of a photograph and those of the model's own tower.
 
     Raises:

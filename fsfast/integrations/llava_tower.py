@@ -1,0 +1,121 @@
+"""A vision tower for LLaVA's own repository: an engine with what its code asks of `CLIPVisionTower`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsfast.encoder import SmoothedEncoder
+from fsfast.errors import FsfastError
+from fsfast.integrations.matching import HostReads, check_match
+from fsfast.integrations.packages import host_package
+from fsfast.integrations.standing import StandingTower
+
+# hidden_states[-1] is before the last normalisation.
+LAYERS = {-2: "penultimate", -1: "tokens"}
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """What LLaVA asks of the configuration of its tower."""
+
+    hidden_size: int
+    image_size: int
+    patch_size: int
+
+
+class EngineTower(StandingTower):
+    """The engine itself, under the name that CLIP's network has in LLaVA's tower."""
+
+    def plain_features(self, pixel_values: Tensor) -> Tensor:
+        """As `StandingTower.plain_features`."""
+        features: Tensor = self.plain(pixel_values)
+        return features
+
+
+class VisionTower(nn.Module):
+    """An engine with the constructor and the attributes of LLaVA's `CLIPVisionTower`.
+
+    Args:
+        vision_tower: name of the tower for which it stands.
+        args: the model's configuration: mm_vision_select_layer, mm_vision_select_feature, mm_hidden_size.
+        delay_load: stand empty until `load_model`, as LLaVA's does while weights of the model are read.
+        encoder: open, and not closed before the model's last call.
+        options: n0, clean, form and digest of `fsfast.integrations.tower.SmoothedTower`.
+
+    Raises:
+        EngineError: the engine makes something else than the model reads; every difference is named.
+        FsfastError: the tower is to be trained, or has several scales.
+    """
+
+    def __init__(
+        self,
+        vision_tower: str,
+        args: Any,
+        delay_load: bool = False,
+        *,
+        encoder: SmoothedEncoder,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        for unfit in ("unfreeze_mm_vision_tower", "s2"):
+            if getattr(args, unfit, False):
+                raise FsfastError(
+                    f"wanted a frozen tower of one scale, got {unfit} in the model's configuration"
+                )
+        self.vision_tower_name, self.is_loaded = vision_tower, False
+        self.select_layer = args.mm_vision_select_layer
+        self.select_feature = getattr(args, "mm_vision_select_feature", "patch")
+        self.encoder, self.options = encoder, options
+        side = isqrt(encoder.tokens)
+        reads = HostReads(
+            "LLaVA",
+            output=LAYERS.get(self.select_layer, f"hidden_states[{self.select_layer}]"),
+            tokens=side**2,
+            dim=getattr(args, "mm_hidden_size", None),
+            class_token=self.select_feature != "patch",
+        )
+        check_match(encoder.manifest, reads)
+        self.num_patches_per_side, self.num_patches, self.hidden_size = side, side**2, encoder.dim
+        height, _ = encoder.grid.size
+        self.config = TowerConfig(encoder.dim, height, height // side)
+        if not delay_load:
+            self.load_model()
+
+    def load_model(self, device_map: Any = None) -> None:
+        """Put the engine in; it stays on its own device, whatever the map says."""
+        if not self.is_loaded:
+            manifest, (height, width) = self.encoder.manifest, self.encoder.grid.size
+            crop, mean, std = {"height": height, "width": width}, list(manifest.mean), list(manifest.std)
+            self.vision_tower = EngineTower(self.encoder, **self.options)
+            self.image_processor = host_package("transformers", "transformers").CLIPImageProcessor(
+                size={"shortest_edge": height}, crop_size=crop, image_mean=mean, image_std=std
+            )
+            self.is_loaded = True
+
+    @torch.no_grad()
+    def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        """Return [B, L, D] for images [B, 3, H, W], or [1, L, D] of each in a list, in the images' type."""
+        if isinstance(images, list):
+            features = self.vision_tower.features(torch.stack(images))
+            return [one[None].to(image.dtype) for one, image in zip(features, images, strict=True)]
+        return self.vision_tower.features(images).to(images.dtype)
+
+    @property
+    def dummy_feature(self) -> Tensor:
+        """[1, D] zeros, for texts without an image."""
+        return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.vision_tower.features_dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """To which pixel values are cast; see `SmoothedTower`."""
+        return self.vision_tower.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model wants its pixel values."""
+        return self.vision_tower.device
