@@ -64,6 +64,12 @@ def sums_8_bit_products_exactly() -> bool:
     return not is_x86() or bool(extensions() & {"avx_vnni", "avx512_vnni"})
 
 
+def resident_bytes() -> int:
+    """Return the bytes of memory that this process has."""
+    with open("/proc/self/statm", encoding="ascii") as handle:
+        return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def processor() -> str:
     """Return the processor's name, as people know it."""
     try:

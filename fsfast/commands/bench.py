@@ -199,13 +199,11 @@ def _record(
     latency: list[dict[str, Any]],
     certification: float | None,
 ) -> dict[str, Any]:
+    from fsfast.report.speed import record
+
     return {
-        "engine": encoder.manifest.name,
-        "profile": vars(encoder.profile),
-        "threads": encoder.threads,
+        **record(encoder, latency, certification),
         "variants": [{**vars(m), "samples_per_s": m.samples_per_s} for m in measured],
         "not_measured": list(skipped),
         "recommended": {"backend": best.backend, "precision": best.precision},
-        "latency": latency,
-        "certification_samples_per_s": certification,
     }

@@ -13,6 +13,7 @@ import numpy as np
 from fsfast.backends.cpu import installed
 from fsfast.encoder import SmoothedEncoder
 from fsfast.errors import BackendUnavailable, EngineError
+from fsfast.machine import resident_bytes
 from fsfast.runtime.options import PrecisionError, choose_device
 from fsfast.runtime.pipeline import STEPS
 
@@ -167,6 +168,29 @@ def measure_certification(encoder: SmoothedEncoder, samples_per_s: float) -> flo
     start = time.perf_counter()
     encoder.certify(image, n, progress=False)
     return (PILOT + n) / (time.perf_counter() - start)
+
+
+def record(
+    encoder: SmoothedEncoder, latency: Sequence[dict[str, Any]], certification: float | None
+) -> dict[str, Any]:
+    """Return what `fsfast bench --json` says of the engine as it was opened.
+
+    Args:
+        encoder: that was measured.
+        latency: by `measure`.
+        certification: by `measure_certification`.
+    """
+    return {
+        "engine": encoder.manifest.name,
+        "engine_digest": encoder.engine_digest,
+        "function_id": encoder.function_id,
+        "profile": vars(encoder.profile),
+        "threads": encoder.threads,
+        "latency": list(latency),
+        "certification_samples_per_s": certification,
+        # Of this process, which may have measured others before.
+        "memory_mb": resident_bytes() / 1e6,
+    }
 
 
 def measure(encoder: SmoothedEncoder, n0: int, runs: int) -> dict[str, Any]:

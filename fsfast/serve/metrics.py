@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from fsfast._version import __version__
 from fsfast.certificates.certificate import Certificate
+from fsfast.serve.errors import AuditFailed
 from fsfast.serve.models import Model, Models
 from fsfast.serve.policy import reason_of
 
@@ -41,6 +42,8 @@ class Metrics:
         self.errors = Counter(
             "fsfast_errors", "Requests and images that failed, by class.", ("kind",), registry=registry
         )
+        # An increase from nothing is none: the first would alarm nobody.
+        self.errors.labels(AuditFailed.__name__)
         self.images = Counter("fsfast_images", "Images that were served.", _MODEL, registry=registry)
         self.certificates = Counter(
             "fsfast_certificates", "Certificates that were issued.", _MODEL, registry=registry

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ import numpy as np
 
 from fsfast.encoder import SmoothedEncoder
 from fsfast.errors import FsfastError, did_you_mean
+from fsfast.machine import resident_bytes
 from fsfast.serve.errors import Stopping, UnknownModel
 from fsfast.serve.policy import Policy
 from fsfast.serve.scheduler import Scheduler
@@ -215,10 +215,12 @@ class Models:
 
     async def _open(self, entry: _Entry) -> None:
         """Open an engine; the lock is held."""
-        before = _resident()
+        before = resident_bytes()
         entry.model = await asyncio.to_thread(self._opened, entry)
         # An engine that is opened again may take memory that the process has already.
-        entry.memory = entry.model.memory = max(_resident() - before, entry.memory, _size_of(entry.engine))
+        entry.memory = entry.model.memory = max(
+            resident_bytes() - before, entry.memory, _size_of(entry.engine)
+        )
         encoder = entry.model.encoder
         logger.info(
             "model %s: %r, function %s, secret %s",
@@ -283,11 +285,6 @@ def _warm_up(model: Model) -> None:
     rows = min(encoder.n0, model.scheduler.max_rows)
     model.scheduler.admit(rows)
     model.scheduler.serve([blank], [0], rows, "")[0].result()
-
-
-def _resident() -> int:
-    """Return the bytes of memory that this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _size_of(engine: str) -> int:

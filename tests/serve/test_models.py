@@ -25,7 +25,7 @@ GROWTH = 100 << 20
 def two(monkeypatch):
     """Two names of one engine, of which one fits; each opening takes 100 MiB."""
     sizes = iter(range(0, 100 * GROWTH, GROWTH))
-    monkeypatch.setattr(module, "_resident", lambda: next(sizes))
+    monkeypatch.setattr(module, "resident_bytes", lambda: next(sizes))
 
     def opener(engine):
         return fsfast.SmoothedEncoder(engine, threads=1)
