@@ -116,8 +116,8 @@ class SmoothedEncoder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as "open this engine again with these options"; raises TypeError where there is a secret."""
-        engine, options, has_secret = self._opened_as
-        if has_secret:
+        engine, options, _ = self._opened_as
+        if self.has_secret:
             raise TypeError(
                 "an encoder with a secret does not pickle, since the secret would travel with it; open it where it "
                 "is needed: fsfast.SmoothedEncoder(…, secret=…)"
@@ -136,6 +136,18 @@ class SmoothedEncoder:
     def close(self) -> None:
         """End the threads, and give a GPU's memory back; the encoder cannot be used afterwards."""
         self._function.pipeline.close()
+
+    @property
+    def engine_reference(self) -> str:
+        """What opens the same engine elsewhere, with `engine_digest` to compare: a built-in name, or a whole path."""
+        engine, _, _ = self._opened_as
+        return engine
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether seeds derive from a secret."""
+        _, _, has_secret = self._opened_as
+        return has_secret
 
     @property
     def sigma(self) -> float:
