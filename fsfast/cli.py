@@ -1,4 +1,4 @@
-"""Command line: `fsfast demo | inspect | info | doctor | encode | certify | verify | summary | serve | bench | export`.
+"""Command line: `fsfast demo | inspect | info | doctor | encode | certify | verify | summary | serve | bench | …`.
 
 Exit codes: 0 done, 1 some inputs failed (named on stderr, the rest done), 2 wrong use.
 """
@@ -25,6 +25,7 @@ from fsfast.commands import (
     export,
     info,
     inspect,
+    push,
     serve,
     summary,
     verify,
@@ -151,7 +152,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"fsfast {__version__}")
     _add_verbose(parser, False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="fsfast")
-    for module in (demo, inspect, info, doctor, encode, certify, verify, summary, serve, bench, export):
+    for module in (demo, inspect, info, doctor, encode, certify, verify, summary, serve, bench, export, push):
         title, _, rest = (module.__doc__ or "").strip().partition("\n")
         name = module.__name__.rpartition(".")[2]
         sub = commands.add_parser(name, help=title, description=f"{title}\n{rest}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import numpy as np
 
 from fsfast.engine.classes import load_classes
-from fsfast.engine.engine import built_in_name
+from fsfast.engine.engine import engine_reference
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError
 from fsfast.images.grid import Grid, GridImage, to_grid
 from fsfast.runtime.features import SmoothedFeatures
@@ -53,7 +53,8 @@ class SmoothedEncoder:
     May be used from several threads at once; use it as a context manager, or call `close`.
 
     Args:
-        engine: directory of an engine, or the name of a built-in one ("demo").
+        engine: directory of an engine, the name of a built-in one ("demo"), or one on the Hugging Face Hub:
+            hf://owner/name[@revision][#digest].
         device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions);
             or a torch.device.
         backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
@@ -96,7 +97,7 @@ class SmoothedEncoder:
         stages = None if stages is None else tuple(stages)
         options = Options(str(device), backend, precision, threads, micro_batch, graph_threads, stages)
         opened = open_engine(engine, options)
-        self._opened_as = (built_in_name(engine) or os.path.abspath(engine), options, secret is not None)
+        self._opened_as = (engine_reference(engine, opened.engine.digest), options, secret is not None)
         self.threads = opened.threads
         self.manifest = opened.engine.manifest
         self.engine_path = opened.engine.path
@@ -139,7 +140,7 @@ class SmoothedEncoder:
 
     @property
     def engine_reference(self) -> str:
-        """What opens the same engine elsewhere, with `engine_digest` to compare: a built-in name, or a whole path."""
+        """What opens the same engine elsewhere: a built-in name, a pinned one on the Hub, or a whole path."""
         engine, _, _ = self._opened_as
         return engine
 
