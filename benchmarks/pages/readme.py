@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.measuring.harness import RESULTS, machine
 from benchmarks.measuring.tables import markdown, number, read, share
-from benchmarks.pages import load, performance, photo
+from benchmarks.pages import load, performance, photo, sizing
 from export.measured import ablation_table, attack_lines
 from fsfast.certificates.wording import round_down
 from fsfast.engine.engine import engine_path
@@ -34,6 +34,7 @@ PAGES = (
             "gpu",
             "engines",
             "clients",
+            "operations",
             "photo",
             "SECURITY",
         )
@@ -106,7 +107,7 @@ def updated(text: str) -> str:
     text = _HOSTS.sub(lambda m: m[1] + render_hosts(RESULTS / "images" / "hosts.csv") + m[2], text)
     text = _COUNTS.sub(lambda m: m[1] + render_counts(RESULTS / "counts" / "gpu.csv") + m[2], text)
     text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
-    return load.updated(photo.updated(performance.updated(text)))
+    return sizing.updated(load.updated(photo.updated(performance.updated(text))))
 
 
 def render_certificates(folder: Path) -> str:
