@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import fsfast
+from tests.integrations.photos import make_photos
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,9 @@ def small_path() -> Path:
 def small(small_path):
     with fsfast.SmoothedEncoder(small_path, secret=bytes(16)) as encoder:
         yield encoder
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder with five small images, and what is none."""
+    return make_photos(tmp_path / "photos")
