@@ -17,9 +17,8 @@ from train.evaluate import RADII
 Row = dict[str, str]
 _NETWORKS = {
     "encoder": "encoder alone",
-    "encoder+mapper": "+ mapper",
     "purifier+encoder": "+ purifier",
-    "purifier+encoder+mapper": "+ both",
+    "purifier+encoder+mapper": "+ purifier + mapper",
 }
 
 

@@ -8,6 +8,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
+from benchmarks.measuring.harness import machine
 from benchmarks.measuring.rows import Rows
 from benchmarks.photo.pictures import Photographs
 from fsfast.certificates.anchors import AnchorKind
@@ -30,7 +31,7 @@ COLUMNS = (
         "radius",
     ),
     *(f"cosine_{epsilon:g}" for epsilon in RADII),
-    *("class", "class_radius"),
+    *("class", "class_radius", "device"),
 )
 
 
@@ -68,6 +69,7 @@ def measure(photographs: Photographs, engines: Sequence[Engine], path: Path, ima
                             **_bounds(certificate),
                             "class": prediction.name,
                             "class_radius": prediction.radius,
+                            "device": machine(),
                         }
                     )
 
