@@ -40,7 +40,7 @@ def test_attacks_stay_in_the_ball_and_turn_the_feature():
     levels = study_set(0, 2).images[[0, 0]]
     with torch.no_grad():
         anchors = function(levels)
-    radii = torch.tensor([40.0, 60.0])
+    radii = torch.tensor([80.0, 120.0])
     attacked = attack(function, levels, anchors, radii, QUICK)
     assert ((attacked - levels).flatten(1).norm(dim=1) <= radii * (1 + 1e-5)).all()
     assert attacked.min() >= 0
