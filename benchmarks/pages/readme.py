@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.measuring.harness import RESULTS, machine
 from benchmarks.measuring.tables import markdown, number, read, share
-from benchmarks.pages import load, performance, photo, sizing
+from benchmarks.pages import load, performance, photo, sizing, stacks
 from export.measured import ablation_table, attack_lines
 from fsfast.certificates.wording import round_down
 from fsfast.engine.engine import engine_path
@@ -36,6 +36,7 @@ PAGES = (
             "clients",
             "operations",
             "photo",
+            "stacks/index",
             "SECURITY",
         )
     ),
@@ -107,7 +108,9 @@ def updated(text: str) -> str:
     text = _HOSTS.sub(lambda m: m[1] + render_hosts(RESULTS / "images" / "hosts.csv") + m[2], text)
     text = _COUNTS.sub(lambda m: m[1] + render_counts(RESULTS / "counts" / "gpu.csv") + m[2], text)
     text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
-    return sizing.updated(load.updated(photo.updated(performance.updated(text))))
+    for pages in (performance, photo, load, sizing, stacks):
+        text = pages.updated(text)
+    return text
 
 
 def render_certificates(folder: Path) -> str:
