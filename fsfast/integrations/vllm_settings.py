@@ -72,7 +72,7 @@ class Settings:
     def open(self) -> SmoothedEncoder:
         """Return the engine, ready to serve, with the secret of the environment.
 
-        vLLM may compute the features of an image again, at any time and in several processes: where a cache was full,
+        Servers may compute the features of an image again, at any time and in several processes: where a cache was full,
         half of an image's tokens come from the one and half from the other. A secret makes all of them the same.
 
         Raises:
@@ -82,7 +82,7 @@ class Settings:
         secret = os.fsencode(os.environ.get(_SECRET, ""))
         if not secret:
             raise EngineError(
-                f"wanted a secret in {_SECRET}, got none: vLLM computes an image again when it likes to, and noise "
+                f"wanted a secret in {_SECRET}, got none: servers compute an image again when they like to, and noise "
                 f"must then be the same; export {_SECRET}=$(openssl rand -hex 32), the same for all processes"
             )
         self.load()
