@@ -189,10 +189,14 @@ def fit(features: Features, rows: Tensor) -> tuple[LowRankMapper | None, list[Ro
     return mapper, [none, towards, *found]
 
 
-def write_table(path: Path, sigma: float, output: str, rows: Sequence[Row]) -> None:
-    """Write what `fit` measured as CSV."""
+def write_table(path: Path, sigma: float, output: str, features: Features, rows: Sequence[Row]) -> None:
+    """Write what `fit` measured of features as CSV."""
     text = io.StringIO(newline="")
-    lines = [{"sigma": sigma, "output": output, **asdict(row)} for row in rows]
+    about = {
+        **{"sigma": sigma, "output": output},
+        **{"crops": int(features.tuning.sum()), "noises": features.noisy.shape[1]},
+    }
+    lines = [about | asdict(row) for row in rows]
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         if recipe.output == "pooled":
             features = features.pooled()
         mapper, rows = fit(features, extraction.encoder.rows)
-        write_table(options.out / "mapper.csv", recipe.sigma, recipe.output, rows)
+        write_table(options.out / "mapper.csv", recipe.sigma, recipe.output, features, rows)
         if mapper is None:
             print(f"{options.out}: no mapper leaves centred score, cosine and classes as good as they were")
             return 1
