@@ -16,17 +16,17 @@ from PIL import Image
 
 pytest.importorskip("ray", reason="make ray has an environment for these")
 
-import psutil  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
+import psutil
+import pyarrow.parquet as pq
 
-import fsfast  # noqa: E402
-from fsfast.errors import FsfastError  # noqa: E402
-from fsfast.integrations.arrow import from_table  # noqa: E402
-from fsfast.integrations.certificate_table import certificates_from_table  # noqa: E402
-from fsfast.integrations.ray import certify_dataset, encode_dataset  # noqa: E402
-from fsfast.integrations.ray.pool import Machines  # noqa: E402
-from fsfast.integrations.ray.results import Results  # noqa: E402
-from tests.integrations.with_ray.two_nodes import SECRET, two_nodes  # noqa: E402
+import fsfast
+from fsfast.errors import FsfastError
+from fsfast.integrations.arrow import from_table
+from fsfast.integrations.certificate_table import certificates_from_table
+from fsfast.integrations.ray import certify_dataset, encode_dataset
+from fsfast.integrations.ray.pool import Machines
+from fsfast.integrations.ray.results import Results
+from tests.integrations.with_ray.two_nodes import SECRET, two_nodes
 
 ROOT = Path(__file__).parents[3]
 # So many samples that somebody can be killed while slices are done.
