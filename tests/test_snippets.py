@@ -23,6 +23,8 @@ PYTHON = ["README.md", "quickstart.md", "serving.md", "data-sets.md"]
 NEEDS_A_GPU = ["gpu.md", "tensorrt.md"]
 # Run in tests/serve/test_own_clients.py.
 NEEDS_A_SERVER = ["clients.md"]
+# What they show is run by `make ray`.
+NEEDS_RAY = ["ray.md"]
 # Fewer samples than shown: the machinery is the same.
 QUICK = [("n=1000", "n=60"), ("certify photo photo.jpg", "certify photo photo.jpg -n 60")]
 # Run as they stand, with their exit codes. All others are compared with the help of their command: they need weights,
@@ -86,7 +88,7 @@ def test_python(name, folder, capsys):
 
 def test_all_python_is_python():
     seen = {page.name for page in PAGES if blocks(page, "python")}
-    assert seen == {*PYTHON, *NEEDS_A_GPU, *NEEDS_A_SERVER}
+    assert seen == {*PYTHON, *NEEDS_A_GPU, *NEEDS_A_SERVER, *NEEDS_RAY}
     for page in PAGES:
         for block in blocks(page, "python"):
             compile(block, page.name, "exec")

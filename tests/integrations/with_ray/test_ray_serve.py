@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -18,6 +19,7 @@ from ray import serve
 import fsfast
 from fsfast.errors import ServerError
 from fsfast.integrations.ray import app, deployment
+from tests.integrations.photos import png
 from tests.integrations.with_ray.two_nodes import SECRET, two_nodes
 
 PORT = 8123
@@ -58,9 +60,9 @@ def test_every_replica_gives_the_same_features_by_the_routes_of_the_server(nodes
     with fsfast.Client(URL) as client, ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda i: client.encode(IMAGES[i % 8], N0), range(48)))
         assert client.certify(IMAGES[0], n=40).function_id == wanted[0].function_id
-        with pytest.raises(ServerError, match="twice") as error:
-            client.encode(IMAGES[0], model="twice")
-    assert error.value.status == 404
+    with fsfast.Client(URL, "another") as client, pytest.raises(ServerError, match="got 'another'") as error:
+        client.encode(IMAGES[0])
+    assert (error.value.status, error.value.kind) == (404, "UnknownModel")
     assert all(
         out.unit.tobytes() == wanted[i % 8].unit.tobytes() and out.seeds == wanted[i % 8].seeds
         for i, out in enumerate(found)
@@ -100,7 +102,7 @@ def test_a_replica_that_is_killed_under_load_costs_no_answer(nodes, wanted):
 def test_what_does_not_fit_into_the_queues_gets_429_and_is_asked_again(nodes, wanted):
     # Room for one image, and for one that waits in the proxy.
     serve.run(deployment("demo", max_rows=N0, retry_after=2))
-    body = {"input": [fsfast_data_uri()], "model": "demo"}
+    body = {"input": ["data:image/png;base64," + b64encode(png(9)).decode()], "model": "demo"}
     with ThreadPoolExecutor(24) as pool:
         found = list(
             pool.map(lambda _: httpx.post(f"{URL}/v1/embeddings", json=body, timeout=60), range(200))
@@ -119,21 +121,11 @@ def test_a_replica_that_would_compute_something_else_is_refused(nodes):
     assert "wanted function_id 0123456789abcdef as the first replica of this deployment" in message
 
 
-def fsfast_data_uri() -> str:
-    import base64
-    import io
-
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(IMAGES[0]).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
 def test_a_node_with_another_secret_does_not_join():
     with two_nodes(environment={"FSFAST_SECRET": "another secret of the tests"}):
         serve.start(http_options={"port": PORT}, proxy_location="HeadOnly")
-        serve.run(deployment("demo", **TWO), _blocking=False)
+        target = serve.RunTarget(deployment("demo", **TWO), route_prefix="/")
+        serve.run_many([target], wait_for_applications_running=False)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             status = serve.status().applications["default"].deployments.get("demo")
