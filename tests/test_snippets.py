@@ -23,7 +23,7 @@ PYTHON = ["README.md", "quickstart.md", "serving.md", "data-sets.md"]
 NEEDS_A_GPU = ["gpu.md", "tensorrt.md"]
 # Run in tests/serve/test_own_clients.py.
 NEEDS_A_SERVER = ["clients.md"]
-# Their hosts' own tests do what these show: tests/integrations.
+# Their hosts' own tests do what these show: tests/integrations; `make ray`.
 NEEDS_A_HOST = ["ray.md", *(page.name for page in PAGES if page.parent.name == "stacks")]
 # Fewer samples than shown: the machinery is the same.
 QUICK = [("n=1000", "n=60"), ("certify photo photo.jpg", "certify photo photo.jpg -n 60")]

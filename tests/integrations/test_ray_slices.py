@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
-from fsfast.errors import FsfastError, ReplicasDiffer
+import fsfast.integrations.ray
+from fsfast.errors import BackendUnavailable, FsfastError, ReplicasDiffer
 from tests.integrations.photos import png
 
 fsspec = pytest.importorskip("fsspec", reason="needs fsspec")
@@ -143,3 +145,10 @@ def test_the_identity_names_the_secret_and_does_not_tell_it(small_path, tmp_path
     assert found["function_id"] == other["function_id"]
     assert found["key_id"] != other["key_id"]
     assert "secret of the tests" not in json.dumps([found, other])
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+@pytest.mark.parametrize("name", ["deployment", "encode_dataset"])
+def test_without_ray_the_error_says_how_to_install_it(name):
+    with pytest.raises(BackendUnavailable, match=r"install it with: .*\[(ray|arrow)\]"):
+        getattr(fsfast.integrations.ray, name)

@@ -12,6 +12,7 @@ from fsfast.images.grid import GridImage, to_grid_image
 from fsfast.integrations.arrow import to_table
 from fsfast.integrations.certificate_table import certificates_to_table
 from fsfast.integrations.packages import host_package
+from fsfast.integrations.parquet import encoding_of
 from fsfast.integrations.ray.job import Job, Spent
 from fsfast.integrations.ray.opening import check_same, identity, open_encoder
 from fsfast.integrations.ray.results import Results
@@ -98,6 +99,6 @@ def described(job: Job, encoder: SmoothedEncoder) -> dict[str, Any]:
 
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, **encoding_of(table.schema))
     content: bytes = sink.getvalue().to_pybytes()
     return content
