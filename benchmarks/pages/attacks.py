@@ -72,8 +72,8 @@ def render_numbers(rows: Sequence[Row]) -> str:
     alone, plain, adaptive = (_percent(found[key]["hit"]) for key in wanted)
     return (
         f"On the built-in digits, ℓ∞ 16/255: an attack on the encoder alone reaches its target in {alone} of the "
-        f"images there, and in {plain} where features are smoothed; one that differentiates through the whole defence in "
-        f"{adaptive}. No certificate speaks of changes that large.\n"
+        f"images there, and in {plain} where features are smoothed; one that differentiates through the whole "
+        f"defence in {adaptive}. No certificate speaks of changes that large.\n"
     )
 
 
