@@ -32,13 +32,15 @@ from study.attacks.catalogue import CHANGES, SPECS, attack_named
 from study.attacks.objectives import Aim
 from study.attacks.run import changed, check, run
 from study.attacks.spec import AttackSpec, parse_eps, show_eps
-from study.defences import NONE, SMOOTHED, Answer, Defences, levels_of_pixels, pixels_of
+from study.defences import NONE, Answer, Defences, levels_of_pixels, pixels_of
 from study.pictures import as_png, read_png
 from study.targets import Target, class_target, image_target
-from study.victim import Victim
+from study.victim import ROWS, Victim
 
 PROGRAM = "python -m study attack"
 DEFAULT = ("attackvlm", "eot-8-rounds")
+# For an engine without classes.
+_WITHOUT_CLASSES = ("attackvlm", "eot-4")
 # Radius of the certificates, where the engine has no classes: for this cosine.
 COSINE = 0.5
 COLUMNS = (
@@ -82,8 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 wrong use."""
     args = _parser().parse_args(argv)
     try:
-        attacks = [(name, attack_named(name)) for name in args.attack or DEFAULT]
+        for name in args.attack or ():
+            attack_named(name)
         victim, images = _opened(args)
+        usual = DEFAULT if victim.classes is not None else _WITHOUT_CLASSES
+        attacks = [(name, attack_named(name)) for name in args.attack or usual]
         args.out.mkdir(parents=True, exist_ok=True)
         with Defences(args.engine, victim, device=args.device) as defences:
             rows = _attack_all(args, attacks, defences, images)
@@ -120,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--eps", type=_eps, default=16 / 255, help="radius of ℓ∞ attacks (default 16/255)")
     parser.add_argument("--steps", type=_count, help="instead of an attack's own number of steps")
     parser.add_argument("--noises", type=_count, help="instead of an attack's own number of noises per step")
+    parser.add_argument(
+        "--rows", type=_count, default=ROWS, help=f"noisy images in memory at a time (default {ROWS})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of starts, crops and noises (default 0)")
     parser.add_argument("--n", type=_count, default=1000, help="samples of a certificate (default 1000)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -145,7 +153,7 @@ def _count(text: str) -> int:
 
 def _opened(args: argparse.Namespace) -> tuple[Victim, list[GridImage]]:
     engine = load_engine(args.engine)
-    victim = Victim.of(engine, args.device, bf16=args.bf16)
+    victim = Victim.of(engine, args.device, rows=args.rows, bf16=args.bf16)
     return victim, [to_grid_image(path, engine.manifest.grid) for path in image_paths(args)]
 
 
@@ -228,19 +236,18 @@ def _subject(args: argparse.Namespace, defences: Defences, image: GridImage, tar
 def _attacked(
     args: argparse.Namespace, defences: Defences, subject: Subject, name: str, spec: AttackSpec | None
 ) -> dict[str, object]:
-    victim, n0 = defences.victim, defences.encoder.n0
+    victim = defences.victim
     file = f"{subject.image.grid_sha256[:16]}-{name}-{args.seed}.png"
     if spec is None:
         attacked = changed(name, subject.levels, [_target_name(victim, subject.target)])
     else:
         radii = torch.tensor([subject.radius])
-        attacked = run(Aim(spec, victim, subject.levels, subject.target), radii)
+        attacked = run(Aim(spec, victim, subject.levels, subject.target), radii, name)
     write_whole(args.out / file, as_png(pixels_of(attacked)[0]))
     # What is judged is the file.
     levels = levels_of_pixels(read_png(args.out / file)[None], victim.device)
-    smoothed = SMOOTHED.get(n0, SMOOTHED[4])
-    answers = defences.answers(levels, (NONE, smoothed))
-    plain, served = answers[NONE], answers[smoothed]
+    plain = defences.answers(levels, (NONE,))[NONE]
+    served = defences.smoothed(levels, defences.encoder.n0)
     change = (levels - subject.levels) / 255.0
     return {
         "image": Path(subject.image.name or "image").name,

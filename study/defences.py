@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,12 +72,13 @@ class Defences:
                     for part in levels.split(self.victim.rows)
                 ]
             return self._of(torch.cat(units))
-        pixels = pixels_of(levels)
         if name == KNOWN:
-            found = self.encoder.encode(pixels, 4, seeds=[known_seed.SEED] * len(pixels), progress=False)
-        else:
-            n0 = next(n0 for n0, known in SMOOTHED.items() if known == name)
-            found = self.encoder.encode(pixels, n0, progress=False)
+            return self.smoothed(levels, 4, [known_seed.SEED] * len(levels))
+        return self.smoothed(levels, next(n0 for n0, known in SMOOTHED.items() if known == name))
+
+    def smoothed(self, levels: Tensor, n0: int, seeds: Sequence[int] | None = None) -> Answer:
+        """Return what the engine serves, under its secret or with known seeds."""
+        found = self.encoder.encode(pixels_of(levels), n0, seeds=seeds, progress=False)
         unit = torch.from_numpy(found.unit.astype(np.float32)).to(levels.device)
         unit = unit[:, None] if unit.ndim == 2 else unit
         return self._of(unit / unit.shape[1] ** 0.5)

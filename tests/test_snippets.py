@@ -156,7 +156,7 @@ def test_commands_exist():
                 rest[:1] == ["export"] and rest[1:2] and rest[1] in ("onnx", "torch", "quantise", "tensorrt")
             )
             depth = 2 if own else 1
-            command = rest[:depth] if module in ("fsfast", "train") or rest[:1] == ["paper"] else []
+            command = rest[:depth] if module in ("fsfast", "train", "study") or rest[:1] == ["paper"] else []
             key = (module, *command)
             helps.setdefault(key, _help(*key))
             for option in (word for word in rest if word.startswith("-")):

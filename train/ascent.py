@@ -243,7 +243,7 @@ def ascend(
         show: label of the progress bar; None: no bar.
     """
     images = start
-    for iteration in trange(steps, desc=show, mininterval=5.0, disable=show is None):
+    for iteration in trange(steps, desc=show, mininterval=5.0, leave=None, disable=show is None):
         images = images.requires_grad_(True)
         values = score(images, iteration)
         (gradient,) = torch.autograd.grad(values.sum(), images)
