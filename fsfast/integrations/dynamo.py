@@ -18,7 +18,7 @@ from torch import Tensor
 from fsfast.errors import EngineError, ImageError
 from fsfast.images.decoding import refusal
 from fsfast.images.grid import GridImage
-from fsfast.integrations.llava_tower import LAYERS
+from fsfast.integrations.llava_reads import LAYERS
 from fsfast.integrations.matching import HostReads, check_match
 from fsfast.integrations.packages import host_package
 from fsfast.integrations.projector import Projector

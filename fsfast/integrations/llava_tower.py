@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
@@ -11,21 +10,10 @@ from torch import Tensor, nn
 
 from fsfast.encoder import SmoothedEncoder
 from fsfast.errors import FsfastError
-from fsfast.integrations.matching import HostReads, check_match
+from fsfast.integrations.llava_reads import TowerConfig, llava_reads
+from fsfast.integrations.matching import check_match
 from fsfast.integrations.packages import host_package
 from fsfast.integrations.standing import StandingTower
-
-# hidden_states[-1] is before the last normalisation.
-LAYERS = {-2: "penultimate", -1: "tokens"}
-
-
-@dataclass(frozen=True)
-class TowerConfig:
-    """What LLaVA asks of the configuration of its tower."""
-
-    hidden_size: int
-    image_size: int
-    patch_size: int
 
 
 class EngineTower(StandingTower):
@@ -71,18 +59,10 @@ class VisionTower(nn.Module):
         self.select_layer = args.mm_vision_select_layer
         self.select_feature = getattr(args, "mm_vision_select_feature", "patch")
         self.encoder, self.options = encoder, options
+        check_match(encoder.manifest, llava_reads(args, encoder.tokens))
         side = isqrt(encoder.tokens)
-        reads = HostReads(
-            "LLaVA",
-            output=LAYERS.get(self.select_layer, f"hidden_states[{self.select_layer}]"),
-            tokens=side**2,
-            dim=getattr(args, "mm_hidden_size", None),
-            class_token=self.select_feature != "patch",
-        )
-        check_match(encoder.manifest, reads)
         self.num_patches_per_side, self.num_patches, self.hidden_size = side, side**2, encoder.dim
-        height, _ = encoder.grid.size
-        self.config = TowerConfig(encoder.dim, height, height // side)
+        self.config = TowerConfig.of(encoder)
         if not delay_load:
             self.load_model()
 

@@ -92,6 +92,15 @@ def test_smoothed_tokens_are_those_of_the_encoder(model, question, narrow):
         assert not torch.allclose(model(**question).logits, logits, atol=1e-3)
 
 
+def test_media_that_are_cached(model, question, narrow):
+    attach(model, narrow("tokens+ln_post"))
+    with torch.no_grad():
+        logits = model(**question).logits
+        model.cache_media(question["lang_x"], question["vision_x"])
+        again = model(None, question["lang_x"], question["attention_mask"]).logits
+    assert torch.equal(again, logits)
+
+
 def test_the_layer_of_published_weights(model, question, narrow, clean_is_meant):
     """They were trained with an open_clip that did not normalise tokens; the installed one does."""
     own = model.vision_encoder
