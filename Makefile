@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity browser lint types docs wheels bench bench-avx2 load gpu gpu-carry certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity integrations vllm ray browser lint types docs wheels bench bench-avx2 load gpu gpu-carry certificates engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -57,6 +57,34 @@ parity: .venv-parity/installed
 .venv-parity/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -e ".[parity]"
+	touch $@
+
+# Libraries that embed the encoder, as their authors publish them: transformers, open_clip, sentence-transformers, LangChain,
+# vector stores. Installs 2 GB, or 6 where torch is the CUDA build.
+integrations: .venv-integrations/installed
+	.venv-integrations/bin/python -m pytest tests/integrations
+
+.venv-integrations/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt -e ".[integrations]"
+	.venv-integrations/bin/python tests/integrations/mend_torchvision.py
+	touch $@
+
+# vLLM's server and plugin on a CPU; installs 3.5 GB.
+vllm: .venv-vllm/installed
+	.venv-vllm/bin/python -m pytest tests/integrations/with_vllm
+
+.venv-vllm/installed: pyproject.toml tests/integrations/with_vllm/install.sh
+	PYTHON=$(PYTHON) tests/integrations/with_vllm/install.sh .venv-vllm
+	touch $@
+
+# Ray Serve and Ray Data on two nodes of this machine, of which one is killed; installs 1 GB.
+ray: .venv-ray/installed
+	.venv-ray/bin/python -m pytest tests/integrations/with_ray
+
+.venv-ray/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,client,serve,ray]" pytest hypothesis pillow
 	touch $@
 
 # The demo's page, the site and the server's page on screens of telephones and desks; Debian's chromium.
@@ -133,4 +161,4 @@ engine: .venv-dev/installed
 	cp runs/demo/examples/* fsfast/assets/examples/demo/
 
 clean:
-	rm -rf .venv .venv-dev .venv-docs .venv-parity build dist *.egg-info fsfast/kernels/_cpu*.so fsfast/_processor*.so
+	rm -rf .venv .venv-dev .venv-docs .venv-parity .venv-integrations .venv-vllm .venv-ray build dist *.egg-info fsfast/kernels/_cpu*.so fsfast/_processor*.so

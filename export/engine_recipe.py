@@ -45,7 +45,7 @@ def recipe_of_engine(engine: Engine) -> Recipe:
         encoder=manifest.name,
         output=manifest.output,
         ln_post=record["output"]["ln_post"],
-        mapper_blocks=record["architecture"]["mapper"]["config"]["blocks"]
+        mapper_blocks=record["architecture"]["mapper"]["config"].get("blocks", 0)
         if "mapper" in manifest.stages
         else None,
         run=None,

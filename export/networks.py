@@ -22,6 +22,7 @@ from fsfast.models import (
     EfficientNetFeatures,
     FoldedMapper,
     FoldedUNet,
+    LowRankMapper,
     SmoothnessMapper,
     UNet,
     VisionTransformer,
@@ -50,6 +51,8 @@ ENCODERS = {
 EncoderConfig: TypeAlias = ViTConfig | EfficientNetConfig
 # Input and output of a purifier's graph.
 _NOISE = ("x_t", "eps_hat")
+# And of a mapper's.
+_REFINED = ("tokens", "refined")
 # By the type of an engine's architecture.
 _CONFIGS: dict[str, type[EncoderConfig]] = {"vit": ViTConfig, "efficientnet": EfficientNetConfig}
 
@@ -58,7 +61,7 @@ class Source(Protocol):
     """Where the weights of an engine come from."""
 
     def load(self, stage: str) -> nn.Module:
-        """Return a stage's UNet, DRUNet, VisionTransformer, EfficientNet or SmoothnessMapper with its weights."""
+        """Return a stage's network with its weights: a Denoiser, a VisionTransformer, an EfficientNet, or a mapper."""
         ...
 
     def provenance(self, stage: str) -> tuple[str, str]:
@@ -141,7 +144,8 @@ def check_networks(recipe: Recipe) -> None:
         )
     if recipe.purifier not in (None, BY_SHAPE):
         check_grid(recipe, _preset(PURIFIERS, recipe.purifier, "purifier"), f"the purifier {recipe.purifier}")
-    if recipe.mapper_blocks is not None:
+    # Files say for which channels they are.
+    if recipe.mapper_blocks is not None and "mapper" not in recipe.files:
         _check_mapper(recipe)
 
 
@@ -163,8 +167,8 @@ def _check_mapper(recipe: Recipe) -> None:
             f"{recipe.encoder}'s {recipe.output_name}; choose another --output, or leave the mapper out"
         )
     with torch.device("meta"):
-        # The file tells its blocks where there is one.
-        SmoothnessMapper(dim, recipe.mapper_blocks or 1)
+        assert recipe.mapper_blocks is not None
+        SmoothnessMapper(dim, recipe.mapper_blocks)
 
 
 def check_grid(recipe: Recipe, config: DenoiserConfig, what: str) -> None:
@@ -186,8 +190,8 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
 
     Args:
         recipe: σ and the encoder's output.
-        module: UNet, DRUNet, VisionTransformer, EfficientNet, SmoothnessMapper, what an engine runs of one of them, or
-            OutsideEncoder.
+        module: UNet, DRUNet, VisionTransformer, EfficientNet, SmoothnessMapper, LowRankMapper, what an engine runs of
+            one of them, or OutsideEncoder.
     """
     if isinstance(module, OutsideEncoder):
         return Network(module, *ENDS, {"type": "onnx"}, module.graph)
@@ -207,10 +211,13 @@ def fold(recipe: Recipe, module: nn.Module) -> Network:
         trained = isinstance(module, EfficientNet)
         architecture = {"type": "efficientnet", "config": module.config.to_record(), "output": recipe.output}
         return Network(module.features(recipe.output) if trained else module, *ENDS, architecture)
+    if isinstance(module, LowRankMapper):
+        architecture = {"type": "low_rank_mapper", "config": {"dim": module.dim, "rank": module.rank}}
+        return Network(module, *_REFINED, architecture)
     assert isinstance(module, SmoothnessMapper | FoldedMapper)
     mapper = module.at_sigma(recipe.sigma) if isinstance(module, SmoothnessMapper) else module
     architecture = {"type": "mapper", "config": {"dim": module.dim, "blocks": len(module.blocks)}}
-    return Network(mapper, "tokens", "refined", architecture)
+    return Network(mapper, *_REFINED, architecture)
 
 
 def build_networks(recipe: Recipe, source: Source | None = None) -> dict[str, Network]:

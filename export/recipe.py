@@ -95,7 +95,7 @@ class Recipe:
             from outside.
         output: "penultimate", "tokens", "pooled" or "merged".
         ln_post: whether `tokens` are normalised by ln_post.
-        mapper_blocks: residual blocks of the mapper, or None without one.
+        mapper_blocks: residual blocks of the mapper, 0 where its file says them or has none, or None without a mapper.
         run: folder of the training run that the weights come from, or None.
         random_seed: weights are drawn from this seed where they come neither from a run nor from files.
         licence: licence of the weights; where they come from files, of the encoder's.

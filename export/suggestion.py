@@ -82,7 +82,7 @@ def suggest(found: Inspection) -> Suggestion:
         found: without a problem.
     """
     path = str(found.path)
-    if found.kind == "smoothness mapper":
+    if found.kind.endswith("mapper"):
         words = ["--encoder", "FILE_OR_DIR", "--mapper", path, *_weights(found, "mapper=")]
         return Suggestion(_command("RECIPE", words, "DIR"))
     if found.kind == CONVOLUTIONAL:

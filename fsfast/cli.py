@@ -26,6 +26,7 @@ from fsfast.commands import (
     info,
     inspect,
     plan,
+    push,
     serve,
     summary,
     verify,
@@ -152,7 +153,8 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"fsfast {__version__}")
     _add_verbose(parser, False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="fsfast")
-    for module in (demo, inspect, info, doctor, encode, certify, verify, summary, serve, bench, plan, export):
+    everyday = (demo, inspect, info, doctor, encode, certify, verify, summary, serve)
+    for module in (*everyday, bench, plan, export, push):
         title, _, rest = (module.__doc__ or "").strip().partition("\n")
         name = module.__name__.rpartition(".")[2]
         sub = commands.add_parser(name, help=title, description=f"{title}\n{rest}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import numpy as np
 
 from fsfast.engine.classes import load_classes
-from fsfast.engine.engine import built_in_name
+from fsfast.engine.engine import engine_reference
 from fsfast.errors import BackendUnavailable, CertificateError, EngineError
 from fsfast.images.grid import Grid, GridImage, to_grid
 from fsfast.runtime.features import SmoothedFeatures
@@ -53,7 +53,8 @@ class SmoothedEncoder:
     May be used from several threads at once; use it as a context manager, or call `close`.
 
     Args:
-        engine: directory of an engine, or the name of a built-in one ("demo").
+        engine: directory of an engine, the name of a built-in one ("demo"), or one on the Hugging Face Hub:
+            hf://owner/name[@revision][#digest].
         device: "auto" or "cpu"; "cuda" or "cuda:1" for a GPU (docs/gpu.md: other defaults, back ends and precisions);
             or a torch.device.
         backend: "onnxruntime", "openvino", or "auto": the faster one by a short measurement, which is made once per
@@ -96,7 +97,7 @@ class SmoothedEncoder:
         stages = None if stages is None else tuple(stages)
         options = Options(str(device), backend, precision, threads, micro_batch, graph_threads, stages)
         opened = open_engine(engine, options)
-        self._opened_as = (built_in_name(engine) or os.path.abspath(engine), options, secret is not None)
+        self._opened_as = (engine_reference(engine, opened.engine.digest), options, secret is not None)
         self.threads = opened.threads
         self.manifest = opened.engine.manifest
         self.engine_path = opened.engine.path
@@ -116,8 +117,8 @@ class SmoothedEncoder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as "open this engine again with these options"; raises TypeError where there is a secret."""
-        engine, options, has_secret = self._opened_as
-        if has_secret:
+        engine, options, _ = self._opened_as
+        if self.has_secret:
             raise TypeError(
                 "an encoder with a secret does not pickle, since the secret would travel with it; open it where it "
                 "is needed: fsfast.SmoothedEncoder(…, secret=…)"
@@ -136,6 +137,18 @@ class SmoothedEncoder:
     def close(self) -> None:
         """End the threads, and give a GPU's memory back; the encoder cannot be used afterwards."""
         self._function.pipeline.close()
+
+    @property
+    def engine_reference(self) -> str:
+        """What opens the same engine elsewhere: a built-in name, a pinned one on the Hub, or a whole path."""
+        engine, _, _ = self._opened_as
+        return engine
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether seeds derive from a secret."""
+        _, _, has_secret = self._opened_as
+        return has_secret
 
     @property
     def sigma(self) -> float:

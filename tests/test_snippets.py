@@ -17,12 +17,14 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # What a page shows one after the other is one session.
 PYTHON = ["README.md", "quickstart.md", "serving.md", "data-sets.md"]
 NEEDS_A_GPU = ["gpu.md", "tensorrt.md"]
 # Run in tests/serve/test_own_clients.py.
 NEEDS_A_SERVER = ["clients.md"]
+# Their hosts' own tests do what these show: tests/integrations; `make ray`.
+NEEDS_A_HOST = ["ray.md", *(page.name for page in PAGES if page.parent.name == "stacks")]
 # Fewer samples than shown: the machinery is the same.
 QUICK = [("n=1000", "n=60"), ("certify photo photo.jpg", "certify photo photo.jpg -n 60")]
 # Run as they stand, with their exit codes. All others are compared with the help of their command: they need weights,
@@ -86,7 +88,8 @@ def test_python(name, folder, capsys):
 
 def test_all_python_is_python():
     seen = {page.name for page in PAGES if blocks(page, "python")}
-    assert seen == {*PYTHON, *NEEDS_A_GPU, *NEEDS_A_SERVER}
+    assert seen <= {*PYTHON, *NEEDS_A_GPU, *NEEDS_A_SERVER, *NEEDS_A_HOST}
+    assert seen >= {*PYTHON, *NEEDS_A_GPU, *NEEDS_A_SERVER}
     for page in PAGES:
         for block in blocks(page, "python"):
             compile(block, page.name, "exec")
@@ -153,7 +156,7 @@ def test_commands_exist():
                 rest[:1] == ["export"] and rest[1:2] and rest[1] in ("onnx", "torch", "quantise", "tensorrt")
             )
             depth = 2 if own else 1
-            command = rest[:depth] if module in ("fsfast", "train") or rest[:1] == ["paper"] else []
+            command = rest[:depth] if module in ("fsfast", "train", "study") or rest[:1] == ["paper"] else []
             key = (module, *command)
             helps.setdefault(key, _help(*key))
             for option in (word for word in rest if word.startswith("-")):

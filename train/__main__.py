@@ -1,4 +1,4 @@
-"""`python -m train demo | psm | photo | photo-data`: the door to the commands."""
+"""`python -m train demo | psm | photo | photo-data | photo-mapper`: the door to the commands."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
         from train.photos.run import main as photo
 
         return photo(arguments[1:])
+    if arguments[:1] == ["photo-mapper"]:
+        from train.photos.mapper_run import main as photo_mapper
+
+        return photo_mapper(arguments[1:])
     if arguments[:1] == ["photo-data"]:
         from train.photos.command import main as photo_data
 

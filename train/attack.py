@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import trange
 
+from train.ascent import LinfBall, Score, Steady, ascend
 from train.defence import Defence, class_scores
 from train.glyphs import TARGET
 from train.loop import step_generator
 from train.losses import add_noise
 
-Score = Callable[[Tensor, int], Tensor]
-
 
 @dataclass(frozen=True)
 class Attack:
-    """Projected gradient ascent on grid levels, in the ℓ∞ ball.
+    """Projected gradient ascent on grid levels, in the ℓ∞ ball, from a random start.
 
     Attributes:
         radius: 16 levels are 16/255.
@@ -38,20 +35,12 @@ class Attack:
 
         Args:
             levels: [B, 3, S, S] grid levels.
-            score: (images, iteration) → [B], what to increase; images do not affect one another.
+            score: what to increase.
             show: label of the progress bar.
         """
-        generator = step_generator(self.seed, "start", 0, levels.device)
-        low, high = (levels - self.radius).clamp_min(0.0), (levels + self.radius).clamp_max(255.0)
-        start = torch.rand(levels.shape, generator=generator, device=levels.device)
-        attacked = low + start * (high - low)
-        for iteration in trange(self.steps, desc=show, mininterval=5.0):
-            attacked.requires_grad_(True)
-            (gradient,) = torch.autograd.grad(score(attacked, iteration).sum(), attacked)
-            attacked = attacked.detach() + self.step * gradient.sign()
-            attacked = torch.minimum(torch.maximum(attacked, low), high)
-        # The radius is a whole number of levels, so rounding stays within the ball.
-        return attacked.round()
+        ball = LinfBall(levels, self.radius)
+        start = ball.random(step_generator(self.seed, "start", 0, levels.device))
+        return ball.rounded(ascend(score, ball, start, Steady(self.step), self.steps, show))
 
 
 def plain_score(defence: Defence, class_features: Tensor) -> Score:

@@ -23,6 +23,7 @@ from benchmarks.measuring.files import write_table
 from fsfast.certificates.certificate import Certificate
 from fsfast.engine.engine import load_engine
 from fsfast.models.torch_function import TorchFunction
+from train.ascent import L2Ball, Steady, ascend
 from train.data import study_set
 
 OUTPUT = Path(__file__).parents[1] / "results" / "certificates" / "soundness.csv"
@@ -75,62 +76,56 @@ class Attacked:
 
 
 def attack(
-    function: TorchFunction, levels: Tensor, anchor: Tensor, radius: float, setting: Setting
+    function: TorchFunction, levels: Tensor, anchors: Tensor, radii: Tensor, setting: Setting
 ) -> Tensor:
-    """Return the attacked image: in the ball of `radius` grid levels, and in the pixels' range.
+    """Return the attacked images: in the balls of `radii` grid levels, and in the pixels' range.
 
     Args:
         function: what is attacked.
-        levels: [3, H, W], grid values. Between grid values the function is f(round(x' + noise)): the theory
+        levels: [B, 3, H, W], grid values. Between grid values the function is f(round(x' + noise)): the theory
             covers those x', too, so the attack is not confined to integers.
-        anchor: [L, D] of norm 1 over all.
-        radius: 255·ε.
+        anchors: [B, L, D] of norm 1 over all.
+        radii: [B], 255·ε.
         setting: how hard to try.
     """
-    generator = torch.Generator().manual_seed(setting.seed)
-    direction = torch.randn(levels.shape, generator=generator)
-    attacked = (levels + 0.5 * radius * direction / direction.norm()).clamp(0.0, 255.0)
-    for step in range(setting.steps):
-        attacked.requires_grad_(True)
-        z = torch.randn((setting.noises, *levels.shape), generator=generator)
+    generator = torch.Generator(levels.device).manual_seed(setting.seed)
+    ball = L2Ball(levels, radii)
+
+    def away(attacked: Tensor, _: int) -> Tensor:
+        z = torch.randn((setting.noises, *levels.shape), generator=generator, device=levels.device)
         # Rounding has no gradient of its own; what it moves is far below the noise.
-        inner = (function(attacked + 255.0 * function.sigma * z) * anchor).sum((1, 2)).mean()
-        (gradient,) = torch.autograd.grad(inner, attacked)
-        with torch.no_grad():
-            length = radius * (0.5 if step < setting.steps // 2 else 0.15)
-            moved = attacked - length * gradient / gradient.norm().clamp_min(1e-30)
-            attacked = _projected(moved, levels, radius)
-    return attacked.detach()
+        units = function((attacked + 255.0 * function.sigma * z).flatten(0, 1)).unflatten(0, z.shape[:2])
+        return -(units * anchors).sum((2, 3)).mean(0)
 
+    def length(step: int) -> Tensor:
+        return radii[:, None, None, None] * (0.5 if step < setting.steps // 2 else 0.15)
 
-def _projected(moved: Tensor, levels: Tensor, radius: float) -> Tensor:
-    """Return the point inside the ball and the pixels' range: clamping moves towards the image, so it comes last."""
-    change = moved - levels
-    change = change * min(1.0, radius / max(change.norm().item(), 1e-30))
-    return (levels + change).clamp(0.0, 255.0)
+    return ascend(away, ball, ball.random(generator), Steady(length), setting.steps)
 
 
 @torch.inference_mode()
 def measure(
-    function: TorchFunction, levels: Tensor, anchor: Tensor, setting: Setting, seed: int
-) -> tuple[float, float]:
-    """Return the cosine of the smoothed feature to the anchor, and its standard error.
+    function: TorchFunction, levels: Tensor, anchors: Tensor, setting: Setting, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return the cosines of the smoothed features to the anchors, and their standard errors, [B] float64 each.
 
     ‖f̂‖² is estimated by the inner product of two independent halves, which is not biased.
     """
-    generator = torch.Generator().manual_seed(seed)
-    halves, inner = torch.zeros(2, *anchor.shape, dtype=torch.float64), []
-    for first in range(0, setting.evaluation, _ROWS):
-        z = torch.randn((min(_ROWS, setting.evaluation - first), *levels.shape), generator=generator)
-        unit = function((levels + 255.0 * function.sigma * z).round()).double()
-        inner.append((unit * anchor).sum((1, 2)))
+    generator = torch.Generator(levels.device).manual_seed(seed)
+    halves, inner = torch.zeros(2, *anchors.shape, dtype=torch.float64, device=levels.device), []
+    together = max(2, _ROWS // len(levels) // 2 * 2)
+    for first in range(0, setting.evaluation, together):
+        shape = (min(together, setting.evaluation - first), *levels.shape)
+        z = torch.randn(shape, generator=generator, device=levels.device)
+        noisy = (levels + 255.0 * function.sigma * z).round()
+        units = function(noisy.flatten(0, 1)).double().unflatten(0, shape[:2])
+        inner.append((units * anchors).sum((2, 3)))
         for half in (0, 1):
-            halves[half] += unit[half::2].sum(0)
+            halves[half] += units[half::2].sum(0)
     counts = (setting.evaluation + 1) // 2, setting.evaluation // 2
-    norm = ((halves[0] * halves[1]).sum() / (counts[0] * counts[1])).clamp_min(1e-12).sqrt()
+    norms = ((halves[0] * halves[1]).sum((1, 2)) / (counts[0] * counts[1])).clamp_min(1e-12).sqrt()
     values = torch.cat(inner)
-    error = values.std() / len(values) ** 0.5
-    return float(values.mean() / norm), float(error / norm)
+    return values.mean(0) / norms, values.std(0) / len(values) ** 0.5 / norms
 
 
 def certified(certificate: Certificate, epsilon: float) -> float | None:
@@ -151,12 +146,12 @@ def run(
     test = study_set(0)
     with fsfast.SmoothedEncoder("demo") as encoder:
         for image in images:
-            levels = test.images[image]
-            pixels = levels.permute(1, 2, 0).byte().numpy()
+            levels = test.images[image : image + 1]
+            pixels = levels[0].permute(1, 2, 0).byte().numpy()
             served = encoder.encode(pixels)
             certificate = encoder.certify(pixels, n, served=served)
             assert isinstance(certificate, Certificate)
-            anchor = torch.from_numpy(served.unit[0].astype(np.float64)) / served.unit.shape[1] ** 0.5
+            anchor = torch.from_numpy(served.unit.astype(np.float64)) / served.unit.shape[1] ** 0.5
             before, _ = measure(function, levels, anchor, setting, 2 * image)
             largest = certificate.radius(1e-3)
             for share in shares:
@@ -164,10 +159,11 @@ def run(
                 claimed = bound(certificate, epsilon)
                 if claimed is None:
                     continue
-                attacked = attack(function, levels, anchor.float(), 255.0 * epsilon, setting)
-                after, error = measure(function, attacked, anchor, setting, 2 * image + 1)
+                radius = torch.tensor([255.0 * epsilon])
+                attacked = attack(function, levels, anchor.float(), radius, setting)
+                after, error = map(float, measure(function, attacked, anchor, setting, 2 * image + 1))
                 violated = after + ERRORS * error < claimed
-                yield Attacked(image, epsilon, claimed, before, after, error, violated)
+                yield Attacked(image, epsilon, claimed, float(before), after, error, violated)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,9 +17,8 @@ from train.evaluate import RADII
 Row = dict[str, str]
 _NETWORKS = {
     "encoder": "encoder alone",
-    "encoder+mapper": "+ mapper",
     "purifier+encoder": "+ purifier",
-    "purifier+encoder+mapper": "+ both",
+    "purifier+encoder+mapper": "+ purifier + mapper",
 }
 
 
@@ -66,7 +65,16 @@ def render_study(folder: Path) -> str:
     """Return the plug-in numbers of every choice of networks."""
     rows = read(folder / "summary.csv")
     header = (
-        *("σ", "networks", "S", "S, centred", "S, served anchor", "cosine, served to clean", "R"),
+        *(
+            "σ",
+            "networks",
+            "photographs",
+            "S",
+            "S, centred",
+            "S, served anchor",
+            "cosine, served to clean",
+            "R",
+        ),
         *(f"FCSB ε = {epsilon:g}" for epsilon in RADII),
         *("same class", f"same class, where p ≥ {SURE:g}", "in the top five", "PSNR (dB)"),
     )
@@ -75,18 +83,43 @@ def render_study(folder: Path) -> str:
         [
             row["sigma"],
             _NETWORKS[row["networks"]],
+            row["images"],
             *(_digits(row[name]) for name in numbers),
             *(_digits(row[f"fcsb_{epsilon:g}"]) for epsilon in RADII),
-            *(_percent(row[name]) for name in ("agreement", "agreement_where_sure", "in_top_five")),
+            _percent(row["agreement"]),
+            f"{_percent(row['agreement_where_sure'])} of {row['sure']}",
+            _percent(row["in_top_five"]),
             f"{float(row['psnr']):.1f}",
         ]
         for row in rows
     ]
     first = read(folder / "plug-in.csv")[0]
     return (
-        f"{markdown(header, cells)}\n{rows[0]['images']} photographs, {first['samples']} samples each, in "
-        f"{first['precision']}. Classes: of the direction of 4 samples against the encoder's own answer without noise; "
-        f"p is its probability there, which is at least {SURE:g} for {rows[0]['sure']} photographs.\n"
+        f"{markdown(header, cells)}\n{first['samples']} samples of each photograph, in {first['precision']}. Classes: "
+        "of the direction of 4 samples against the encoder's own answer without noise; p is its probability there. "
+        f"{_devices(folder, 'plug-in')}\n"
+    )
+
+
+def render_mapper(folder: Path) -> str:
+    """Return what low-rank mappers did on training photographs that they were not fitted to."""
+    rows = read(folder / "mapper.csv")
+    header = (
+        *("σ", "features", "mapper", "rank", "ridge", "strength"),
+        *("S", "S, centred", "cosine, served to clean", "same class"),
+    )
+    numbers = ("score", "score_centred", "served_to_clean")
+    cells = [
+        [
+            *(row[name] for name in ("sigma", "output", "mapper", "rank", "ridge", "strength")),
+            *(f"{float(row[name]):.4f}" for name in numbers),
+            f"{float(row['agreement']):.1%}",
+        ]
+        for row in rows
+    ]
+    return (
+        f"{markdown(header, cells)}\n{rows[0]['crops']} crops of training photographs that no mapper of the table was "
+        f"fitted to, {rows[0]['noises']} noises each. Classes: of single samples against the crop without noise.\n"
     )
 
 
@@ -94,7 +127,7 @@ def render_certificates(folder: Path) -> str:
     """Return what the engines' own certificates say, with both anchors."""
     rows = read(folder / "certificates.csv")
     header = (
-        *("σ", "anchor", "mean score", "S ≥", "cosine ≥ .5 certified", "radius"),
+        *("σ", "anchor", "photographs", "mean score", "S ≥", "cosine ≥ .5 certified", "radius"),
         *(f"cosine ≥ at ε = {epsilon:g}" for epsilon in RADII),
         *("class certified", "its radius"),
     )
@@ -102,6 +135,7 @@ def render_certificates(folder: Path) -> str:
         [
             row["sigma"],
             row["anchor"],
+            row["images"],
             _digits(row["score"]),
             _down(row["score_lower_bound"]),
             _percent(row["certified"]),
@@ -113,8 +147,8 @@ def render_certificates(folder: Path) -> str:
         for row in rows
     ]
     return (
-        f"{markdown(header, cells)}\n{rows[0]['images']} photographs, n = {rows[0]['n']}, α = 0.001 each; means, where "
-        "nothing is certified counted as 0. Rounded down.\n"
+        f"{markdown(header, cells)}\nn = {rows[0]['n']}, α = 0.001 for each photograph; means, where nothing is "
+        f"certified counted as 0. Rounded down. {_devices(folder, 'certified')}\n"
     )
 
 
@@ -135,7 +169,14 @@ def render_attacks(folder: Path) -> str:
         ]
         for row in read(folder / "attacked.csv")
     ]
-    return markdown(header, cells)
+    return f"{markdown(header, cells)}\n{_devices(folder, 'plain', 'adaptive')}\n"
+
+
+def _devices(folder: Path, *tables: str) -> str:
+    """On which machines the rows of tables were made."""
+    paths = (folder / f"{table}.csv" for table in tables)
+    counts = Counter(row["device"] for path in paths if path.exists() for row in read(path))
+    return f"Rows by machine: {', '.join(f'{device} ({count})' for device, count in sorted(counts.items()))}."
 
 
 def _digits(text: str) -> str:
@@ -155,6 +196,7 @@ _RENDERED: dict[str, tuple[str, Callable[[Path], str]]] = {
     "data": ("data", render_data),
     "accuracy": ("accuracy", render_accuracy),
     "study": ("summary", render_study),
+    "mapper": ("mapper", render_mapper),
     "certificates": ("certificates", render_certificates),
     "attacks": ("attacked", render_attacks),
 }

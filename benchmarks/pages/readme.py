@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.measuring.harness import RESULTS, machine
 from benchmarks.measuring.tables import markdown, number, read, share
-from benchmarks.pages import load, performance, photo
+from benchmarks.pages import attacks, load, performance, photo, sizing, stacks
 from export.measured import ablation_table, attack_lines
 from fsfast.certificates.wording import round_down
 from fsfast.engine.engine import engine_path
@@ -34,7 +34,10 @@ PAGES = (
             "gpu",
             "engines",
             "clients",
+            "operations",
             "photo",
+            "stacks/index",
+            "attacks",
             "SECURITY",
         )
     ),
@@ -106,7 +109,9 @@ def updated(text: str) -> str:
     text = _HOSTS.sub(lambda m: m[1] + render_hosts(RESULTS / "images" / "hosts.csv") + m[2], text)
     text = _COUNTS.sub(lambda m: m[1] + render_counts(RESULTS / "counts" / "gpu.csv") + m[2], text)
     text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
-    return load.updated(photo.updated(performance.updated(text)))
+    for pages in (performance, photo, load, sizing, stacks, attacks):
+        text = pages.updated(text)
+    return text
 
 
 def render_certificates(folder: Path) -> str:
@@ -119,9 +124,9 @@ def render_certificates(folder: Path) -> str:
         for r in rows
     ]
     header = ["n", "method", "mean radius (cos ≥ .5)", *(f"cos ≥ at ε = {d} σ" for d in distances)]
-    (stop,), attacks = read(folder / "stopping.csv"), read(folder / "soundness.csv")
-    margin = min(float(a["after"]) - float(a["bound"]) for a in attacks)
-    violated = sum(a["violated"] == "True" for a in attacks)
+    (stop,), attacked = read(folder / "stopping.csv"), read(folder / "soundness.csv")
+    margin = min(float(a["after"]) - float(a["bound"]) for a in attacked)
+    violated = sum(a["violated"] == "True" for a in attacked)
     cases, samples = read(folder / "coverage.csv"), read(folder / "samples.csv")
     beyond = sum(float(c["share"]) > float(c["limit"]) for c in cases)
     fixed = next(s for s in samples if s["method"] == "fixed n: hoeffding + fcsb")
@@ -140,7 +145,7 @@ def render_certificates(folder: Path) -> str:
         f"{float(fixed['median']):,.0f}, {fewer:.0f} times fewer.",
         f"* The confidence bounds were tried on {len(cases)} combinations of scores, n, α and stopping, "
         f"{int(cases[0]['runs']):,} runs each: {beyond} failed more often than α allows beyond chance.",
-        f"* {len(attacks)} adaptive ℓ2 attacks at certified radii, through the whole function: {violated} violations; "
+        f"* {len(attacked)} adaptive ℓ2 attacks at certified radii, through the whole function: {violated} violations; "
         f"the smallest margin between measured and certified cosine is {margin:.3f}.",
         "",
     ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.measuring.harness import machine
 from benchmarks.measuring.rows import Rows
 from benchmarks.photo.pictures import Networks, Photographs
 from train.attack import Attack
@@ -25,7 +26,7 @@ NOISES, RESTARTS = 8, 2
 N0 = 4
 COLUMNS = (
     *("sigma", "attack", "networks", "image", "target", "clean_class", "target_class", "class"),
-    *("cosine_to_clean", "cosine_to_target"),
+    *("cosine_to_clean", "cosine_to_target", "device"),
 )
 
 
@@ -133,5 +134,6 @@ def _append(
             "class": named(unit),
             "cosine_to_clean": round(float((unit * pair.clean).sum()), 6),
             "cosine_to_target": round(float((unit * pair.towards).sum()), 6),
+            "device": machine(),
         }
     )

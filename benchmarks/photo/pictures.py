@@ -22,6 +22,8 @@ from train.photos.purifier import psnr
 SEED = 0
 # Noisy images that run through the networks at a time.
 _ROWS = 25
+# Sets of samples whose tokens are remembered: a photograph's, and those that are served.
+_KEPT = 2
 # Training photographs whose mean feature is the centre.
 _CENTRE = 200
 
@@ -65,6 +67,8 @@ class Networks:
         self.engine, self.sigma, self.bf16 = engine, engine.manifest.sigma, bf16
         self.choices = choices(engine.manifest.stages)
         self._functions = {stages: _last(TorchFunction(engine, stages)) for stages in self.choices}
+        # Tokens of the last samples, by what they depend on: a mapper needs no others than the row without it.
+        self._kept: dict[object, Tensor] = {}
         classes = load_classes(engine)
         assert classes is not None
         self.classes = classes
@@ -72,9 +76,21 @@ class Networks:
 
     def unit(self, levels: Tensor, stages: tuple[str, ...]) -> Tensor:
         """Return f of [M, 3, H, W] grid values, with gradients: [M, D] of norm 1, float32."""
+        return self._refined(self._tokens(levels, stages), stages)
+
+    def _tokens(self, levels: Tensor, stages: tuple[str, ...]) -> Tensor:
+        """What the encoder makes of grid values: [M, 1, D] float32."""
+        function = self._functions[stages]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            found: Tensor = self._functions[stages](levels.contiguous(memory_format=torch.channels_last))
-        return F.normalize(found.float()[:, 0], dim=-1)
+            pixels = function.purified(levels.contiguous(memory_format=torch.channels_last))
+            tokens: Tensor = function.networks["encoder"](function.resize(pixels))
+        return tokens.float()
+
+    def _refined(self, tokens: Tensor, stages: tuple[str, ...]) -> Tensor:
+        """Unit features [M, D] of the encoder's tokens [M, 1, D]."""
+        if "mapper" in stages:
+            tokens = self._functions[stages].networks["mapper"](tokens)
+        return F.normalize(tokens[:, 0], dim=-1)
 
     def clean(self, levels: Tensor) -> Tensor:
         """Return the unit features of the encoder alone, without noise."""
@@ -83,11 +99,14 @@ class Networks:
     @torch.no_grad()
     def samples(self, levels: Tensor, stages: tuple[str, ...], count: int, stream: str) -> Tensor:
         """Return f of an image [1, 3, H, W] under `count` noises of a stream: [count, D]."""
-        found = []
-        for first in range(0, count, _ROWS):
-            repeated = levels.expand(min(_ROWS, count - first), -1, -1, -1)
-            found.append(self.unit(self.noisy(repeated, f"{stream} {first}"), stages))
-        return torch.cat(found)
+        wanted = (stream, count, "purifier" in stages, levels.numpy().tobytes())
+        if wanted not in self._kept:
+            found = []
+            for first in range(0, count, _ROWS):
+                repeated = levels.expand(min(_ROWS, count - first), -1, -1, -1)
+                found.append(self._tokens(self.noisy(repeated, f"{stream} {first}"), stages))
+            self._kept = dict([*self._kept.items()][1 - _KEPT :]) | {wanted: torch.cat(found)}
+        return self._refined(self._kept[wanted], stages)
 
     def noisy(self, levels: Tensor, stream: str) -> Tensor:
         """Return images [M, 3, H, W] under fresh noise each."""
@@ -118,8 +137,8 @@ class Networks:
 
 
 def choices(stages: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the rows of the ablation: the encoder alone, with the mapper, with the purifier, with both."""
-    others = [("encoder",), ("encoder", "mapper"), ("purifier", "encoder"), ("purifier", "encoder", "mapper")]
+    """Return the rows of the ablation: the encoder alone, with the purifier, and with the mapper behind it."""
+    others = [("encoder",), ("purifier", "encoder"), ("purifier", "encoder", "mapper")]
     return [choice for choice in others if set(choice) <= set(stages)]
 
 

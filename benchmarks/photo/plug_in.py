@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.measuring.harness import machine
 from benchmarks.measuring.rows import Rows
 from benchmarks.photo.pictures import Networks, Photographs
 from train.evaluate import plug_in_radius
@@ -31,6 +32,7 @@ COLUMNS = (
         "in_top_five",
         "votes",
         "psnr",
+        "device",
     ),
 )
 
@@ -93,6 +95,7 @@ def _row(
         "in_top_five": clean_class in top,
         "psnr": round(networks.psnr(levels, stages, f"psnr {picture.sha256}"), 2),
         "votes": round(float((networks.scores(units).argmax(-1) == clean_class).double().mean()), 4),
+        "device": machine(),
     }
 
 

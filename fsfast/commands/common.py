@@ -43,7 +43,8 @@ def engine_arguments(
             type=partial(not_an_image, wanted=f"the engine comes first: {parser.prog} demo")
             if images
             else str,
-            help='directory of an engine, or the name of a built-in one: "photo", "photo-0.12", "demo"',
+            help='directory of an engine, the name of a built-in one ("photo", "photo-0.12", "demo"), or one on the '
+            "Hugging Face Hub: hf://owner/name[@revision][#digest]",
         )
     group = parser.add_argument_group("running the engine")
     if device:

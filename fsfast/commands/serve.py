@@ -189,11 +189,20 @@ def _named(engines: list[str]) -> dict[str, str]:
     for text in engines:
         name, equals, engine = text.partition("=")
         if not equals:
-            name, engine = os.path.basename(os.path.abspath(text)), text
+            name, engine = _own_name(text), text
         if not name or not engine or name in named:
             raise ValueError(f"wanted engines with names of their own, got {text!r}; write NAME=ENGINE")
         named[name] = engine
     return named
+
+
+def _own_name(engine: str) -> str:
+    """Return the name of an engine that is not given another one: of its directory, or of its repository."""
+    from fsfast.engine.hub import SCHEME, parse_reference
+
+    if engine.startswith(SCHEME):
+        return parse_reference(engine).repo.partition("/")[2]
+    return os.path.basename(os.path.abspath(engine))
 
 
 def _cache(args: argparse.Namespace) -> Cache | None:

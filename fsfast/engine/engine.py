@@ -8,21 +8,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from fsfast.engine.graph_check import check_graph
-from fsfast.engine.manifest import SCHEMA_VERSION, FileEntry, Manifest, StageVariant, parse_manifest
-from fsfast.errors import EngineError, brief, did_you_mean
+from fsfast.engine.hub import SCHEME, fetched, pinned
+from fsfast.engine.manifest import FileEntry, Manifest, StageVariant
+from fsfast.engine.seal import MANIFEST, SEAL, check_regular, read_manifest
+from fsfast.errors import EngineError, did_you_mean
 from fsfast.file_kind import recognise_file
 from fsfast.files import file_sha256
 from fsfast.kernels.tables import check_thresholds, noise_reach
-from fsfast.strict_json import parse_json
 
-MANIFEST = "engine.json"
-SEAL = "engine.sha256"
-MAX_MANIFEST_BYTES = 4 << 20
 _Content = TypeVar("_Content", bytes, bytearray)
 # A folder for each built-in engine.
 BUILT_IN = Path(__file__).parents[1] / "assets" / "engines"
@@ -61,7 +59,7 @@ class Engine:
             EngineError: as `read`.
         """
         entry = self._entry(name)
-        _check_regular(self.path, name)
+        check_regular(self.path, name)
         _check_size(self.path, name, entry)
         content = bytearray(entry.bytes)
         with open(self.path / name, "rb") as handle:
@@ -110,11 +108,12 @@ class Engine:
 
 
 def engine_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the directory of an engine: a built-in name ("demo") first, else a path ("./demo").
+    """Return the directory of an engine: a built-in name ("demo") first, then one on the Hub, else a path ("./demo").
 
     Raises:
         TypeError: not a str or a path of strings.
-        EngineError: nothing has this name.
+        EngineError: nothing has this name, or it cannot be fetched.
+        BackendUnavailable: fetching needs a package that is missing.
     """
     name = os.fspath(name_or_path) if isinstance(name_or_path, str | os.PathLike) else None
     if not isinstance(name, str):
@@ -124,6 +123,8 @@ def engine_path(name_or_path: str | os.PathLike[str]) -> Path:
         )
     if name in (built_in := _built_in()):
         return BUILT_IN / name
+    if name.startswith(SCHEME):
+        return fetched(name)
     # An empty path would mean the current folder.
     if not name or not os.path.exists(name):
         raise EngineError(
@@ -139,6 +140,19 @@ def built_in_name(name_or_path: str | os.PathLike[str]) -> str | None:
     return name if name in _built_in() else None
 
 
+def engine_reference(name_or_path: str | os.PathLike[str], digest: str) -> str:
+    """Return what opens an engine that was opened by `name_or_path` in other folders and processes, too.
+
+    Args:
+        name_or_path: as for `load_engine`.
+        digest: of the engine; one on the Hub is pinned by it.
+    """
+    name = os.fspath(name_or_path)
+    if name in _built_in():
+        return name
+    return pinned(name, digest) if name.startswith(SCHEME) else os.path.abspath(name)
+
+
 def _built_in() -> list[str]:
     return [entry for entry in sorted(os.listdir(BUILT_IN)) if not entry.startswith(".")]
 
@@ -147,7 +161,7 @@ def load_engine(name_or_path: str | os.PathLike[str]) -> Engine:
     """Open an engine and verify all of it: seal, schema, file list, sizes, hashes, noise table.
 
     Args:
-        name_or_path: a directory, or the name of a built-in engine.
+        name_or_path: a directory, the name of a built-in engine, or hf://owner/name[@revision][#digest].
 
     Raises:
         EngineError: anything is missing, truncated, altered, unknown, a link, or newer than this fsfast.
@@ -166,56 +180,11 @@ def load_engine(name_or_path: str | os.PathLike[str]) -> Engine:
 
 
 def _load(path: Path) -> Engine:
-    record, digest = _read_manifest(path)
-    try:
-        manifest = parse_manifest(record)
-    except ValueError as error:
-        raise EngineError(f"{path}: {MANIFEST} is malformed: {brief(error)}") from None
+    manifest, digest = read_manifest(path)
     _check_listing(path, manifest)
     for name, entry in manifest.files.items():
         _verify(path, name, entry)
     return Engine(path, manifest, digest, _load_thresholds(path, manifest))
-
-
-def seal(digest: str) -> bytes:
-    """The content of engine.sha256: what `sha256sum -c` reads."""
-    return f"{digest}  {MANIFEST}\n".encode()
-
-
-def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
-    for name in (MANIFEST, SEAL):
-        _check_regular(path, name)
-    size = (path / MANIFEST).stat().st_size
-    if size > MAX_MANIFEST_BYTES:
-        raise EngineError(f"{path}: {MANIFEST} has {size} bytes, at most {MAX_MANIFEST_BYTES} are read")
-    text = (path / MANIFEST).read_bytes()
-    digest = hashlib.sha256(text).hexdigest()
-    wanted = seal(digest)
-    if (path / SEAL).stat().st_size != len(wanted) or (path / SEAL).read_bytes() != wanted:
-        raise EngineError(f"{path}: {MANIFEST} or {SEAL} was altered (they disagree); get the engine again")
-    try:
-        record = parse_json(text)
-        schema = record["schema"] if record["format"] == "fsfast-engine" else None
-    except (ValueError, TypeError, KeyError):
-        schema = None
-    if schema is None:
-        raise EngineError(f"{path}: {MANIFEST} is not the manifest of an fsfast engine")
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
-        raise EngineError(
-            f"{path}: the engine has schema version {schema}, this fsfast reads up to {SCHEMA_VERSION}; "
-            "upgrade fsfast"
-        )
-    return record, digest
-
-
-def _check_regular(path: Path, name: str) -> None:
-    try:
-        regular = (path / name).is_file() and not (path / name).is_symlink()
-    except OSError:
-        regular = False
-    if not regular:
-        what = "is a link or a folder" if os.path.lexists(path / name) else "is missing"
-        raise EngineError(f"{path}: {name} {what}; an engine holds plain files only. Get the engine again")
 
 
 def _check_listing(path: Path, manifest: Manifest) -> None:
@@ -226,7 +195,7 @@ def _check_listing(path: Path, manifest: Manifest) -> None:
             f"{path}: unknown file {unknown[0]!r}; an engine holds what its manifest lists only"
         )
     for name in sorted(known):
-        _check_regular(path, name)
+        check_regular(path, name)
 
 
 def _check_size(path: Path, name: str, entry: FileEntry) -> None:
@@ -249,7 +218,7 @@ def _verify(path: Path, name: str, entry: FileEntry) -> None:
 
 
 def _read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
-    _check_regular(path, name)
+    check_regular(path, name)
     _check_size(path, name, entry)
     return _with_hash(path, name, entry, (path / name).read_bytes())
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fsfast.engine.engine import MANIFEST, SEAL, load_engine, seal
+from fsfast.engine.engine import load_engine
+from fsfast.engine.seal import MANIFEST, SEAL, seal
 from fsfast.errors import EngineError
 from fsfast.files import exchange, file_sha256
 

@@ -45,7 +45,7 @@ class Host:
         found = {self.package: _installed(self.package), module: _imported(module)}
         if self.more is not None:
             found |= self.more()
-        return found | {"active?": (True, self.active)}
+        return found | {"in use": (True, self.active)}
 
 
 def host(name: str) -> Host:
@@ -82,4 +82,56 @@ def _plugin() -> Findings:
     return {"plugin": (True, "vLLM loads it at every start")}
 
 
-HOSTS: dict[str, Host] = {}
+_PRINT = "print(model) shows the tower with the engine's digest; handed(model) has what the last call got"
+
+HOSTS: dict[str, Host] = {
+    host.name: host
+    for host in (
+        Host(
+            "transformers",
+            "transformers: LLaVA, PaliGemma, Gemma 3, SmolVLM, Qwen-VL",
+            "transformers",
+            "transformers",
+            "`attach(model, processor, encoder)`",
+            "small models of nine kinds, 4.57 to 5.24; `make integrations`",
+            _PRINT,
+        ),
+        Host(
+            "vllm",
+            "vLLM: LLaVA",
+            "vllm",
+            "vllm",
+            "embeddings for a server without a tower, or a plugin",
+            "its server and engine on a CPU, 0.32; `make vllm`",
+            "a server without a tower answers a picture with 400; the plugin's log names the engine and its digest",
+            _plugin,
+        ),
+        Host(
+            "llava",
+            "LLaVA's repository",
+            "llava",
+            "llava",
+            "`attach(model, encoder)`, `build_engines(encoder)`",
+            "a clone of it, where there is one",
+            "print(model.get_vision_tower()) names the engine and its digest",
+        ),
+        Host(
+            "openflamingo",
+            "OpenFlamingo",
+            "open_flamingo",
+            "open_flamingo",
+            "`attach(model, encoder, layer=…)`",
+            "the package, 2.0.1, small model",
+            "print(model.vision_encoder) names the engine and its digest",
+        ),
+        Host(
+            "open-clip",
+            "open_clip",
+            "open_clip_torch",
+            "open_clip",
+            "`attach(model, encoder)`",
+            "the package, 3.3, small model; `make integrations`",
+            "print(model.visual) names the engine and its digest",
+        ),
+    )
+}

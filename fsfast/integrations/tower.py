@@ -123,6 +123,8 @@ class SmoothedTower(nn.Module):
             raise FsfastError(
                 "a trace would keep the features of one image for ever; serve the model without a trace"
             )
+        # After an error nobody shall certify what an earlier call handed on.
+        self._handed = None
         images = to_levels(pixel_values, self.form, self.encoder.manifest)
         first, which = _distinct(images)
         if self.clean:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         EfficientNetConfig,
         EfficientNetFeatures,
     )
+    from fsfast.models.low_rank_mapper import LowRankMapper
     from fsfast.models.mapper import FoldedMapper, SmoothnessMapper
     from fsfast.models.purifier import Denoiser, DenoiserConfig, OneStepPurifier, new_denoiser, predict_noise
     from fsfast.models.text import TextConfig, TextTower
@@ -61,6 +62,7 @@ __all__ = [
     "Loaded",
     "LoadedEfficientNet",
     "LoadedEncoder",
+    "LowRankMapper",
     "OneStepPurifier",
     "SmoothnessMapper",
     "TextConfig",
@@ -88,6 +90,7 @@ _HOME = {
     ),
     "drunet": ("DRUNET_LIGHT", "DRUNet", "DRUNetConfig"),
     "efficientnet": ("EFFICIENTNET_LITE0", "EfficientNet", "EfficientNetConfig", "EfficientNetFeatures"),
+    "low_rank_mapper": ("LowRankMapper",),
     "mapper": ("FoldedMapper", "SmoothnessMapper"),
     "purifier": ("Denoiser", "DenoiserConfig", "OneStepPurifier", "new_denoiser", "predict_noise"),
     "text": ("TextConfig", "TextTower"),

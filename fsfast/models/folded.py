@@ -13,6 +13,7 @@ from fsfast.engine.engine import Engine
 from fsfast.errors import EngineError, brief
 from fsfast.models.drunet import DRUNet, DRUNetConfig
 from fsfast.models.efficientnet import EfficientNetConfig, EfficientNetFeatures
+from fsfast.models.low_rank_mapper import LowRankMapper
 from fsfast.models.mapper import FoldedMapper
 from fsfast.models.unet import FoldedUNet, UNetConfig
 from fsfast.models.vit import ViTFeatures
@@ -85,7 +86,11 @@ def _module(architecture: dict[str, Any], tensors: int) -> nn.Module:
         return EfficientNetFeatures(efficient, architecture["output"])
     if kind == "mapper":
         return FoldedMapper(**config)
-    raise ValueError(f"wanted a type among unet, drunet, vit, efficientnet and mapper, got {kind!r}")
+    if kind == "low_rank_mapper":
+        return LowRankMapper(**config)
+    raise ValueError(
+        f"wanted a type among unet, drunet, vit, efficientnet, mapper and low_rank_mapper, got {kind!r}"
+    )
 
 
 def _count(blocks: Any) -> int:

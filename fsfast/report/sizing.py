@@ -116,7 +116,8 @@ class Demand:
 
 def target_of(epsilon: float, cosine: float | None, alpha: float, samples: int | None) -> Plan:
     """Return the plan of certificates that stop at a radius; errors as `plan_of`."""
-    return plan_of(None, alpha, "mixture", epsilon, cosine, samples or MAX_SCORES, per_token=False)
+    most = MAX_SCORES if samples is None else samples
+    return plan_of(None, alpha, "mixture", epsilon, cosine, most, per_token=False)
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,11 @@ class AuditLog:
                 ) from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; nothing more is certified."""
         with self._lock:
-            os.close(self._file)
+            # Its number may soon be another file's.
+            file, self._file = self._file, -1
+            os.close(file)
 
     def _opened(self) -> int:
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

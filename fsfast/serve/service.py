@@ -193,9 +193,10 @@ class Service:
         return self._started and not self.stopping and self.live
 
     async def start(self) -> None:
-        """Open the engines; errors as `SmoothedEncoder`."""
-        await self.models.open_all()
-        self._started = True
+        """Open the engines, once; errors as `SmoothedEncoder`."""
+        if not self._started:
+            await self.models.open_all()
+            self._started = True
 
     async def close(self) -> None:
         """Close the engines; whoever waits is told so."""

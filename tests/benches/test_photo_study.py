@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks.measuring.harness import RESULTS
 from benchmarks.measuring.tables import read
 from benchmarks.pages import photo, photo_card
-from benchmarks.photo import attacks, certified, plug_in, study, summary
+from benchmarks.photo import attacks, certified, mapper, plug_in, study, summary
 from train.evaluate import plug_in_radius
 from train.photos.assembling import Picture
 
@@ -78,6 +78,27 @@ def test_where_nothing_is_certified_counts_as_nothing(tmp_path):
     (row,) = read(tmp_path / "certificates.csv")
     assert (row["images"], row["certified"], row["radius"]) == ("2", "0.5", "0.15")
     assert (row["cosine_0.125"], row["class_certified"]) == ("0.25", "0.5")
+
+
+def test_runs_of_the_mapper_become_a_table(tmp_path, capsys):
+    columns = ("sigma", "output", "crops", "noises", "mapper", "rank", "ridge", "strength")
+    columns += ("score", "score_centred", "served_to_clean", "agreement")
+    for run, sigma in (("a", "0.25"), ("b", "0.12")):
+        (tmp_path / run).mkdir()
+        rows = [[sigma, "pooled", "8", "3", name, "", "", "", *"1111"] for name in ("none", "x", "y", "z")]
+        with (tmp_path / run / "mapper.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *rows])
+    out = ["--out", str(tmp_path)]
+    assert mapper.main([str(tmp_path / "a"), str(tmp_path / "b"), *out]) == 0
+    rows = read(tmp_path / "mapper.csv")
+    assert [(row["sigma"], row["mapper"]) for row in rows] == [
+        (sigma, name) for sigma in ("0.25", "0.12") for name in ("none", "x", "y")
+    ]
+    shown = photo.render_mapper(tmp_path)
+    assert "| 0.12 | pooled | y |  |  |  | 1.0000 | 1.0000 | 1.0000 | 100.0% |" in shown
+    assert "8 crops" in shown
+    assert mapper.main([str(tmp_path / "c"), *out]) == 2
+    assert "mapper.csv" in capsys.readouterr().err
 
 
 def test_the_documents_and_the_card_show_the_tables_that_are_committed(tmp_path):

@@ -37,13 +37,14 @@ def test_a_planted_error_is_caught():
 
 def test_attacks_stay_in_the_ball_and_turn_the_feature():
     function = TorchFunction(load_engine("demo"), stages=("encoder",))
-    levels = study_set(0, 1).images[0]
+    levels = study_set(0, 2).images[[0, 0]]
     with torch.no_grad():
-        anchor = function(levels[None])[0]
-    attacked = attack(function, levels, anchor, 40.0, QUICK)
-    assert (attacked - levels).norm() <= 40.0 * (1 + 1e-5)
+        anchors = function(levels)
+    radii = torch.tensor([80.0, 120.0])
+    attacked = attack(function, levels, anchors, radii, QUICK)
+    assert ((attacked - levels).flatten(1).norm(dim=1) <= radii * (1 + 1e-5)).all()
     assert attacked.min() >= 0
     assert attacked.max() <= 255
-    before, _ = measure(function, levels, anchor.double(), QUICK, 1)
-    after, error = measure(function, attacked, anchor.double(), QUICK, 1)
-    assert after < before - 4 * error
+    before, _ = measure(function, levels, anchors.double(), QUICK, 1)
+    after, errors = measure(function, attacked, anchors.double(), QUICK, 1)
+    assert (after < before - 4 * errors).all()

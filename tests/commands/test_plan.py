@@ -118,6 +118,7 @@ def test_without_a_file_it_measures_here(fs):
         (("--images-per-second", 1, "--cosine", 0.5), "wanted --epsilon with --cosine and --samples"),
         (("--images-per-second", 1, "--epsilon", 3), "ask for a smaller radius"),
         (("--images-per-second", 1, "--epsilon", 0.5, "--samples", 50), "cannot certify a cosine of 0.5"),
+        (("--images-per-second", 1, "--epsilon", 0.1, "--samples", 0), "wanted n_max"),
         (("--images-per-second", 1, "--threads", 2), "give --threads to `fsfast bench` instead"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fsfast
+from tests.integrations.photos import make_photos
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +53,9 @@ def clean_is_meant():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "clean=True", UserWarning)
         yield
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder with five small images, and what is none."""
+    return make_photos(tmp_path / "photos")

@@ -133,3 +133,10 @@ def test_other_tables_are_refused(batch):
     ):
         with pytest.raises(FsfastError, match=r"a table that fsfast.integrations.arrow made"):
             from_table(wrong)
+
+
+def test_files_are_not_larger_than_what_is_in_them(batch, tmp_path):
+    many = batch[[0] * 256]
+    numbers = np.random.default_rng(0).standard_normal((2, *many.unit.shape), np.float32)
+    write(tmp_path / "x.parquet", replace(many, features=numbers[0], unit=numbers[1]))
+    assert (tmp_path / "x.parquet").stat().st_size < numbers.nbytes + 20_000

@@ -43,6 +43,15 @@ def test_features_are_those_of_the_encoder(secretive, images):
     assert torch.equal(levels.features(x), torch.from_numpy(wanted.features).bfloat16())
 
 
+def test_after_a_refusal_there_is_nothing_to_certify(demo, images):
+    tower = SmoothedTower(demo, 1, form="levels")
+    tower.features(torch.from_numpy(images))
+    with pytest.raises(FsfastError, match="levels"):
+        tower.features(torch.from_numpy(images) / 2)
+    with pytest.raises(FsfastError, match="has served no smoothed features"):
+        _ = tower.handed
+
+
 def test_copies_in_a_batch_are_encoded_once(demo, images):
     """Without a secret, too, beams and returned sequences of one image see the same features."""
     tower = SmoothedTower(demo, 1, form="levels")

@@ -43,7 +43,8 @@ def test_only_the_engine_with_the_digest_is_opened(demo_path, monkeypatch):
         settings(engine="nowhere").load()
 
 
-def test_without_a_secret_nothing_is_opened():
+def test_without_a_secret_nothing_is_opened(monkeypatch):
+    monkeypatch.delenv("FSFAST_SECRET", raising=False)
     with pytest.raises(EngineError, match="wanted a secret in FSFAST_SECRET"):
         settings(engine="demo").open()
 

@@ -19,6 +19,7 @@ pytest.importorskip("prometheus_client", reason="the server needs the extra [ser
 
 from fsfast.runtime.seeds import key_id  # noqa: E402
 from fsfast.serve.audit import AuditLog, digest  # noqa: E402
+from fsfast.serve.errors import AuditFailed  # noqa: E402
 from tests.serve.test_requests import infer  # noqa: E402
 
 
@@ -109,6 +110,8 @@ def test_a_line_that_was_cut_off_swallows_no_other(tmp_path):
     log.append({"n": 2})
     log.append({"n": 3})
     log.close()
+    with pytest.raises(AuditFailed):
+        log.append({"n": 4})
     assert path.read_bytes() == b'{"n": 1}\n{"n"\n{"n": 2}\n{"n": 3}\n'
 
 

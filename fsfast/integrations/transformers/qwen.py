@@ -29,11 +29,9 @@ class PackedTower(HostTower):
         vision = config.vision_config
         side = vision.patch_size * vision.spatial_merge_size
         height, width = manifest.grid.size
-        taps = len(getattr(vision, "deepstack_visual_indexes", ()))
         dim = vision.hidden_size if config.model_type == "qwen2_vl" else vision.out_hidden_size
-        return HostReads(
-            output="merged", tokens=(height // side) * (width // side) * (1 + taps), dim=dim, **said
-        )
+        tokens = (height // side) * (width // side) * (1 + _taps(vision))
+        return HostReads(output="merged", tokens=tokens, dim=dim, **said)
 
     def plain_features(self, pixel_values: Tensor) -> Tensor:
         """As `StandingTower.plain_features`."""
@@ -51,9 +49,13 @@ class PackedTower(HostTower):
         """Return merged tokens [B·L, D] of images that all have the engine's grid, and those of the taps."""
         images = unpacked(hidden_states, grid_thw, self.config, self.encoder.manifest.grid.size)
         features = self.features(images)
-        taps = len(getattr(self.config, "deepstack_visual_indexes", ()))
-        merged, *deep = (part.flatten(0, 1) for part in features.chunk(1 + taps, 1))
+        merged, *deep = (part.flatten(0, 1) for part in features.chunk(1 + _taps(self.config), 1))
         return _answer(self.model_config.model_type, merged, deep)
+
+
+def _taps(vision: Any) -> int:
+    """Return how many more layers than the last make tokens: DeepStack's."""
+    return len(getattr(vision, "deepstack_visual_indexes", ()))
 
 
 def packed(images: Tensor, vision: Any) -> tuple[Tensor, Tensor]:

@@ -117,6 +117,7 @@ _ELSE = (
     Foreign((r"(^|\.)time_embed\.0\.weight$",), "a U-Net", "use load_purifier"),
     Foreign((r"(^|\.)down_blocks\.0\.0\.conv1\.weight$",), "a DRUNet", "use load_purifier"),
     Foreign((r"(^|\.)blocks\.0\.film\.0\.weight$",), "a smoothness mapper", "use load_mapper"),
+    Foreign((r"^down$", r"^up$"), "a low-rank mapper", "use load_mapper"),
     Foreign(
         (r"(^|\.)lm_head\.weight$",),
         "a language model without its image tower",

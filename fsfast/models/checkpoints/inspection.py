@@ -33,6 +33,7 @@ from fsfast.models.checkpoints.preparation import preparation_said
 from fsfast.models.checkpoints.settings import Settings, settings_said
 from fsfast.models.checkpoints.shards import Checkpoint
 from fsfast.models.checkpoints.shown import shown_by
+from fsfast.models.low_rank_mapper import LowRankMapper
 from fsfast.models.vit_config import ViTConfig
 
 TOWER, WEIGHTS, CONVOLUTIONAL = "image tower", "the weights", "convolutional encoder"
@@ -59,8 +60,8 @@ class Inspection:
 
     Attributes:
         path: of the weights.
-        kind: "image tower", "convolutional encoder", "U-Net", "DRUNet", "smoothness mapper", what a network of
-            another kind is, as "a ResNet", or "weights of an unknown layout".
+        kind: "image tower", "convolutional encoder", "U-Net", "DRUNet", "smoothness mapper", "low-rank mapper",
+            what a network of another kind is, as "a ResNet", or "weights of an unknown layout".
         family: of a tower, as "CLIP"; of a convolutional encoder, as "EfficientNet-Lite0"; of a U-Net or a DRUNet the
             preset that it is; else "".
         layout: whose names it has, "" where nobody's.
@@ -200,12 +201,15 @@ def _inspected(checkpoint: Checkpoint, given: dict[str, Any]) -> Inspection:
 
 
 def _network(checkpoint: Checkpoint, kind: str) -> Inspection:
-    """A U-Net, a DRUNet or a smoothness mapper."""
+    """A U-Net, a DRUNet or a mapper."""
     found = Inspection(checkpoint.path, kind, layout="guided-diffusion" if kind == "U-Net" else "fsfast")
     try:
-        if kind == "smoothness mapper":
+        if kind.endswith("mapper"):
             mapper = mapper_of(checkpoint, values=False).module
-            sizes = {"dim": mapper.dim, "blocks": len(mapper.blocks)}
+            sizes = {"dim": mapper.dim}
+            sizes |= (
+                {"rank": mapper.rank} if isinstance(mapper, LowRankMapper) else {"blocks": len(mapper.blocks)}
+            )
             found = replace(found, fields={name: Said(value, WEIGHTS) for name, value in sizes.items()})
         else:
             config = purifier_of(checkpoint, values=False).module.config

@@ -1,11 +1,11 @@
-"""Purifiers (U-Nets and DRUNets) and smoothness mappers from their checkpoints."""
+"""Purifiers (U-Nets and DRUNets) and mappers (smoothness and low-rank) from their checkpoints."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -15,6 +15,7 @@ from fsfast.models.checkpoints.layouts import Source
 from fsfast.models.checkpoints.matching import Loaded, check_fit, fill, shapes_of, storage_note
 from fsfast.models.checkpoints.shards import Checkpoint
 from fsfast.models.drunet import DRUNET_LIGHT, DRUNetConfig
+from fsfast.models.low_rank_mapper import LowRankMapper
 from fsfast.models.mapper import HEAD_DIM, SmoothnessMapper
 from fsfast.models.purifier import Denoiser, DenoiserConfig, new_denoiser
 from fsfast.models.unet import ADM256, UNET_LIGHT, UNET_TINY, UNetConfig
@@ -25,10 +26,12 @@ PURIFIERS: Mapping[str, DenoiserConfig] = {
     "unet-tiny": UNET_TINY,
     "drunet-light": DRUNET_LIGHT,
 }
+Mapper: TypeAlias = SmoothnessMapper | LowRankMapper
 # Around a bare state dict: DataParallel, torch.compile, OneStepPurifier.
 _AROUND = re.compile(r"((module|_orig_mod|unet)\.)+")
-# Names that tell a U-Net from a DRUNet.
+# Names that tell networks from each other.
 _UNET = {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"}
+_LOW_RANK = {"down", "up"}
 _DRUNET = {"down_blocks.0.0.conv1.weight", "middle.0.conv1.weight", "up_blocks.0.0.conv1.weight"}
 
 
@@ -84,8 +87,8 @@ def purifier_of(
 
 def load_mapper(
     path: str | os.PathLike[str], *, weights: Weights | None = None, values: bool = True
-) -> Loaded[SmoothnessMapper]:
-    """Load a smoothness mapper; channels and blocks are read off its weights.
+) -> Loaded[Mapper]:
+    """Load a smoothness mapper or a low-rank mapper; channels, blocks and rank are read off its weights.
 
     Args:
         path: a weights file (safetensors, or torch.save), an index of shards, or a directory with either.
@@ -96,25 +99,52 @@ def load_mapper(
         the mapper, float32 on the CPU, in evaluation mode and without gradients, with its provenance.
 
     Raises:
-        CheckpointError: the tensors are not exactly those of a SmoothnessMapper; values are not finite; a file is
-            missing, damaged, of another kind, has more in it than tensors, or not the weights that are meant.
+        CheckpointError: the tensors are not exactly those of a SmoothnessMapper or of a LowRankMapper; values are not
+            finite; a file is missing, damaged, of another kind, has more in it than tensors, or not the weights that
+            are meant.
         ValueError: weights are none of the two.
     """
     return mapper_of(Checkpoint(path, weights), values=values)
 
 
-def mapper_of(checkpoint: Checkpoint, *, values: bool = True) -> Loaded[SmoothnessMapper]:
-    """Load the smoothness mapper of a checkpoint; see `load_mapper`."""
-    path, prefix = checkpoint.path, _prefix(checkpoint)
+def mapper_of(checkpoint: Checkpoint, *, values: bool = True) -> Loaded[Mapper]:
+    """Load the mapper of a checkpoint; see `load_mapper`."""
+    prefix = _prefix(checkpoint)
     names = {name.removeprefix(prefix) for name in checkpoint.names}
+    module, what = (_low_rank if _LOW_RANK & names else _smoothness)(checkpoint, prefix, names)
+    shapes = shapes_of(module)
+    sources = _prefixed(shapes, prefix)
+    check_fit(checkpoint, shapes, sources, _all, what, "get the checkpoint again")
+    notes = checkpoint.choice.note()
+    if not values:
+        return Loaded(module, "fsfast", (), notes)
+    fill(module, checkpoint, sources)
+    return Loaded(module, "fsfast", checkpoint.files(), notes + storage_note(checkpoint))
+
+
+def _low_rank(checkpoint: Checkpoint, prefix: str, names: set[str]) -> tuple[Mapper, str]:
+    """An empty low-rank mapper of the sizes that a checkpoint shows, and what it is in words."""
+    shape = checkpoint.shape(f"{prefix}down") if "down" in names else ()
+    if len(shape) != 2 or not 1 <= shape[1] <= shape[0]:
+        raise CheckpointError(
+            f"{checkpoint.path}: wanted down as [D, rank] with a rank in 1…D, got {list(shape)}; get it again"
+        )
+    dim, rank = shape
+    with torch.device("meta"):
+        return LowRankMapper(dim, rank), f"a low-rank mapper of rank {rank} for {dim} channels"
+
+
+def _smoothness(checkpoint: Checkpoint, prefix: str, names: set[str]) -> tuple[Mapper, str]:
+    """An empty smoothness mapper of the sizes that a checkpoint shows, and what it is in words."""
+    path = checkpoint.path
     if "blocks.0.gain" in names:
         raise CheckpointError(
             f"{path}: a mapper that was folded at one sigma, which cannot be undone; give the weights of training"
         )
     if not {"blocks.0.scale", "blocks.0.film.0.weight"} & names:
         raise CheckpointError(
-            f"{path}: wanted a smoothness mapper (blocks.0.scale, blocks.0.film.0.weight, …), got "
-            f"{', '.join(sorted(names)[:3])}, …; choose another checkpoint"
+            f"{path}: wanted a smoothness mapper (blocks.0.scale, blocks.0.film.0.weight, …) or a low-rank one "
+            f"(down, up), got {', '.join(sorted(names)[:3])}, …; choose another checkpoint"
         )
     shape = checkpoint.shape(f"{prefix}blocks.0.scale") if "blocks.0.scale" in names else ()
     if len(shape) != 1 or shape[0] % HEAD_DIM or not shape[0]:
@@ -124,23 +154,19 @@ def mapper_of(checkpoint: Checkpoint, *, values: bool = True) -> Loaded[Smoothne
     blocks = 1 + max(int(match[1]) for name in names if (match := re.match(r"blocks\.(\d{1,3})\.", name)))
     with torch.device("meta"):
         module = SmoothnessMapper(shape[0], blocks)
-    shapes = shapes_of(module)
-    sources = _prefixed(shapes, prefix)
-    what = f"a smoothness mapper of {blocks} blocks for {shape[0]} channels"
-    check_fit(checkpoint, shapes, sources, _all, what, "get the checkpoint again")
-    notes = checkpoint.choice.note()
-    if not values:
-        return Loaded(module, "fsfast", (), notes)
-    fill(module, checkpoint, sources)
-    return Loaded(module, "fsfast", checkpoint.files(), notes + storage_note(checkpoint))
+    return module, f"a smoothness mapper of {blocks} blocks for {shape[0]} channels"
 
 
-def kind_of(checkpoint: Checkpoint) -> Literal["U-Net", "DRUNet", "smoothness mapper"] | None:
+def kind_of(
+    checkpoint: Checkpoint,
+) -> Literal["U-Net", "DRUNet", "smoothness mapper", "low-rank mapper"] | None:
     """Return which of these a checkpoint is by its names, whole or not; None for none of them."""
     prefix = _prefix(checkpoint)
     names = {name.removeprefix(prefix) for name in checkpoint.names}
     if {"blocks.0.gain", "blocks.0.film.0.weight"} & names:
         return "smoothness mapper"
+    if names == _LOW_RANK:
+        return "low-rank mapper"
     if _DRUNET & names:
         return "DRUNet"
     unet = {"time_embed.0.weight", "input_blocks.0.0.weight", "down_blocks.0.resnets.0.conv1.weight"}

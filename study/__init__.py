@@ -1,0 +1,1 @@
+"""Attacks on any engine, and what they reach: run from a clone."""

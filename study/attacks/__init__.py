@@ -1,0 +1,1 @@
+"""The attacks, one file each; `catalogue.py` names them and `run.py` runs one."""
