@@ -24,7 +24,7 @@ NEEDS_A_GPU = ["gpu.md", "tensorrt.md"]
 # Run in tests/serve/test_own_clients.py.
 NEEDS_A_SERVER = ["clients.md"]
 # Their hosts' own tests do what these show: tests/integrations; `make ray`.
-NEEDS_A_HOST = ["ray.md", *(page.name for page in PAGES if page.parent.name == "stacks")]
+NEEDS_A_HOST = ["ray.md", "architecture.md", *(page.name for page in PAGES if page.parent.name == "stacks")]
 # Fewer samples than shown: the machinery is the same.
 QUICK = [("n=1000", "n=60"), ("certify photo photo.jpg", "certify photo photo.jpg -n 60")]
 # Run as they stand, with their exit codes. All others are compared with the help of their command: they need weights,

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
+from posixpath import relpath
 
 from benchmarks.measuring.harness import RESULTS
 from benchmarks.measuring.tables import markdown, number, read
 from fsfast.integrations.hosts import HOSTS
 
-_HOSTS = re.compile(r"(<!-- stacks (\S*)-->\n).*?(<!-- end of stacks -->)", re.DOTALL)
+_HOSTS = re.compile(r"(<!-- stacks from (\S+) -->\n).*?(<!-- end of stacks -->)", re.DOTALL)
 _COSTS = re.compile(r"(<!-- cost of stacks in (\S+) -->\n).*?(<!-- end of cost -->)", re.DOTALL)
 
 
 def updated(text: str) -> str:
-    """Return a document with its tables made anew; the README's links begin with docs/."""
-    text = _HOSTS.sub(lambda m: m[1] + render_hosts(m[2].strip()) + m[3], text)
+    """Return a document with its tables made anew; it says in which folder it lies."""
+    text = _HOSTS.sub(lambda m: m[1] + render_hosts(m[2]) + m[3], text)
     return _COSTS.sub(lambda m: m[1] + render_costs(m[2]) + m[3], text)
 
 
 def render_hosts(folder: str) -> str:
-    """Return the hosts as a table, whose links lead to pages in a folder."""
-    cells = [[f"[{host.title}]({folder}{host.name}.md)", host.how, host.tested] for host in HOSTS.values()]
+    """Return the hosts as a table, whose links begin in a folder."""
+    cells = [
+        [f"[{host.title}]({relpath(f'docs/{host.page}', folder)})", host.how, host.tested]
+        for host in HOSTS.values()
+    ]
     return markdown(("stack", "how", "tested against"), cells)
 
 

@@ -20,10 +20,10 @@ class Host:
     """A library or server that embeds the encoder.
 
     Attributes:
-        name: as `fsfast doctor --stack` takes it; its page is docs/stacks/<name>.md.
+        name: as `fsfast doctor --stack` takes it.
         title: for people.
         package: its distribution.
-        module: ours, in fsfast.integrations.
+        module: ours; in fsfast.integrations where it has no dots.
         how: the hook that is used, in a few words.
         tested: against what, and by which command.
         active: how a program that uses it sees that its features are smoothed.
@@ -39,9 +39,14 @@ class Host:
     active: str
     more: Callable[[], Findings] | None = None
 
+    @property
+    def page(self) -> str:
+        """Its page, from docs/."""
+        return "ray.md" if self.name == "ray" else f"stacks/{self.name}.md"
+
     def findings(self) -> Findings:
         """Return what of it is usable here."""
-        module = f"fsfast.integrations.{self.module}"
+        module = self.module if "." in self.module else f"fsfast.integrations.{self.module}"
         found = {self.package: _installed(self.package), module: _imported(module)}
         if self.more is not None:
             found |= self.more()
@@ -132,6 +137,69 @@ HOSTS: dict[str, Host] = {
             "`attach(model, encoder)`",
             "the package, 3.3, small model; `make integrations`",
             "print(model.visual) names the engine and its digest",
+        ),
+        Host(
+            "dynamo",
+            "NVIDIA Dynamo",
+            "ai-dynamo",
+            "dynamo",
+            "a class for `--custom-encoder-class`",
+            "its interface, from the wheel; no worker was run",
+            "the worker's log names the class; there is no tower to which it could fall back",
+        ),
+        Host(
+            "sglang",
+            "SGLang: LLaVA",
+            "sglang",
+            "sglang",
+            "a plugin around `encode_images`",
+            "its own plugin code, from the wheel; no server was run",
+            "the server's log names the engine and its digest",
+        ),
+        Host(
+            "sentence-transformers",
+            "sentence-transformers",
+            "sentence-transformers",
+            "sentence_transformers",
+            "`SentenceTransformer(modules=[SmoothedImages(encoder)])`",
+            "the package, 6.2; `make integrations`",
+            "print(model) shows SmoothedImages with the engine and its digest",
+        ),
+        Host(
+            "langchain",
+            "LangChain",
+            "langchain-core",
+            "langchain",
+            "`SmoothedEmbeddings(encoder)`",
+            "the package; `make integrations`",
+            "the class has no other features to give",
+        ),
+        Host(
+            "vector-stores",
+            "Arrow, Parquet, FAISS, LanceDB",
+            "pyarrow",
+            "arrow",
+            "`to_table(out)`; certified nearest neighbours",
+            "the packages; `make integrations`",
+            "a file names the engine's digest and the function, and holds one",
+        ),
+        Host(
+            "hub",
+            "Hugging Face Hub",
+            "huggingface_hub",
+            "fsfast.engine.hub",
+            '`SmoothedEncoder("hf://owner/name")`, `fsfast push`',
+            "the package, its cache, and a stand-in for the Hub",
+            "fsfast info hf://owner/name shows the digest",
+        ),
+        Host(
+            "ray",
+            "Ray Serve, Ray Data",
+            "ray",
+            "ray",
+            "`deployment(engine)`, `encode_dataset(…)`",
+            "the package, 2.60, two nodes of one machine; `make ray`",
+            "answers and files name the engine's digest and the function",
         ),
     )
 }

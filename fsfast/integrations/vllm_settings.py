@@ -72,8 +72,8 @@ class Settings:
     def open(self) -> SmoothedEncoder:
         """Return the engine, ready to serve, with the secret of the environment.
 
-        Servers may compute the features of an image again, at any time and in several processes: where a cache was
-        full, half of an image's tokens come from the one and half from the other. A secret makes all of them the same.
+        Servers may compute the features of an image again, at any time, in several processes: where a cache was full,
+        half of an image's tokens come from the one and half from the other. A secret makes all of them the same.
 
         Raises:
             EngineError: as `load`, or there is no secret.

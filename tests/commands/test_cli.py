@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -741,3 +742,23 @@ def test_a_secret_may_be_any_bytes(fs, photos, monkeypatch, tmp_path):
         assert fs("certify", "demo", photos[0], "--n", 5, "-o", tmp_path / name)[0] == 0
     a, b = (fsfast.load_certificate(tmp_path / name) for name in ("a", "b"))
     assert (a.seed_origin, a.seed) == ("secret", b.seed)
+
+
+def test_doctor_tells_of_a_stack(fs):
+    code, out, _ = fs("doctor", "--stack", "vllm")
+    assert "fsfast.integrations.vllm:" in out
+    assert "plugin:" in out
+    assert code == (0 if "\nno " not in f"\n{out}" else 1)
+    code, _, err = fs("doctor", "--stack", "vlm")
+    assert (code, "did you mean 'vllm'?" in err) == (2, True)
+
+
+def test_every_stack_has_a_page_and_an_entry(fs):
+    from fsfast.integrations.hosts import HOSTS
+
+    docs = Path(__file__).parents[2] / "docs"
+    pages = {f"stacks/{path.name}" for path in (docs / "stacks").glob("*.md")} - {"stacks/index.md"}
+    assert {host.page for host in HOSTS.values()} - {"ray.md"} == pages
+    for name in HOSTS:
+        findings = json.loads(fs("doctor", "--stack", name, "--json")[1])
+        assert findings.keys() >= {HOSTS[name].package, "in use"}
