@@ -89,6 +89,7 @@ def test_a_replica_that_is_killed_under_load_costs_no_answer(nodes, wanted):
         asking = [pool.submit(ask, start) for start in range(3)]
         while len(answers) < 20:
             time.sleep(0.1)
+        assert len(served_by()) == 2
         nodes.kill_other()
         before = len(answers)
         while len(answers) < before + 60:
