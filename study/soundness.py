@@ -67,15 +67,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """What the attempts on one image came to.
+    """What the attempts on one image at one radius came to.
 
     Attributes:
+        share: of the largest radius with any certificate.
         attempts, violations: numbers.
         margin: the smallest difference between measured and certified cosine.
         error: standard error of the measured one.
         epsilon, bound, measured: of that attempt.
     """
 
+    share: float
     attempts: int
     violations: int
     margin: float
@@ -85,38 +87,44 @@ class Found:
     measured: float
 
 
-KEY = ("engine", "networks", "image")
-COLUMNS = (*KEY, *(field.name for field in fields(Found)))
+IMAGE = ("engine", "networks", "image")
+KEY = (*IMAGE, "share")
+COLUMNS = (*IMAGE, *(field.name for field in fields(Found)))
 
 
-def attempt(case: Case, setting: Setting, starts: int = STARTS) -> Found | None:
-    """Try to break a certificate at several radii from several starts; None where nothing is certified."""
-    radii = [share * case.largest for share in SHARES for _ in range(starts)]
-    claimed = [(epsilon, bound) for epsilon in radii if (bound := case.claim(epsilon)) is not None]
-    if not claimed:
-        return None
-    epsilons, bounds = (torch.tensor(each, dtype=torch.float64) for each in zip(*claimed, strict=True))
-    levels = case.levels.expand(len(claimed), -1, -1, -1)
-    anchors = case.anchor.expand(len(claimed), -1, -1)
+def attempt(case: Case, setting: Setting, starts: int = STARTS) -> list[Found]:
+    """Try to break a certificate from several starts at several radii; of those where something is certified."""
+    claimed = [(share, share * case.largest, case.claim(share * case.largest)) for share in SHARES]
+    tried = [each for each in claimed if each[2] is not None for _ in range(starts)]
+    if not tried:
+        return []
+    shares, epsilons, bounds = torch.tensor(tried, dtype=torch.float64).T
+    levels = case.levels.expand(len(tried), -1, -1, -1)
+    anchors = case.anchor.expand(len(tried), -1, -1)
     attacked = attack(case.function, levels, anchors.float(), 255.0 * epsilons.float(), setting)
-    after, errors = measure(case.function, attacked, anchors, setting, setting.seed + 1)
-    open_ = after - ERRORS * errors < bounds
-    if open_.any():
-        more = replace(setting, evaluation=_MORE * setting.evaluation)
-        again = measure(case.function, attacked[open_], anchors[open_], more, setting.seed + 2)
-        after, errors = (
-            each.clone().index_put((open_,), new) for each, new in zip((after, errors), again, strict=True)
-        )
-    worst = int((after - bounds).argmin())
-    return Found(
-        attempts=len(claimed),
-        violations=int((after + ERRORS * errors < bounds).sum()),
-        margin=float(after[worst] - bounds[worst]),
-        error=float(errors[worst]),
-        epsilon=float(epsilons[worst]),
-        bound=float(bounds[worst]),
-        measured=float(after[worst]),
+    after, errors = _measured(case, attacked, anchors, bounds, setting)
+    violated, found = after + ERRORS * errors < bounds, []
+    for share in sorted(set(shares.tolist())):
+        (own,) = torch.where(shares == share)
+        worst = own[(after - bounds)[own].argmin()]
+        numbers = (after[worst] - bounds[worst], errors[worst], epsilons[worst], bounds[worst], after[worst])
+        found.append(Found(share, len(own), int(violated[own].sum()), *map(float, numbers)))
+    return found
+
+
+def _measured(
+    case: Case, attacked: Tensor, anchors: Tensor, bounds: Tensor, setting: Setting
+) -> tuple[Tensor, Tensor]:
+    """Return cosines and their standard errors, with more noises where the first do not settle it."""
+    after, errors = (
+        each.clone() for each in measure(case.function, attacked, anchors, setting, setting.seed + 1)
     )
+    unsettled = after - ERRORS * errors < bounds
+    if unsettled.any():
+        more = replace(setting, evaluation=_MORE * setting.evaluation)
+        again = measure(case.function, attacked[unsettled], anchors[unsettled], more, setting.seed + 2)
+        after[unsettled], errors[unsettled] = again
+    return after, errors
 
 
 def planted(case: Case, factor: float) -> Case:
@@ -180,15 +188,24 @@ def _break(args: argparse.Namespace, engine: Engine, rows: Rows, engines: int) -
             str(engine.path), device="cpu", stages=networks, threads=torch.get_num_threads()
         ) as encoder:
             show = f"{engine.manifest.name}, {' + '.join(networks)}"
-            for name, pixels in tqdm(_images(engine, images), desc=show, total=images, mininterval=1.0):
-                key = (engine.manifest.name, "+".join(networks), name)
-                if key in rows:
+            named = tqdm(_images(engine, images), desc=show, total=images, mininterval=1.0)
+            for i, (name, pixels) in enumerate(named):
+                image = (engine.manifest.name, "+".join(networks), name)
+                # The last row of an image.
+                if (*image, SHARES[-1]) in rows:
                     continue
                 case = certified(encoder, function, pixels, args.n)
                 case = planted(case, args.planted) if args.planted else case
-                found = attempt(case, replace(setting, seed=len(rows)), args.starts)
-                cells = asdict(found) if found else dict.fromkeys(COLUMNS) | {"attempts": 0, "violations": 0}
-                rows.append({**cells, **dict(zip(KEY, key, strict=True))})
+                _append(rows, image, attempt(case, replace(setting, seed=3 * i), args.starts))
+
+
+def _append(rows: Rows, image: tuple[str, str, str], found: Sequence[Found]) -> None:
+    """Write the rows of an image; one without attempts stands for radii where nothing is certified."""
+    by_share = {each.share: asdict(each) for each in found}
+    for share in (*(s for s in SHARES[:-1] if s in by_share), SHARES[-1]):
+        nothing = dict.fromkeys(COLUMNS) | {"share": share, "attempts": 0, "violations": 0}
+        if (*image, share) not in rows:
+            rows.append(by_share.get(share, nothing) | dict(zip(IMAGE, image, strict=True)))
 
 
 def _images(engine: Engine, count: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -214,10 +231,12 @@ def _report(rows: Sequence[dict[str, str]]) -> int:
         return 2
     worst = min(tried, key=lambda row: float(row["margin"]))
     violations = sum(int(row["violations"]) for row in tried)
+    certificates = len({tuple(row[name] for name in IMAGE) for row in tried})
+    attempts = sum(int(row["attempts"]) for row in tried)
     print(
-        f"{sum(int(row['attempts']) for row in tried)} attempts on {len(tried)} certificates, {violations} violations; "
-        f"smallest margin {float(worst['margin']):.3f} (± {float(worst['error']):.3f}): {worst['engine']}, "
-        f"{worst['networks']}, {worst['image']}, ε = {float(worst['epsilon']):.3f}, certified "
-        f"{float(worst['bound']):.3f}, measured {float(worst['measured']):.3f}"
+        f"{attempts} attempts on {certificates} certificates, {violations} violations; smallest margin "
+        f"{float(worst['margin']):.3f} (± {float(worst['error']):.3f}): {worst['engine']}, {worst['networks']}, "
+        f"{worst['image']}, ε = {float(worst['epsilon']):.3f}, certified {float(worst['bound']):.3f}, measured "
+        f"{float(worst['measured']):.3f}"
     )
     return 1 if violations else 0

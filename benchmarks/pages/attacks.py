@@ -79,11 +79,11 @@ def render_numbers(rows: Sequence[Row]) -> str:
 
 def render_soundness(rows: Sequence[Row]) -> str:
     """Return how often certificates were tried, and how close it was."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["engine"], row["networks"]), []).append(row)
+        groups.setdefault((row["engine"], row["networks"], row["share"]), []).append(row)
     cells = []
-    for (engine, networks), found in groups.items():
+    for (engine, networks, share), found in groups.items():
         tried = [row for row in found if row["attempts"] != "0"]
         if not tried:
             continue
@@ -92,6 +92,7 @@ def render_soundness(rows: Sequence[Row]) -> str:
             [
                 engine,
                 networks.replace("+", " + "),
+                share,
                 str(len(tried)),
                 f"{sum(int(row['attempts']) for row in tried):,}",
                 str(sum(int(row["violations"]) for row in tried)),
@@ -99,7 +100,16 @@ def render_soundness(rows: Sequence[Row]) -> str:
                 f"{float(worst['epsilon']):.3f}",
             ]
         )
-    header = ("engine", "networks", "certificates", "attempts", "violations", "smallest margin", "at ε")
+    header = (
+        "engine",
+        "networks",
+        "of the radius",
+        "certificates",
+        "attempts",
+        "violations",
+        "smallest margin",
+        "at ε",
+    )
     return markdown(header, cells)
 
 

@@ -88,7 +88,8 @@ def persistence(retries: int) -> dict[str, Any]:
 def _passes(error: BaseException) -> bool:
     """Whether an error may be gone when asked again; what took too long takes too long again."""
     if isinstance(error, ServerError):
-        return error.status in _LATER
+        # A 500 of fsfast has a kind; one without is a proxy's, whose server ended under the request.
+        return error.status in _LATER or (error.status == 500 and not error.kind)
     slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
     return isinstance(error, httpx.TransportError) and not slow
 

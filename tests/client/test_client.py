@@ -140,6 +140,25 @@ def test_what_may_pass_is_asked_again(picture, first):
         assert (caught.value.status, caught.value.kind, caught.value.retry_after) == (first, "QueueFull", 3.0)
 
 
+@pytest.mark.parametrize(
+    ("content", "asked"), [(b"Internal Server Error", 2), (b'{"error": "why", "type": "EngineFailed"}', 1)]
+)
+def test_a_500_of_a_proxy_is_asked_again_and_one_of_the_server_is_not(picture, monkeypatch, content, asked):
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    requests = []
+
+    def handler(request):
+        requests.append(request)
+        return httpx.Response(500, content=content)
+
+    with (
+        Client("http://server", "demo", transport=httpx.MockTransport(handler), retries=1) as client,
+        pytest.raises(fsfast.ServerError),
+    ):
+        client.encode(picture)
+    assert len(requests) == asked
+
+
 def test_the_pause_is_the_servers(picture, monkeypatch):
     pauses = []
     monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)

@@ -99,4 +99,4 @@ class Replica:
     async def _agree(self) -> None:
         ours = identity(self._service.models.open[0].encoder)
         agreed = await serve.get_deployment_actor(AGREEMENT).agree.remote(ours)
-        check_same(ours, agreed, "the first replica of this deployment")
+        check_same(ours, agreed, "this deployment has")

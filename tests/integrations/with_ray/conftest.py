@@ -13,6 +13,9 @@ def _quiet():
         patch.setenv("FSFAST_SECRET", SECRET)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        # The proxy on the head would ask the replica on the other node only when the one on the head is full.
+        patch.setenv("RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING", "0")
+        patch.setenv("RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING", "0")
         # A node that is killed is missed sooner.
         patch.setenv("RAY_health_check_initial_delay_ms", "1000")
         patch.setenv("RAY_health_check_period_ms", "500")

@@ -89,6 +89,7 @@ def test_a_replica_that_is_killed_under_load_costs_no_answer(nodes, wanted):
         asking = [pool.submit(ask, start) for start in range(3)]
         while len(answers) < 20:
             time.sleep(0.1)
+        assert len(served_by()) == 2
         nodes.kill_other()
         before = len(answers)
         while len(answers) < before + 60:
@@ -118,7 +119,7 @@ def test_a_replica_that_would_compute_something_else_is_refused(nodes):
     with pytest.raises(RuntimeError):
         serve.run(deployment("demo", function_id="0123456789abcdef"))
     message = serve.status().applications["default"].deployments["demo"].message
-    assert "wanted function_id 0123456789abcdef as the first replica of this deployment" in message
+    assert "wanted function_id 0123456789abcdef as this deployment has" in message
 
 
 def test_a_node_with_another_secret_does_not_join():
