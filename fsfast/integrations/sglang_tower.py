@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,8 @@ from fsfast.integrations.llava_reads import TowerConfig, llava_reads
 from fsfast.integrations.matching import check_match
 from fsfast.integrations.tower import SmoothedTower
 from fsfast.integrations.vllm_settings import Settings
+
+logger = logging.getLogger("sglang.fsfast")
 
 
 class HiddenStateTower(SmoothedTower):
@@ -51,4 +54,5 @@ def engine_tower(model: Any) -> HiddenStateTower:
         encoder = settings.open()
         tower = HiddenStateTower(encoder, settings.n0, digest=settings.digest)
     tower.layer, tower.config = config.mm_vision_select_layer, TowerConfig.of(encoder)
+    logger.info("The vision tower is %s with digest %s", encoder, encoder.engine_digest)
     return tower.to(projector.device, projector.dtype)

@@ -127,11 +127,13 @@ def loaded(config, weights):
     return model
 
 
-def test_smoothed_features_reach_the_projector(plugin, named, weights, pixels, narrow):
+def test_smoothed_features_reach_the_projector(plugin, named, weights, pixels, narrow, caplog):
+    caplog.set_level("INFO", "sglang.fsfast")
     finetuned = {"model.vision_tower.vision_tower.vision_model.embeddings.class_embedding": torch.zeros(32)}
     model = loaded(named(), weights | finetuned)
     encoder = narrow("penultimate")
     tower = model.vision_tower
+    assert f"with digest {encoder.engine_digest}" in caplog.text
     assert (model.image_size, model.patch_size, model.num_patches_per_side) == (12, 4, 3)
     with torch.no_grad():
         got = model.encode_images(pixels)
