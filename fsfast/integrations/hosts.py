@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
 
 from fsfast.errors import FsfastError, brief, did_you_mean
 from fsfast.installation import pip
@@ -64,6 +66,9 @@ def _installed(package: str) -> tuple[bool, str]:
     try:
         return True, version(package)
     except PackageNotFoundError:
+        # A clone on the path has no distribution.
+        if find_spec(package.replace("-", "_")) is not None:
+            return True, "can be found"
         return False, f"not installed: {pip('install', package)}"
 
 
@@ -109,7 +114,7 @@ HOSTS: dict[str, Host] = {
             "embeddings for a server without a tower, or a plugin",
             "its server and engine on a CPU, 0.32; `make vllm`",
             "a server without a tower answers a picture with 400; the plugin's log names the engine and its digest",
-            _plugin,
+            partial(_plugin, "vllm.general_plugins", "VLLM_PLUGINS"),
         ),
         Host(
             "llava",
@@ -117,7 +122,7 @@ HOSTS: dict[str, Host] = {
             "llava",
             "llava",
             "`attach(model, encoder)`, `build_engines(encoder)`",
-            "a clone of it, where there is one",
+            "a clone of it: factory, loading, tiles, generate",
             "print(model.get_vision_tower()) names the engine and its digest",
         ),
         Host(
@@ -126,7 +131,7 @@ HOSTS: dict[str, Host] = {
             "open_flamingo",
             "open_flamingo",
             "`attach(model, encoder, layer=…)`",
-            "the package, 2.0.1, small model",
+            "the package's factory, generate and caches, 2.0.1",
             "print(model.vision_encoder) names the engine and its digest",
         ),
         Host(
@@ -144,7 +149,7 @@ HOSTS: dict[str, Host] = {
             "ai-dynamo",
             "dynamo",
             "a class for `--custom-encoder-class`",
-            "its interface, from the wheel; no worker was run",
+            "its driver, batcher and adapter, 1.6.1; no worker was run",
             "the worker's log names the class; there is no tower to which it could fall back",
         ),
         Host(
@@ -152,9 +157,10 @@ HOSTS: dict[str, Host] = {
             "SGLang: LLaVA",
             "sglang",
             "sglang",
-            "a plugin around `encode_images`",
-            "its own plugin code, from the wheel; no server was run",
+            "a plugin; the model's configuration names the engine",
+            "its plugin loader, hooks and LLaVA class, 0.5.23; no server was run",
             "the server's log names the engine and its digest",
+            partial(_plugin, "sglang.srt.plugins", "SGLANG_PLUGINS"),
         ),
         Host(
             "sentence-transformers",

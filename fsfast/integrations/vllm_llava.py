@@ -24,7 +24,7 @@ from fsfast.integrations.matching import check_match
 from fsfast.integrations.tower import SmoothedTower
 from fsfast.integrations.transformers.layers import LayerTower
 from fsfast.integrations.vllm_processor import EmbeddedDummies, LevelsProcessor, PicturesAlone
-from fsfast.integrations.vllm_settings import HOST, Settings
+from fsfast.integrations.settings import HOST, Settings
 
 logger = init_logger("vllm.fsfast")
 

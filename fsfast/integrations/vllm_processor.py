@@ -17,7 +17,7 @@ from vllm.multimodal.parse import EmbeddingItems
 
 from fsfast.integrations.matching import HostReads, check_match
 from fsfast.integrations.pixels import to_levels
-from fsfast.integrations.vllm_settings import HOST, Settings
+from fsfast.integrations.settings import HOST, Settings
 
 
 class PicturesAlone(LlavaProcessingInfo):

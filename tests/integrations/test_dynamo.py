@@ -20,7 +20,7 @@ from fsfast.errors import EngineError, ImageError  # noqa: E402
 from fsfast.integrations.dynamo import SmoothedBackend  # noqa: E402
 from fsfast.integrations.projector import Projector  # noqa: E402
 from fsfast.integrations.vllm import image_embeds  # noqa: E402
-from fsfast.integrations.vllm_settings import Settings  # noqa: E402
+from fsfast.integrations.settings import Settings  # noqa: E402
 from tests.integrations.narrow_engines import IMAGES  # noqa: E402
 from tests.models.published import write_json  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Which engine stands for the vision tower of a vLLM model: what `--hf-overrides` says."""
+"""Which engine stands for a served model's vision tower: the entry "fsfast" of its configuration."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Settings:
         if not isinstance(said, Mapping) or not isinstance(said.get("engine"), str):
             raise EngineError(
                 f"this architecture wants an engine in the place of the vision tower, got {said!r}; add {_EXAMPLE} to "
-                "--hf-overrides or to the model's config.json"
+                "the model's config.json, or to --hf-overrides (vLLM) or --json-model-override-args (SGLang)"
             )
         known = [field.name for field in fields(cls)]
         if unknown := [name for name in said if name not in known]:

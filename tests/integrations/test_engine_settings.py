@@ -11,7 +11,7 @@ import pytest
 from fsfast.engine.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
 from fsfast.integrations.vllm_plugin import register
-from fsfast.integrations.vllm_settings import Settings
+from fsfast.integrations.settings import Settings
 
 SECRET = "0123456789abcdef"
 
