@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the runtime at work, `make test` proves it.
 PYTHON ?= python3
 
-.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity integrations vllm ray browser lint types docs wheels bench bench-avx2 load gpu gpu-carry certificates engine clean
+.PHONY: demo test test-fast test-avx2 aarch64 fuzz sanitize parity integrations vllm ray browser lint types docs wheels bench bench-avx2 load gpu gpu-carry certificates attacks engine clean
 
 demo: .venv/installed
 	.venv/bin/fsfast demo
@@ -151,6 +151,14 @@ gpu-carry:
 # All studies of the certificates (half an hour on two cores): benchmarks/results/certificates/, docs/certificates.png.
 certificates: .venv-dev/installed
 	.venv-dev/bin/python -m benchmarks.certified
+	.venv-dev/bin/python -m benchmarks.pages.readme
+
+# All attacks on the digits, and ten thousand within certified radii (nine hours of one core; both go on where they were
+# stopped): benchmarks/results/attacks/, docs/attacks.md.
+attacks: .venv-dev/installed
+	.venv-dev/bin/python -m study results --part digits
+	.venv-dev/bin/python -m study soundness --attempts 10000
+	.venv-dev/bin/python -m study results --part summary
 	.venv-dev/bin/python -m benchmarks.pages.readme
 
 # Trains the built-in engine (under 90 minutes on two cores) and builds it from the run.

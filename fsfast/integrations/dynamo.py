@@ -22,8 +22,8 @@ from fsfast.integrations.llava_reads import LAYERS
 from fsfast.integrations.matching import HostReads, check_match
 from fsfast.integrations.packages import host_package
 from fsfast.integrations.projector import Projector
-from fsfast.integrations.vllm import image_embeds
 from fsfast.integrations.settings import Settings
+from fsfast.integrations.vllm import image_embeds
 from fsfast.models.safetensors_arrays import settings_beside
 
 _contract: Any = host_package("dynamo.vllm.multimodal_utils.custom_encoder", "dynamo")

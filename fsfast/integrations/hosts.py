@@ -80,16 +80,14 @@ def _imported(module: str) -> tuple[bool, str]:
     return True, "can be imported"
 
 
-def _plugin() -> Findings:
-    """Whether vLLM would load the plugin, which lets a model name an engine as its tower."""
-    if "fsfast" not in (point.name for point in entry_points(group="vllm.general_plugins")):
-        return {
-            "plugin": (False, "vLLM finds no entry point of fsfast: it is not installed as a package here")
-        }
-    allowed = os.environ.get("VLLM_PLUGINS")
+def _plugin(group: str, variable: str) -> Findings:
+    """Whether a server would load the plugin, which lets a model name an engine as its tower."""
+    if "fsfast" not in (point.name for point in entry_points(group=group)):
+        return {"plugin": (False, f"no entry point {group} of fsfast: it is not installed as a package here")}
+    allowed = os.environ.get(variable)
     if allowed is not None and "fsfast" not in allowed.split(","):
-        return {"plugin": (False, f"VLLM_PLUGINS={allowed} leaves it out; add fsfast to it")}
-    return {"plugin": (True, "vLLM loads it at every start")}
+        return {"plugin": (False, f"{variable}={allowed} leaves it out; add fsfast to it")}
+    return {"plugin": (True, "loaded at every start")}
 
 
 _PRINT = "print(model) shows the tower with the engine's digest; handed(model) has what the last call got"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fsfast.integrations.llava_reads import TowerConfig, llava_reads
 from fsfast.integrations.matching import check_match
-from fsfast.integrations.tower import SmoothedTower
 from fsfast.integrations.settings import Settings
+from fsfast.integrations.tower import SmoothedTower
 
 logger = logging.getLogger("sglang.fsfast")
 

@@ -21,10 +21,10 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 
 from fsfast.errors import EngineError
 from fsfast.integrations.matching import check_match
+from fsfast.integrations.settings import HOST, Settings
 from fsfast.integrations.tower import SmoothedTower
 from fsfast.integrations.transformers.layers import LayerTower
 from fsfast.integrations.vllm_processor import EmbeddedDummies, LevelsProcessor, PicturesAlone
-from fsfast.integrations.settings import HOST, Settings
 
 logger = init_logger("vllm.fsfast")
 

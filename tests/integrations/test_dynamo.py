@@ -19,8 +19,8 @@ from safetensors.torch import save_file  # noqa: E402
 from fsfast.errors import EngineError, ImageError  # noqa: E402
 from fsfast.integrations.dynamo import SmoothedBackend  # noqa: E402
 from fsfast.integrations.projector import Projector  # noqa: E402
-from fsfast.integrations.vllm import image_embeds  # noqa: E402
 from fsfast.integrations.settings import Settings  # noqa: E402
+from fsfast.integrations.vllm import image_embeds  # noqa: E402
 from tests.integrations.narrow_engines import IMAGES  # noqa: E402
 from tests.models.published import write_json  # noqa: E402
 

@@ -10,8 +10,8 @@ import pytest
 
 from fsfast.engine.engine import load_engine
 from fsfast.errors import BackendUnavailable, EngineError
-from fsfast.integrations.vllm_plugin import register
 from fsfast.integrations.settings import Settings
+from fsfast.integrations.vllm_plugin import register
 
 SECRET = "0123456789abcdef"
 
