@@ -26,7 +26,7 @@ class Site:
     network: float = 1.25e9
     store: float = 1.25e9
     store_files: float = 5000.0
-    slice_images: int = 256
+    slice_images: int = 64
 
 
 @dataclass(frozen=True)

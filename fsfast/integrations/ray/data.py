@@ -26,7 +26,7 @@ def encode_dataset(
     raw_mean: bool = False,
     precision: Precision = "float32",
     column: str = "image",
-    slice_images: int = 256,
+    slice_images: int = 64,
     retry_failed: bool = False,
     machines: Machines | None = None,
     progress: Progress = None,

@@ -60,7 +60,7 @@ class Summary:
     Attributes:
         slices, slices_before: that were done now, and before.
         spent: on the slices of now, in sum over all workers.
-        seconds: from the first slice to the last.
+        seconds: from asking Ray for workers to the last slice.
     """
 
     slices: int
