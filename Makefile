@@ -80,11 +80,11 @@ vllm: .venv-vllm/installed
 
 # Ray Serve and Ray Data on two nodes of this machine, of which one is killed; installs 1 GB.
 ray: .venv-ray/installed
-	.venv-ray/bin/python -m pytest tests/integrations/with_ray
+	.venv-ray/bin/python -m pytest tests/integrations/with_ray tests/integrations/test_ray_work.py
 
 .venv-ray/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-ray
-	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,client,serve,ray]" pytest hypothesis pillow
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,client,ray]" hypothesis psutil pytest
 	touch $@
 
 # The demo's page, the site and the server's page on screens of telephones and desks; Debian's chromium.

@@ -25,7 +25,7 @@ class Host:
         name: as `fsfast doctor --stack` takes it.
         title: for people.
         package: its distribution.
-        module: ours; in fsfast.integrations where it has no dots.
+        module: ours, in fsfast.integrations unless it says so.
         how: the hook that is used, in a few words.
         tested: against what, and by which command.
         active: how a program that uses it sees that its features are smoothed.
@@ -48,7 +48,7 @@ class Host:
 
     def findings(self) -> Findings:
         """Return what of it is usable here."""
-        module = self.module if "." in self.module else f"fsfast.integrations.{self.module}"
+        module = self.module if self.module.startswith("fsfast.") else f"fsfast.integrations.{self.module}"
         found = {self.package: _installed(self.package), module: _imported(module)}
         if self.more is not None:
             found |= self.more()
@@ -200,7 +200,7 @@ HOSTS: dict[str, Host] = {
             "ray",
             "Ray Serve, Ray Data",
             "ray",
-            "ray",
+            "ray.serve",
             "`deployment(engine)`, `encode_dataset(…)`",
             "the package, 2.60, two nodes of one machine; `make ray`",
             "answers and files name the engine's digest and the function",
