@@ -10,31 +10,30 @@ import fsfast
 from benchmarks.cpu import serving
 from benchmarks.measuring import built
 from benchmarks.measuring.harness import Row, measure_together, row
-from export.variants import backends_for
 from fsfast.machine import available_threads
 
 N0 = (1, 4, 16)
-PLAIN = "the host's own tower, float32"
+PLAIN = "the host's own"
 
 
 def towers(runs: int = 5) -> Iterator[Row]:
-    """One image of 224×224 through the tower that a host calls: its own, and smoothed ones with n0 samples."""
+    """One image of 224×224 through the tower that a host calls, in float32: its own, and smoothed ones."""
     import torch
 
     from fsfast.integrations.tower import SmoothedTower
 
     torch.set_num_threads(available_threads())
     with contextlib.ExitStack() as stack:
-        for label, engine in (("encoder", built.vit()), ("purifier + encoder + mapper", built.purified())):
+        for label, engine in (
+            ("encoder", built.vit_float32()),
+            ("purifier + encoder + mapper", built.purified_float32()),
+        ):
+            encoder = stack.enter_context(fsfast.SmoothedEncoder(engine))
+            levels = torch.from_numpy(serving.picture(encoder))[None]
             calls: dict[str, Callable[[], object]] = {}
-            for precision in ("float32", "bfloat16"):
-                if precision != "float32" and not backends_for(precision):
-                    continue
-                encoder = stack.enter_context(fsfast.SmoothedEncoder(engine, precision=precision))
-                levels = torch.from_numpy(serving.picture(encoder))[None]
-                for n0 in N0:
-                    tower = SmoothedTower(encoder, n0, form="levels")
-                    calls[f"smoothed {label}, {precision}, n0={n0}"] = partial(tower.features, levels)
+            for n0 in N0:
+                tower = SmoothedTower(encoder, n0, form="levels")
+                calls[f"smoothed, n0={n0}"] = partial(tower.features, levels)
             plain = own_tower()
             calls[PLAIN] = partial(plain, torch.zeros(1, 3, 224, 224))
             timings = measure_together(calls, runs=runs)

@@ -62,13 +62,23 @@ def vit() -> str:
     return _with_precisions(_plain_vit("vit-b16-plain"), str(folder() / "vit-b16"), "--samples", "16")
 
 
+def _plain_purified(name: str) -> str:
+    out = str(folder() / name)
+    chain = ["--purifier", "unet-light", "--mapper", "3", "--output", "tokens+ln_post"]
+    _run("export", "clip-b16", "--random-weights", *chain, "--out", out, "--micro-batch", "1")
+    return out
+
+
+@cache
+def purified_float32() -> str:
+    """unet-light, ViT-B/16 and a mapper in float32."""
+    return _plain_purified("purified-plain")
+
+
 @cache
 def purified() -> str:
     """unet-light, ViT-B/16 and a mapper with all precisions."""
-    plain, out = str(folder() / "purified-float32"), str(folder() / "purified")
-    chain = ["--purifier", "unet-light", "--mapper", "3", "--output", "tokens+ln_post"]
-    _run("export", "clip-b16", "--random-weights", *chain, "--out", plain, "--micro-batch", "1")
-    return _with_precisions(plain, out, "--samples", "8")
+    return _with_precisions(_plain_purified("purified-float32"), str(folder() / "purified"), "--samples", "8")
 
 
 @cache
