@@ -37,11 +37,9 @@ def render_computed() -> str:
         ]
         for place, by_threads in found.items()
     ]
-    header = (
-        *("machine", "engine", "n0", "images/s, one processor", "images/s, two"),
-        *("ms, two (p20)", "median", "p80"),
+    return _by_machine(
+        ("engine", "n0", "images/s, one processor", "images/s, two", "ms, two (p20)", "median", "p80"), cells
     )
-    return markdown(header, cells)
 
 
 def render_answered() -> str:
@@ -55,8 +53,15 @@ def render_answered() -> str:
         ]
         for row in _rows("load/*/loads.csv")
     ]
-    header = ("machine", "engine", "clients", "images/s", "ms (median)", "ms (p95)", "MB")
-    return markdown(header, cells)
+    return _by_machine(("engine", "clients", "images/s", "ms (median)", "ms (p95)", "MB"), cells)
+
+
+def _by_machine(header: tuple[str, ...], cells: list[list[str]]) -> str:
+    """Return a table for each machine, which stands in the first cell of a row."""
+    machines = dict.fromkeys(row[0] for row in cells)
+    return "\n".join(
+        f"{name}:\n\n{markdown(header, [row[1:] for row in cells if row[0] == name])}" for name in machines
+    )
 
 
 def _rows(*patterns: str) -> Iterator[dict[str, str]]:
