@@ -118,7 +118,7 @@ def _parser() -> Parser:
         help="a U-Net's or DRUNet's weights, recognised by their shapes or to be a preset's (adm256, unet-light, "
         "drunet-light); photo, the DRUNet that comes with fsfast; or none. With a U-Net the grid becomes 256×256",
     )
-    files.add_argument("--mapper", metavar="FILE", help="a smoothness mapper's weights, or none")
+    files.add_argument("--mapper", metavar="FILE", help="a smoothness or low-rank mapper's weights, or none")
     which_weights.add_arguments(files)
     files.add_argument("--output", choices=list(OUTPUTS), help="of the encoder (default: the recipe's)")
     files.add_argument(

@@ -70,7 +70,9 @@ def add_arguments(parser: Parser) -> None:
         metavar="[PRESET=]FILE",
         help="a U-Net's or DRUNet's weights, or photo, as with recipes; with a U-Net the grid becomes 256×256",
     )
-    parser.add_argument("--mapper", metavar="FILE", help="a smoothness mapper's weights for this output")
+    parser.add_argument(
+        "--mapper", metavar="FILE", help="a smoothness or low-rank mapper's weights for this output"
+    )
     which_weights.add_arguments(parser)
     parser.add_argument(
         "--licence",

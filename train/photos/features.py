@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from fsfast.files import file_sha256
 from fsfast.images.grid import Grid, to_grid_image
 from fsfast.models import OneStepPurifier
 from train.checkpoint import write_atomically
@@ -33,12 +34,10 @@ class Crop:
 
     Attributes:
         path: its file.
-        sha256: of the picture that it is cut from, hex.
         tuning: whether it is one of those that choose the mapper.
     """
 
     path: Path
-    sha256: str
     tuning: bool
 
 
@@ -74,7 +73,7 @@ def training_crops(data: Path) -> list[Crop]:
     """
     pictures = [each for each in read_manifest(data) if each.split == "train"]
     crops = [
-        Crop(data / "crops" / each.kind / f"{Path(each.file).stem}-{number}.png", each.sha256, _tuning(each))
+        Crop(data / "crops" / each.kind / f"{Path(each.file).stem}-{number}.png", _tuning(each))
         for each in pictures
         for number in range(each.crops)
     ]
@@ -119,16 +118,10 @@ class Extraction:
         self._weights = list(weights)
 
     def digest(self, crops: Sequence[Crop]) -> str:
-        """Return a sha256 that changes with everything that features depend on."""
-        pictures = sorted({crop.sha256 for crop in crops})
+        """Return a sha256 that changes with everything that features depend on; raises OSError without a crop."""
         record = [
-            self.sigma,
-            self.noises,
-            self.seed,
-            self.bf16,
-            self.grid.to_record(),
-            self._weights,
-            pictures,
+            *(self.sigma, self.noises, self.seed, self.bf16, self.grid.to_record(), self._weights),
+            [(crop.path.name, file_sha256(crop.path)) for crop in crops],
         ]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
@@ -140,8 +133,8 @@ class Extraction:
             path: of the file.
 
         Raises:
-            ImageError: a crop cannot be read.
-            OSError: the disk is full.
+            ImageError: a crop is no picture.
+            OSError: a crop is missing, or the disk is full.
         """
         tuning, digest = torch.tensor([crop.tuning for crop in crops]), self.digest(crops)
         stored = _read(path, digest)

