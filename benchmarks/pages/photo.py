@@ -129,7 +129,7 @@ def render_certificates(folder: Path) -> str:
     header = (
         *("σ", "anchor", "photographs", "mean score", "S ≥", "cosine ≥ .5 certified", "radius"),
         *(f"cosine ≥ at ε = {epsilon:g}" for epsilon in RADII),
-        *("class certified", "its radius"),
+        *("class certified", "its radius", "certified and as without noise"),
     )
     cells = [
         [
@@ -143,6 +143,7 @@ def render_certificates(folder: Path) -> str:
             *(_down(row[f"cosine_{epsilon:g}"]) for epsilon in RADII),
             _percent(row["class_certified"]),
             _down(row["class_radius"]),
+            _percent(row["class_as_clean"]),
         ]
         for row in rows
     ]

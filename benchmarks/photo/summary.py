@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -18,14 +19,20 @@ SURE = 0.5
 
 def write(folder: Path) -> None:
     """Write summary.csv, certificates.csv and attacked.csv of the tables that are there."""
+    # The encoder's own answers without noise; certificates do not have them.
+    clean = {row["image"]: row["clean_class"] for row in _rows(folder, "plug-in")}
     for name, source, make in (
         ("summary", ("plug-in",), _plug_in),
-        ("certificates", ("certified",), _certified),
+        ("certificates", ("certified",), partial(_certified, clean)),
         ("attacked", ("plain", "adaptive"), _attacked),
     ):
-        rows = [row for part in source if (path := folder / f"{part}.csv").exists() for row in read(path)]
-        if rows:
+        if rows := _rows(folder, *source):
             write_table(folder / f"{name}.csv", list(make(rows)), 4)
+
+
+def _rows(folder: Path, *parts: str) -> list[Row]:
+    paths = (folder / f"{part}.csv" for part in parts)
+    return [row for path in paths if path.exists() for row in read(path)]
 
 
 def _plug_in(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
@@ -56,7 +63,10 @@ def _plug_in(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
         }
 
 
-def _certified(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
+def _certified(clean: Mapping[str, str], rows: Sequence[Row]) -> Iterator[dict[str, object]]:
+    def as_clean(row: Row) -> bool:
+        return float(row["class_radius"]) > 0 and row["class"] == clean.get(row["image"])
+
     for (sigma, anchor), group in _groups(rows, "sigma", "anchor"):
         yield {
             "sigma": sigma,
@@ -70,6 +80,7 @@ def _certified(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
             **{f"cosine_{epsilon:g}": _mean(group, f"cosine_{epsilon:g}") for epsilon in RADII},
             "class_certified": _share(lambda row: float(row["class_radius"]) > 0)(group),
             "class_radius": _mean(group, "class_radius"),
+            "class_as_clean": _share(as_clean)(group),
         }
 
 

@@ -80,6 +80,27 @@ def test_where_nothing_is_certified_counts_as_nothing(tmp_path):
     assert (row["cosine_0.125"], row["class_certified"]) == ("0.25", "0.5")
 
 
+def test_a_certified_class_may_be_another_than_the_encoders_own(tmp_path):
+    def write(name, columns, *rows):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    known = dict.fromkeys(plug_in.COLUMNS, "0.5") | {"sigma": "0.25", "clean_class": "cat"}
+    write("plug-in.csv", plug_in.COLUMNS, *(known | {"image": image} for image in "abc"))
+    made = dict.fromkeys(certified.COLUMNS, "0.5") | {"sigma": "0.25", "anchor": "clean", "class": "cat"}
+    made = [
+        made | {"image": "a"},
+        made | {"image": "b", "class": "dog"},
+        made | {"image": "c", "class_radius": "0"},
+    ]
+    write("certified.csv", certified.COLUMNS, *made, made[0] | {"image": "unknown"})
+    summary.write(tmp_path)
+    (row,) = read(tmp_path / "certificates.csv")
+    assert (row["class_certified"], row["class_as_clean"]) == ("0.75", "0.25")
+
+
 def test_runs_of_the_mapper_become_a_table(tmp_path, capsys):
     columns = ("sigma", "output", "crops", "noises", "mapper", "rank", "ridge", "strength")
     columns += ("score", "score_centred", "served_to_clean", "agreement")
