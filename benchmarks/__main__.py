@@ -22,6 +22,7 @@ try:
         purified,
         runtimes,
         serving,
+        stacks,
         vit,
     )
     from benchmarks.gpu import kernels as gpu
@@ -41,6 +42,7 @@ REGISTRY: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "cpu": (runtimes.techniques, runtimes.certification, runtimes.cold_start, runtimes.sizes),
     "purified": (purified.techniques, purified.steps),
     "precisions": (precisions.trade_off,),
+    "stacks": (stacks.towers,),
     "adm256": (purified.adm_techniques, purified.adm_steps),
     "gpu": (gpu.noise, gpu.resize, gpu.reduction),
     "gpu-parts": (parts.norms, parts.norm_convolutions, parts.residuals, parts.networks),

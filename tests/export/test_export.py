@@ -263,7 +263,7 @@ def test_an_architecture_that_does_not_fit_is_refused(random_path, tmp_path):
     for change, says in [
         ({"mapper": {"type": "mapper", "config": {"dim": 64, "blocks": 3}}}, "size mismatch"),
         ({"mapper": {"type": "mapper", "config": {"dim": 128, "layers": 3}}}, "layers"),
-        ({"mapper": {"type": "mlp", "config": {}}}, "unet, vit, efficientnet and mapper"),
+        ({"mapper": {"type": "mlp", "config": {}}}, "vit, efficientnet, mapper and low_rank_mapper"),
         ({"mapper": {}}, "config"),
     ]:
         record = {**engine.manifest.record, "architecture": {**architecture, **change}}
