@@ -38,7 +38,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     if page.file.src_uri in ELSEWHERE:
         markdown = re.sub(r"(\]\(|=\")docs/", r"\1", markdown)
     for target, source in ELSEWHERE.items():
-        markdown = markdown.replace(f"](../../{source}", f"](../{target}").replace(f"](../{source}", f"]({target}")
+        markdown = markdown.replace(f"](../../{source}", f"](../{target}").replace(
+            f"](../{source}", f"]({target}"
+        )
     return _PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
 
 

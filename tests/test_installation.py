@@ -72,7 +72,9 @@ def test_a_command_that_is_named_leaves_setuptools_as_it_is():
 def test_no_message_wants_fsfast_from_an_index():
     """Until an index has it; a name that is not there is anybody's to take."""
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    sources = [path for wing in ("fsfast", "export", "train", "study") for path in (ROOT / wing).rglob("*.py")]
+    sources = [
+        path for wing in ("fsfast", "export", "train", "study") for path in (ROOT / wing).rglob("*.py")
+    ]
     for path in (*pages, *sources):
         found = re.search(r"pip install[^.\n]*['\" ]fsfast\b", path.read_text(encoding="utf-8"))
         assert not found, f"{path}: {found[0]}"
