@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.measuring.harness import RESULTS, machine
 from benchmarks.measuring.tables import markdown, number, read, share
-from benchmarks.pages import attacks, load, performance, photo, sizing, stacks
+from benchmarks.pages import attacks, load, performance, photo, scaling, sizing, stacks
 from export.measured import ablation_table, attack_lines
 from fsfast.certificates.wording import round_down
 from fsfast.engine.engine import engine_path
@@ -35,6 +35,7 @@ PAGES = (
             "engines",
             "clients",
             "operations",
+            "ray",
             "photo",
             "stacks/index",
             "attacks",
@@ -109,7 +110,7 @@ def updated(text: str) -> str:
     text = _HOSTS.sub(lambda m: m[1] + render_hosts(RESULTS / "images" / "hosts.csv") + m[2], text)
     text = _COUNTS.sub(lambda m: m[1] + render_counts(RESULTS / "counts" / "gpu.csv") + m[2], text)
     text = _PLACE.sub(lambda m: m[1] + render(RESULTS / m["folder"]) + m[3], text)
-    for pages in (performance, photo, load, sizing, stacks, attacks):
+    for pages in (performance, photo, load, sizing, scaling, stacks, attacks):
         text = pages.updated(text)
     return text
 
