@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from fsfast.engine.engine import load_engine
 from fsfast.models import VisionTransformer, load_encoder
 from fsfast.models.folded import load_folded
 from tests.models import families, perception, published, qwen
+from tests.small_recipe import small_recipe
 
 HALF, IMAGENET = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)
 
@@ -113,40 +113,12 @@ def test_pictures_are_prepared_as_the_family_wants_it(name, fit, filter_, mean):
     assert recipe.grid.size == (config_of(name).image_size,) * 2
 
 
-RECIPE = """
-name = "small"
-sigma = 0.25
-n0 = 2
-[grid]
-height = 14
-width = 14
-fit = "squash"
-filter = "bicubic"
-[normalise]
-mean = [0.5, 0.5, 0.5]
-std = [0.5, 0.5, 0.5]
-[encoder]
-output = "{output}"
-ln_post = {ln_post}
-[encoder.config]
-{config}
-[weights]
-encoder = ["somewhere"]
-licence = "MIT"
-"""
-
-
 def recipe_of(family, folder):
     """A recipe for a small member of the family, by its configuration."""
     pools = family.config.pooling != "none"
-    config = "\n".join(
-        f"{key} = {json.dumps(value)}"
-        for key, value in family.config.to_record().items()
-        if key != "quick_gelu"
-    )
+    config = {key: value for key, value in family.config.to_record().items() if key != "quick_gelu"}
     path = folder / "small.toml"
-    output = {"output": "pooled" if pools else "tokens", "ln_post": "true" if pools else "false"}
-    path.write_text(RECIPE.format(config=config, **output))
+    path.write_text(small_recipe(config, output="pooled" if pools else "tokens", ln_post=pools))
     return str(path)
 
 
@@ -175,8 +147,7 @@ def test_merged_tokens_become_an_engine(tmp_path):
     tower = qwen.TOWERS["Qwen3-VL"]
     record = tower.config.to_record()
     del record["quick_gelu"]
-    config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in record.items())
-    text = RECIPE.format(output="merged", ln_post="true", config=config).replace("= 14", f"= {qwen.SIZE}")
+    text = small_recipe(record, size=qwen.SIZE, output="merged", ln_post=True)
     (tmp_path / "small.toml").write_text(text)
     save_file(published.prefixed("visual.", qwen.weights(tower)), tmp_path / "a.safetensors")
     path = tmp_path / "engine"
@@ -193,7 +164,7 @@ def test_merged_tokens_become_an_engine(tmp_path):
 
 
 def test_a_configuration_that_is_none_is_refused(tmp_path):
-    text = RECIPE.format(output="tokens", ln_post="true", config="widht = 3")
+    text = small_recipe({"widht": 3}, ln_post=True)
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(ValueError, match=r"\[encoder.config\] of recipe small: .*widht"):
         config_of(str(tmp_path / "a.toml"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +9,12 @@ from safetensors.torch import save_file
 
 from export.__main__ import main
 from tests.models.published import NARROW, tower
+from tests.small_recipe import small_recipe
 
 SIZE = NARROW.image_size
 WEIGHTS = tower(NARROW)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-_RECIPE = """
-name = "narrow"
-sigma = 0.25
-n0 = 2
-[grid]
-height = {size}
-width = {size}
-fit = "squash"
-filter = "bicubic"
-[normalise]
-mean = {mean}
-std = {std}
-[encoder]
-output = "tokens"
-ln_post = false
-[encoder.config]
-{config}
-[weights]
-encoder = ["somewhere"]
-licence = "MIT"
-"""
 
 
 def narrow_engine(folder: Path, output: str) -> Path:
@@ -43,9 +22,8 @@ def narrow_engine(folder: Path, output: str) -> Path:
     record = NARROW.to_record()
     del record["quick_gelu"]
     record["activation"] = NARROW.activation
-    config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in record.items())
     recipe, weights, path = folder / "narrow.toml", folder / "narrow.safetensors", folder / "engine"
-    recipe.write_text(_RECIPE.format(size=SIZE, mean=MEAN, std=STD, config=config))
+    recipe.write_text(small_recipe(record, name="narrow", size=SIZE, mean=MEAN, std=STD))
     save_file(WEIGHTS, weights)
     assert main([str(recipe), "--encoder", str(weights), "--output", output, "--out", str(path)]) == 0
     return path

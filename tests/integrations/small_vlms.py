@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from export.__main__ import main
+from tests.small_recipe import small_recipe
 
 SIZE, PATCH, WIDTH = 32, 8, 32
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -84,27 +84,6 @@ QWEN2 = QWEN2_5 | {
     "full_layers": [],
 }
 QWEN3 = SIGLIP | {"embed_dim": 48, "rope_theta": 10000.0, "rope_grid": "from_0", "merge": 2, "taps": [0, 1]}
-RECIPE = """
-name = "small"
-sigma = {sigma}
-n0 = 2
-[grid]
-height = {size}
-width = {size}
-fit = "squash"
-filter = "bicubic"
-[normalise]
-mean = {mean}
-std = {std}
-[encoder]
-output = "{output}"
-ln_post = {ln_post}
-[encoder.config]
-{config}
-[weights]
-encoder = ["drawn here"]
-licence = "MIT"
-"""
 
 
 @dataclass(frozen=True)
@@ -406,16 +385,15 @@ FAMILIES = {
 def export_tower(small: Small, folder: Any, *options: str, sigma: float = 0.25) -> Any:
     """Make an engine of a model's own vision tower, by `fsfast export` with these options; returns its directory."""
     kind = small.output
-    fields = "\n".join(f"{key} = {json.dumps(value)}" for key, value in small.config.items())
     (folder / "small.toml").write_text(
-        RECIPE.format(
+        small_recipe(
+            small.config,
             sigma=sigma,
             size=SIZE,
             mean=small.mean,
             std=small.std,
             output=kind.removesuffix("+ln_post"),
-            ln_post=json.dumps(kind not in ("penultimate", "tokens")),
-            config=fields,
+            ln_post=kind not in ("penultimate", "tokens"),
         )
     )
     prefix = "visual." if small.tower == "visual" else ""
